@@ -1,0 +1,32 @@
+# Needs Python 3.10, 3.11 or 3.12 (with venv) and make. `make PYTHON=python3.12 test` chooses another interpreter.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+
+.PHONY: demo test lint bench clean
+
+demo: $(INSTALLED)
+	$(RUN) -m experiments.demo
+
+test: $(INSTALLED)
+	$(RUN) -m pytest
+
+lint: $(INSTALLED)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+bench: $(INSTALLED)
+	$(RUN) -m benchmarks.contrastive
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): $(wildcard requirements/*.txt)
+	@$(PYTHON) -c '$(SUPPORTED)' 2>/dev/null || { \
+	  echo "error: $(PYTHON) is not Python 3.10, 3.11 or 3.12; name one, e.g. make PYTHON=python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements/all.txt
+	@touch $@

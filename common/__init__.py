@@ -1,0 +1,1 @@
+"""Framework-neutral parts: works with neither PyTorch, MindSpore nor ONNX Runtime installed."""

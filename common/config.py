@@ -1,0 +1,194 @@
+"""The configuration of one experiment: typed dataclasses, every default visible.
+
+``common/experiment.py`` composes them from ``configs/``; ``config.yaml`` of a run folder holds the resolved form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from common.strict import ranged
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """Where images and labels lie and what the labels mean.
+
+    ``root`` is relative to the data root (environment variable ``DATA_ROOT``, else ``data/``) unless absolute. Lists are
+    relative to ``root``. ``label_encoding``: ``index`` (the pixel is the class), ``cityscapes_ids`` (official ids are
+    mapped to train ids).
+    """
+
+    name: str
+    layout: Literal["voc", "cityscapes", "folders", "shapes"]
+    root: str = ""
+    classes: tuple[str, ...]
+    palette: Literal["voc", "cityscapes", "camvid"] = "voc"
+    ignore_index: int = 255
+    image_dir: str = "JPEGImages"
+    label_dir: str = "SegmentationClass"
+    image_suffix: str = ".jpg"
+    label_suffix: str = ".png"
+    label_encoding: Literal["index", "cityscapes_ids"] = "index"
+    train_list: str = ""
+    val_list: str = ""
+    size: int = ranged(64, low=16)
+    images: tuple[int, int] = (0, 0)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.classes) <= 254:
+            raise ValueError(f"{len(self.classes)} classes; between 2 and 254 are possible (labels are 8-bit, 255 is ignore)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """Which training images are labelled: an id of the registry ``configs/splits.yaml`` under the data set's name."""
+
+    id: str
+    folder: str = "splits"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """One encoder and one DeepLabv3+ decoder with the options of all five methods' networks.
+
+    ``multi_grid`` multiplies the dilation of the last stage's blocks; empty means the usual rule (first block keeps the
+    dilation of the stage before). ``head_dropout`` is the channel dropout after the two 3x3 convolutions of a
+    prediction head. ``stages`` 3 stops after layer3 (output stride 16).
+    """
+
+    encoder: Literal["resnet18", "resnet50", "resnet101", "tiny"]
+    stem: Literal["conv7", "deep"] = "conv7"
+    stem_pool: Literal["floor", "ceil", "same"] = "floor"
+    stages: Literal[3, 4] = 4
+    output_stride: Literal[8, 16] = 16
+    multi_grid: tuple[int, ...] = ()
+    zero_init_residual: bool = False
+    width: int = ranged(256, low=1)
+    aspp: Literal["concat", "sum"] = "concat"
+    aspp_dilations: tuple[int, ...] = (6, 12, 18)
+    aspp_pool_position: Literal["first", "last"] = "last"
+    aspp_merge_kernel: Literal[1, 3] = 1
+    aspp_dropout: float = ranged(0.0, low=0.0, high=0.99)
+    aspp_dropout_kind: Literal["channel", "element"] = "channel"
+    low_level_channels: int = ranged(48, low=1)
+    low_level_bias: bool = False
+    fuse_order: Literal["low_first", "high_first"] = "high_first"
+    head_bias: bool = False
+    head_dropout: tuple[float, float] = ranged((0.0, 0.0), low=0.0, high=0.99)
+    head_dropout_kind: Literal["channel", "element"] = "channel"
+    decoder_init: Literal["torch_default", "kaiming_fan_in"] = "torch_default"
+    representation: int = ranged(0, low=0)
+    auxiliary: bool = False
+    subclasses: int = ranged(0, low=0)
+    backbone_weights: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Numbers of the augmentation pipelines; which pipeline a stream uses is the method's business."""
+
+    crop: int = ranged(321, low=8)
+    resize_range: tuple[float, float] = ranged((0.5, 2.0), low=0.01)
+    flip: float = ranged(0.5, low=0.0, high=1.0)
+    pad_label: int = ranged(255, low=0, high=255)
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """Batch sizes are totals over all processes. ``last_batch`` speaks of the labelled list of supervised-only runs."""
+
+    batch_labelled: int = ranged(4, low=1)
+    batch_unlabelled: int = ranged(4, low=1)
+    workers: int = ranged(2, low=0)
+    prefetch: int = ranged(2, low=1)
+    last_batch: Literal["keep", "drop", "fill"] = "fill"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """SGD with weight decay on all parameters; the heads learn ``head_lr_times`` faster than the encoder; poly schedule."""
+
+    lr: float = ranged(0.001, low=0.0)
+    head_lr_times: float = ranged(10.0, low=0.0)
+    momentum: float = ranged(0.9, low=0.0, high=1.0)
+    weight_decay: float = ranged(1e-4, low=0.0)
+    poly_power: float = ranged(0.9, low=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriterionConfig:
+    """Supervised loss: cross entropy, or OHEM with threshold and number of kept pixels per process batch."""
+
+    type: Literal["ce", "ohem"] = "ce"
+    thresh: float = ranged(0.7, low=0.0, high=1.0)
+    min_kept: int = ranged(100_000, low=0)
+    aux_weight: float = ranged(0.4, low=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """Length of a run and when it reports. ``iterations_per_epoch`` null: from the lists and batch sizes."""
+
+    epochs: int = ranged(80, low=1)
+    iterations_per_epoch: int | None = None
+    seed: int = ranged(1, low=0)
+    log_every: int = ranged(20, low=1)
+    evaluate_every: int = ranged(1, low=1)
+    save_every: int = ranged(1, low=1)
+    threads: int | None = None
+    device: str = "auto"
+    deterministic_dropout: bool = False
+    pictures: int = ranged(4, low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Named protocol (``common/evaluate.py``). ``size`` is the window of ``slide``, the crop of ``center_crop``, the
+    square of ``resize``; ``stride`` of ``slide``; ``pad_label`` what the padding of ``center_crop`` counts as."""
+
+    protocol: Literal["whole", "slide", "center_crop", "resize"] = "whole"
+    size: int | None = None
+    stride: int | None = None
+    accumulate: Literal["mean_logits", "sum_logits", "sum_softmax"] = "mean_logits"
+    window_rule: Literal["shift_back", "cut_off"] = "shift_back"
+    pad_label: int = ranged(255, low=0, high=255)
+    absent_class: Literal["zero", "skip"] = "zero"
+
+    def __post_init__(self) -> None:
+        if self.protocol != "whole" and self.size is None:
+            raise ValueError(f"protocol {self.protocol} needs evaluation.size")
+        if self.protocol == "slide" and self.stride is None:
+            raise ValueError("protocol slide needs evaluation.stride")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What the authors state: command, hardware and score, for the log and the README."""
+
+    command: str = ""
+    hardware: str = ""
+    published_miou: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Everything that defines a run. ``method`` is the settings dataclass of ``common/methods/NAME.py``."""
+
+    name: str
+    dataset: DatasetConfig
+    split: SplitConfig
+    network: NetworkConfig
+    augment: AugmentConfig
+    loader: LoaderConfig
+    optimizer: OptimizerConfig
+    criterion: CriterionConfig
+    trainer: TrainerConfig
+    evaluation: EvaluationConfig
+    reference: Reference
+    method: Any

@@ -1,0 +1,115 @@
+"""Augmentation pipelines: from one decoded image and its label images to the arrays of one training sample.
+
+A pipeline is split into drawing (random numbers only) and applying (no randomness), so that recorded draws can be replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from common.config import AugmentConfig
+
+Labels = Mapping[str, np.ndarray]
+"""Label images uint8 ``[H,W]`` by name; all of them follow the geometry of the image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeakDraws:
+    """What ``weak`` decides at random; ``top`` and ``left`` count in the resized and padded image."""
+
+    scale: float
+    flip: bool
+    top: int
+    left: int
+
+
+def scale_from_draws(a: float, b: float, resize_range: tuple[float, float]) -> float:
+    """Scale of two draws from [0, 1): ``a`` below one half shrinks to ``low..1``, else enlarges to ``1..high`` (``specs/u2pl.md`` 2.2)."""
+    low, high = resize_range
+    return low + (1 - low) * b if a < 0.5 else 1 + (high - 1) * b
+
+
+def draw_weak(height: int, width: int, config: AugmentConfig, rng: np.random.Generator) -> WeakDraws:
+    """Draw scale (two numbers), flip, top and left, in this order, for an image of ``height`` x ``width`` pixels."""
+    scale = scale_from_draws(rng.random(), rng.random(), config.resize_range)
+    flip = rng.random() < config.flip
+    spare = [max(side - config.crop, 0) for side in scaled_size(height, width, scale)]
+    top, left = (int(rng.integers(0, room + 1)) for room in spare)
+    return WeakDraws(scale=scale, flip=flip, top=top, left=left)
+
+
+def apply_weak(image: np.ndarray, labels: Labels, draws: WeakDraws, config: AugmentConfig) -> dict[str, np.ndarray]:
+    """Normalise, resize, flip, pad and crop one image and its labels alike (``specs/u2pl.md`` section 2.2).
+
+    ``image`` is uint8 RGB ``[H,W,3]``. Returns ``image`` float32 ``[3,S,S]`` and every label uint8 ``[S,S]``, S =
+    ``config.crop``. Padding is 0 in the image (the mean colour) and ``config.pad_label`` in the labels.
+    """
+    size = scaled_size(*image.shape[:2], draws.scale)
+    resized = cv2.resize(normalise(image, config), size[::-1], interpolation=cv2.INTER_LINEAR)
+    planes = {"image": (resized, 0.0)}
+    planes |= {name: (resize_nearest(label, size), config.pad_label) for name, label in labels.items()}
+    window = (slice(draws.top, draws.top + config.crop), slice(draws.left, draws.left + config.crop))
+    sample = {}
+    for name, (plane, fill) in planes.items():
+        plane = plane[:, ::-1] if draws.flip else plane
+        sample[name] = pad_to(plane, config.crop, fill)[window]
+    sample["image"] = sample["image"].transpose(2, 0, 1)
+    return {name: np.ascontiguousarray(plane) for name, plane in sample.items()}
+
+
+def weak(image: np.ndarray, labels: Labels, config: AugmentConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Random resize, flip and crop: :func:`apply_weak` with fresh draws."""
+    return apply_weak(image, labels, draw_weak(*image.shape[:2], config, rng), config)
+
+
+def center_crop(
+    image: np.ndarray, label: np.ndarray, size: int, config: AugmentConfig, pad_label: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The authors' validation input: normalised centre window of ``size`` x ``size``, padded where the image is smaller.
+
+    Returns float32 ``[3,size,size]`` (padding 0) and uint8 ``[size,size]`` (padding ``pad_label``; section 2.2, last paragraph).
+    """
+    image = pad_to(normalise(image, config), size, 0.0)
+    label = pad_to(label, size, pad_label)
+    top, left = ((side - size) // 2 for side in label.shape)
+    window = (slice(top, top + size), slice(left, left + size))
+    return np.ascontiguousarray(image[window].transpose(2, 0, 1)), np.ascontiguousarray(label[window])
+
+
+def normalise(image: np.ndarray, config: AugmentConfig) -> np.ndarray:
+    """uint8 RGB ``[H,W,3]`` to float32 ``[H,W,3]``: minus ``config.mean``, over ``config.std`` (both on the 0..255 scale)."""
+    return (image.astype(np.float32) - np.float32(config.mean)) / np.float32(config.std)
+
+
+def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Height and width times ``scale``, truncated, at least one pixel."""
+    return max(int(height * scale), 1), max(int(width * scale), 1)
+
+
+def resize_nearest(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """``[H,W]`` to ``size`` by picking source index floor(i * in / out) per axis, computed in float32 as PyTorch does."""
+    rows, columns = (_nearest_index(old, new) for old, new in zip(label.shape, size))
+    return label[rows[:, None], columns]
+
+
+def _nearest_index(old: int, new: int) -> np.ndarray:
+    ratio = np.float32(old) / np.float32(new)
+    return np.minimum((np.arange(new, dtype=np.float32) * ratio).astype(np.int64), old - 1)
+
+
+def pad_to(plane: np.ndarray, size: int, fill: float) -> np.ndarray:
+    """Pad ``[H,W,...]`` to at least ``size`` x ``size``; top and left get half of the missing pixels, rounded down."""
+    missing = [max(size - side, 0) for side in plane.shape[:2]]
+    margins = [(gap // 2, gap - gap // 2) for gap in missing]
+    if not any(missing):
+        return plane
+    return np.pad(plane, margins + [(0, 0)] * (plane.ndim - 2), constant_values=fill)
+
+
+PIPELINES: dict[str, Callable[[np.ndarray, Labels, AugmentConfig, np.random.Generator], dict[str, np.ndarray]]] = {
+    "weak": weak,
+}

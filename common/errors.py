@@ -1,0 +1,41 @@
+"""How every command ends: 0 for success, 1 for a failed check, 2 for bad use; one line to the user."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something the user can put right; the text is one line: what is wrong, where, what to do."""
+
+
+class CheckFailed(Exception):
+    """A check ran to its end and its answer is no (a parity gate, a verification)."""
+
+
+class Interrupted(Exception):
+    """A run was asked to stop (SIGTERM, Ctrl-C) and has saved its state."""
+
+
+def run_command(main: Callable[[list[str] | None], int | None], arguments: list[str] | None = None) -> int:
+    """Run a command's ``main`` and return the exit code, turning expected failures into one line on stderr."""
+    try:
+        return main(arguments) or 0
+    except UserError as error:
+        message, code = str(error), 2
+    except CheckFailed as error:
+        message, code = str(error), 1
+    except (Interrupted, KeyboardInterrupt) as error:
+        message, code = str(error) or "interrupted", 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        message, code = f"no space left while writing {error.filename or 'a file'}: free some space and run again", 2
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code

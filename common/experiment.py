@@ -1,0 +1,212 @@
+"""From a name like ``voc/366/u2pl`` to a resolved configuration, and to a file and back.
+
+``DATASET/SPLIT/METHOD`` is put together from files under ``configs/``, each later one over the earlier ones:
+
+1. ``datasets/DATASET.yaml``: sections of :class:`~common.config.ExperimentConfig`, above all ``dataset`` and ``evaluation``;
+2. ``networks/PRESET.yaml``: the keys of ``network``; the method file (or an override) names it as ``network.preset``;
+3. ``methods/METHOD.yaml``: sections again (``method`` holds the method's own settings), then what the same file has under
+   ``datasets: {DATASET: ...}``, then under ``splits: {DATASET/SPLIT: ...}``;
+4. overrides ``a.b=c`` of the command line, the value read as YAML.
+
+Mappings are merged key by key, everything else is replaced. ``split_lists: {DATASET: {SPLIT: ID}}`` of a method file lists
+the splits its paper reports (or that make sense here) and the id in ``configs/splits.yaml`` each stands for, because papers
+use different lists of the same size; any other id of the registry, ``all``, and lists in the user's ``splits/`` work too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.config import DatasetConfig, ExperimentConfig
+from common.documents import format_yaml, parse_yaml, read_yaml
+from common.errors import UserError
+from common.methods import SETTINGS
+from common.paths import CONFIGS
+from common.split_registry import LABELLED_FILE, known_splits, list_folder
+from common.strict import build, to_plain
+
+COMMAND_LINE = "command line"
+OPTIONAL_SECTIONS = ("augment", "loader", "optimizer", "criterion", "trainer", "evaluation", "reference")
+METHOD_FILE_KEYS = ("datasets", "splits", "split_lists")
+
+
+class _Layers:
+    """Nested values together with the source of every dotted key."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.sources: dict[str, str] = {}
+
+    def merge(self, values: Any, source: str) -> None:
+        """Put ``values`` over what is there."""
+        if not isinstance(values, Mapping):
+            raise UserError(f"{source}: must be a mapping of sections, not {values!r}")
+        self._merge(self.values, values, source, "")
+
+    def put_over(self, other: _Layers) -> None:
+        """Put ``other`` over what is there, keeping its sources."""
+        self.merge(other.values, "")
+        self.sources.update(other.sources)
+
+    def _merge(self, target: dict[str, Any], values: Mapping[str, Any], source: str, where: str) -> None:
+        for key, value in values.items():
+            key, dotted = str(key), f"{where}{key}"
+            if isinstance(value, Mapping):
+                if not isinstance(target.get(key), dict):
+                    target[key] = {}
+                    self.sources[dotted] = source
+                self._merge(target[key], value, source, f"{dotted}.")
+            else:
+                target[key] = value
+                self.sources[dotted] = source
+
+
+def compose(name: str, overrides: Sequence[str] = (), configs: Path = CONFIGS) -> ExperimentConfig:
+    """Return the configuration of experiment ``DATASET/SPLIT/METHOD`` with ``overrides`` like ``trainer.epochs=2``.
+
+    Raises :class:`UserError` (one line with the nearest valid name) for anything that does not exist or does not fit.
+    """
+    dataset, split, method = _parts(name, configs)
+    method_source, method_file = _read_method(method, configs)
+    aliases = _section(method_file, "split_lists", dataset, method_source)
+    upper = _Layers()
+    upper.merge({key: value for key, value in method_file.items() if key not in METHOD_FILE_KEYS}, method_source)
+    for kind, key in (("datasets", dataset), ("splits", f"{dataset}/{split}")):
+        upper.merge(_section(method_file, kind, key, method_source), f"{method_source} ({kind}: {key})")
+    for override in overrides:
+        upper.merge(_override(override), COMMAND_LINE)
+    preset = _pop_preset(upper, method_source, configs)
+
+    layers = _Layers()
+    layers.merge(*_read(configs, "datasets", dataset))
+    values, source = _read(configs, "networks", preset)
+    layers.merge({"network": values}, source)
+    layers.merge({"name": name, "split": {"id": aliases.get(split, split)}}, f"experiment {name}")
+    layers.merge({"method": {"name": method}}, method_source)
+    layers.put_over(upper)
+    for section in OPTIONAL_SECTIONS:
+        layers.values.setdefault(section, {})
+    config = _build(layers.values, layers.sources)
+    _check_split(config, dataset, split, aliases, configs)
+    return config
+
+
+def dataset_config(name: str, configs: Path = CONFIGS) -> DatasetConfig:
+    """Return the data set part of ``datasets/NAME.yaml`` alone."""
+    _known(name, _names(configs, "datasets"), "data set", name)
+    layers = _Layers()
+    layers.merge(*_read(configs, "datasets", name))
+    return build(DatasetConfig, layers.values.get("dataset", {}), layers.sources, "dataset")
+
+
+def dump(config: ExperimentConfig) -> str:
+    """Return the resolved configuration as YAML, every default written out."""
+    return format_yaml(to_plain(config))
+
+
+def load(path: str | Path) -> ExperimentConfig:
+    """Read a configuration that :func:`dump` wrote (``config.yaml`` of a run folder)."""
+    values = read_yaml(Path(path))
+    layers = _Layers()
+    layers.merge(values, str(path))
+    return _build(layers.values, layers.sources)
+
+
+def known_experiments(configs: Path = CONFIGS) -> list[str]:
+    """Return the names of all experiments the method files list, sorted by data set, then method, in their files' order."""
+    names = []
+    for dataset in _names(configs, "datasets"):
+        for method in _names(configs, "methods"):
+            source, values = _read_method(method, configs)
+            names += [f"{dataset}/{split}/{method}" for split in _section(values, "split_lists", dataset, source)]
+    return names
+
+
+def _build(values: Mapping[str, Any], sources: Mapping[str, str]) -> ExperimentConfig:
+    method = values.get("method")
+    name = method.get("name") if isinstance(method, Mapping) else None
+    if name not in SETTINGS:
+        source = sources.get("method.name") or next(iter(sources.values()), "configuration")
+        raise UserError(f"{source}: method.name = {name!r} is not one of {', '.join(sorted(SETTINGS))}")
+    settings = build(SETTINGS[name], method, sources, "method")
+    return build(ExperimentConfig, {**values, "method": settings}, sources)
+
+
+def _parts(name: str, configs: Path) -> tuple[str, str, str]:
+    parts = name.split("/")
+    if len(parts) != 3 or not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", part) for part in parts):
+        raise UserError(f"experiment {name!r}: expected DATASET/SPLIT/METHOD, for example voc/366/u2pl")
+    dataset, split, method = parts
+    _known(dataset, _names(configs, "datasets"), "data set", name)
+    _known(method, _names(configs, "methods"), "method", name)
+    return dataset, split, method
+
+
+def _known(name: str, valid: Iterable[str], kind: str, asked: str) -> None:
+    valid = list(valid)
+    if name not in valid:
+        near = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"{asked}: unknown {kind} {name!r}{hint} (known: {', '.join(valid)})")
+
+
+def _check_split(config: ExperimentConfig, dataset: str, split: str, aliases: Mapping, configs: Path) -> None:
+    registered = known_splits(config.dataset.name, configs)
+    own = list_folder(config.dataset.name, config.split) / LABELLED_FILE
+    if config.split.id in registered or own.is_file():
+        return
+    _known(split, dict.fromkeys([*aliases, *registered]), f"split of {dataset}", config.name)
+
+
+def _names(configs: Path, kind: str) -> list[str]:
+    return sorted(path.stem for path in (configs / kind).glob("*.yaml"))
+
+
+def _read(configs: Path, kind: str, name: str) -> tuple[Any, str]:
+    path = configs / kind / f"{name}.yaml"
+    source = str(Path(configs.name) / kind / path.name)
+    return read_yaml(path, source), source
+
+
+def _read_method(name: str, configs: Path) -> tuple[str, Mapping[str, Any]]:
+    values, source = _read(configs, "methods", name)
+    if not isinstance(values, Mapping):
+        raise UserError(f"{source}: must be a mapping of sections, not {values!r}")
+    return source, values
+
+
+def _section(values: Mapping[str, Any], kind: str, key: str, source: str) -> dict[str, Any]:
+    """The mapping ``values[kind][key]`` with text keys; empty when absent."""
+    entries = values.get(kind) or {}
+    part = entries.get(key) if isinstance(entries, Mapping) else entries
+    if not isinstance(entries, Mapping) or not isinstance(part or {}, Mapping):
+        raise UserError(f"{source}: {kind}.{key} must be a mapping, not {part!r}")
+    part = {str(name): value for name, value in (part or {}).items()}
+    return {name: str(value) for name, value in part.items()} if kind == "split_lists" else part
+
+
+def _override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(part.isidentifier() for part in parts):
+        raise UserError(
+            f"{COMMAND_LINE}: override {text!r} is not of the form section.key=value, e.g. trainer.epochs=2"
+        )
+    nested: Any = parse_yaml(value, f"{COMMAND_LINE}, {key}")
+    for part in reversed(parts):
+        nested = {part: nested}
+    return nested
+
+
+def _pop_preset(upper: _Layers, method_source: str, configs: Path) -> str:
+    network = upper.values.get("network")
+    preset = network.pop("preset", None) if isinstance(network, dict) else None
+    source = upper.sources.pop("network.preset", method_source)
+    if preset is None:
+        raise UserError(f"{source}: network.preset is missing; it names a file of {configs.name}/networks")
+    _known(str(preset), _names(configs, "networks"), "network preset", source)
+    return str(preset)

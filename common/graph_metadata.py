@@ -1,0 +1,56 @@
+"""What an exported ONNX file says about itself: its classes, how images are normalised, where it comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from common.errors import UserError
+from common.strict import build, to_plain
+
+FORMAT = "1"
+"""Version of the properties below; a reader refuses another one."""
+
+TEXTS = ("output", "experiment", "role", "checkpoint_sha256")
+"""Properties stored as they are; all others are JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphMetadata:
+    """The ``metadata_props`` of an exported graph.
+
+    ``output`` is what its first output holds; ``mean`` and ``std`` normalise RGB pixels in 0..255 per channel;
+    ``checkpoint_sha256`` is the file that was exported and ``role`` its network; ``network`` is the plain form of
+    :class:`common.config.NetworkConfig`.
+    """
+
+    output: Literal["logits", "class_ids"]
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    experiment: str
+    role: str
+    checkpoint_sha256: str
+    network: Any
+
+    def properties(self) -> dict[str, str]:
+        """Return the properties to be written into the file, all text."""
+        values = to_plain(self)
+        return {"format_version": FORMAT} | {k: v if k in TEXTS else json.dumps(v) for k, v in values.items()}
+
+
+def read_properties(properties: Mapping[str, str], path: Path) -> GraphMetadata:
+    """Return what :meth:`GraphMetadata.properties` wrote; raises :class:`UserError` naming ``path`` when it did not."""
+    version = properties.get("format_version")
+    if version is None:
+        raise UserError(f"{path}: not a model of this project (no metadata); make it with python -m converters.export_onnx")
+    if version != FORMAT:
+        raise UserError(f"{path}: metadata format {version}, but this program reads {FORMAT}; export the checkpoint again")
+    try:
+        values = {k: v if k in TEXTS else json.loads(v) for k, v in properties.items() if k != "format_version"}
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: its metadata is damaged ({error}); export the checkpoint again") from None
+    return build(GraphMetadata, values, {"": str(path)})

@@ -1,0 +1,85 @@
+"""Initial values of a network, drawn on the host so that both frameworks start alike, and ImageNet backbones from files."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from common.checkpoints import read
+from common.config import NetworkConfig
+from common.errors import UserError
+from common.paths import weights_path
+from common.rng import generator
+
+Tensors = dict[str, np.ndarray]
+
+
+def initial_tensors(shapes: Mapping[str, tuple[int, ...]], config: NetworkConfig, seed: int, role: str) -> Tensors:
+    """Return float32 values for every neutral name in ``shapes``.
+
+    Encoder convolutions: He normal over fan-out; decoder and heads: uniform in +-1/sqrt(fan_in) (``torch_default``) or He
+    normal over fan-in; biases uniform in +-1/sqrt(fan_in); BatchNorm 1 and 0, with ``zero_init_residual`` 0 for the last
+    one of a residual block. Each tensor has its own generator keyed by ``seed``, ``role`` and its name.
+    """
+    normalised = {name.removesuffix("running_mean") for name in shapes if name.endswith("running_mean")}
+    last_norm = "bn3.weight" if config.encoder in ("resnet50", "resnet101") else "bn2.weight"
+    values = {}
+    for name, shape in shapes.items():
+        prefix, leaf = name.rpartition(".")[0] + ".", name.rpartition(".")[2]
+        if leaf == "num_batches_tracked":
+            values[name] = np.zeros(shape, np.int64)
+        elif prefix in normalised:
+            residual_end = config.zero_init_residual and ".layer" in name and name.endswith(last_norm)
+            one = leaf in ("weight", "running_var") and not residual_end
+            values[name] = np.full(shape, float(one), np.float32)
+        else:
+            rng = generator(seed, f"initial {role}", zlib.crc32(name.encode()))
+            kernel = shapes[prefix + "weight"]
+            values[name] = _draw(rng, leaf, shape, math.prod(kernel[1:]), kernel, name, config)
+    return values
+
+
+def _draw(rng: np.random.Generator, leaf: str, shape: tuple, fan_in: int, kernel: tuple, name: str, config: NetworkConfig):
+    if leaf == "weight" and name.startswith("encoder."):
+        fan_out = kernel[0] * math.prod(kernel[2:])
+        return (rng.standard_normal(shape) * math.sqrt(2 / fan_out)).astype(np.float32)
+    if leaf == "weight" and config.decoder_init == "kaiming_fan_in":
+        return (rng.standard_normal(shape) * math.sqrt(2 / fan_in)).astype(np.float32)
+    bound = 1 / math.sqrt(fan_in)
+    return rng.uniform(-bound, bound, shape).astype(np.float32)
+
+
+def load_backbone(tensors: Tensors, config: NetworkConfig) -> str:
+    """Overwrite the encoder's values in ``tensors`` by those of ``config.backbone_weights`` and return a one-line report.
+
+    The file uses torchvision's names (``conv1``, ``bn1``, ``layer1``...). Every encoder tensor must be covered with its shape;
+    of the file only ``fc`` and stages that the encoder does not have may stay unused.
+    """
+    path = weights_path(config.backbone_weights)
+    if not path.is_file():
+        raise UserError(
+            f"backbone weights {path} are not there: put the file in place, set network.backbone_weights=FILE, "
+            "or network.backbone_weights=null to start from random values"
+        )
+    given = next(iter(read(path, dialect="torchvision").networks.values()))
+    wanted = {n for n in tensors if n.startswith("encoder.") and not n.endswith("num_batches_tracked")}
+    source = {name: name.replace("_subclass.", ".") for name in wanted}
+    missing = sorted(name for name in wanted if source[name] not in given)
+    wrong = sorted(n for n in wanted - set(missing) if given[source[n]].shape != tensors[n].shape)
+    if missing or wrong:
+        problem = f"lacks {', '.join(missing[:5])}" if missing else f"has another shape for {', '.join(wrong[:5])}"
+        raise UserError(
+            f"backbone weights {path} do not fit {config.encoder} with stem {config.stem}: the file {problem}"
+            f" ({len(missing)} missing, {len(wrong)} misshapen); choose a file of this architecture"
+        )
+    for name in wanted:
+        tensors[name] = given[source[name]].astype(np.float32)
+    unused = sorted(set(given) - set(source.values()) - {n for n in given if n.endswith("num_batches_tracked")})
+    fresh = sum(1 for name in tensors if not name.startswith("encoder."))
+    return (
+        f"backbone {path.name}: {len(wanted)} tensors loaded, {len(unused)} of the file unused"
+        f"{' (' + ', '.join(sorted({'.'.join(n.split('.')[1:2]) for n in unused})) + ')' if unused else ''}, {fresh} start fresh"
+    )

@@ -1,0 +1,84 @@
+"""What a training method is to the rest of the project: the streams it reads, the clock it is told, what it must save.
+
+Each method has one settings dataclass and its host-side draws in ``common/methods/NAME.py`` and one class of the same
+name in ``torch_impl/methods/NAME.py`` and ``mindspore_impl/methods/NAME.py`` with the interface of :class:`Method`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+StreamBatch = dict[str, Any]
+"""One stream's part of a batch: ``ids`` (list of image ids) and one array per view and label.
+
+Images float32 ``[B,3,S,S]`` under their view's name (``image`` for a single view), labels uint8 ``[B,S,S]`` (255 = ignore)
+under ``label`` (and further names, e.g. ``subclass``).
+"""
+Batch = dict[str, StreamBatch]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """One sequence of samples a method draws from in every step.
+
+    ``source`` is the list it reads (``labelled`` or ``unlabelled``), ``pipeline`` the augmentation in
+    ``common/data/augment.py``, ``labels`` the label images that go through the same geometry.
+    """
+
+    name: str
+    source: str
+    pipeline: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """Where a run stands. ``iteration`` counts optimiser steps from 0 over the whole run."""
+
+    epoch: int
+    step: int
+    iteration: int
+    epochs: int
+    iterations_per_epoch: int
+
+    @property
+    def total(self) -> int:
+        """Number of iterations of the whole run."""
+        return self.epochs * self.iterations_per_epoch
+
+
+class Method(Protocol):
+    """A training method in one framework. Arrays cross this interface as NumPy arrays."""
+
+    def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
+        """Run one optimiser step and return the loss terms; raises :class:`NonFiniteLoss` before the optimiser steps."""
+
+    def networks(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return every network's tensors by role (``student``, ``teacher``, ``branch1``...), neutral names."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return everything else that must be saved to continue exactly: momenta, banks, prototypes, counters."""
+
+    def restore(self, networks: dict[str, dict[str, np.ndarray]], state: dict[str, np.ndarray]) -> None:
+        """Take back what :meth:`networks` and :meth:`state` returned."""
+
+    def evaluated(self, clock: Clock) -> str:
+        """Return the role of the network that is validated and deployed at this point of the run."""
+
+    def predictor(self, role: str):
+        """Return a :class:`common.predictor.Predictor` over the live network of ``role``."""
+
+
+class NonFiniteLoss(Exception):
+    """A loss term is NaN or infinite; nothing has been changed by the step."""
+
+
+def check_finite(losses: dict[str, float], batch: Batch) -> None:
+    """Raise :class:`NonFiniteLoss`, naming the term and the images of the batch, unless every loss is finite."""
+    bad = [name for name, value in losses.items() if not np.isfinite(value)]
+    if bad:
+        images = "; ".join(f"{name}: {', '.join(part['ids'])}" for name, part in batch.items())
+        raise NonFiniteLoss(f"loss {', '.join(bad)} is not finite; images of the batch: {images}")

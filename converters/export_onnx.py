@@ -1,0 +1,298 @@
+"""``python -m converters.export_onnx CHECKPOINT MODEL.onnx``: export a network to ONNX, verified against PyTorch on the spot.
+
+The graph maps ``image``, normalised float32 ``[B,3,H,W]`` of any batch and size, to ``logits`` float32 ``[B,K,H,W]`` at the
+image's size (bilinear, align_corners) or to ``class_ids`` uint8 ``[B,H,W]``. What the file holds is in its metadata
+(``common/graph_metadata.py``). A file that does not give PyTorch's answer is not left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from common.config import ExperimentConfig
+from common.errors import CheckFailed, UserError, run_command
+from common.experiment import compose
+from common.files import atomic_path, sha256
+from common.graph_metadata import GraphMetadata
+from common.rng import generator
+from common.stored_network import read_network
+from common.strict import to_plain
+
+Output = Literal["logits", "class_ids"]
+
+OPSET = 18
+"""The exporter's own version: no conversion step, and every execution provider has kernels for it."""
+
+TRACED = (2, 97, 129)
+"""Batch, height and width of tracing: at every stride of the networks another size, so that no resize is traced away."""
+
+VERIFIED = ((1, 65, 65), (2, 97, 129), (1, 64, 96), (3, 33, 47), (1, 321, 193), (1, 16, 8), (2, 1, 1))
+"""Batch, height and width of the images that the file is verified with."""
+
+RELATIVE_GATE = 2e-4
+"""Largest relative Frobenius error of the logits."""
+
+FLIP_GATE = 2e-4
+"""Largest share of pixels whose class differs; a single pixel may differ at any size, as where two classes tie."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How far ONNX Runtime is from PyTorch on one batch.
+
+    ``relative`` is the Frobenius norm of the difference over that of PyTorch's logits, ``largest`` the largest absolute
+    difference (both None for a graph of class ids), ``flips`` the share of pixels with another class.
+    """
+
+    shape: tuple[int, int, int]
+    relative: float | None
+    largest: float | None
+    flips: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gates hold; a NaN does not pass."""
+        few = self.flips <= max(FLIP_GATE, 1 / math.prod(self.shape))
+        return few and (self.relative is None or self.relative <= RELATIVE_GATE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A verified file: where it is, its opset, its metadata and the comparisons."""
+
+    path: Path
+    opset: int
+    metadata: GraphMetadata
+    comparisons: tuple[Comparison, ...]
+
+
+def export(
+    checkpoint: str | Path,
+    path: str | Path,
+    output: Output = "logits",
+    stages: bool = False,
+    role: str | None = None,
+    opset: int = OPSET,
+    experiment: ExperimentConfig | None = None,
+    say: Callable[[str], None] = print,
+) -> Exported:
+    """Export a network of ``checkpoint`` to ``path`` and verify the file with ONNX Runtime on the CPU.
+
+    ``role`` picks one of several networks; ``experiment`` describes a file that does not describe itself. With ``stages`` the graph also gives every intermediate result of
+    ``DeepLab.stages`` as ``stages.NAME``. ``say`` gets the table of comparisons. Raises :class:`UserError` for a checkpoint that
+    cannot be exported and :class:`CheckFailed` when a gate is missed; ``path`` is then as it was before.
+    """
+    require_packages()
+    network, metadata = load(Path(checkpoint), output, role, experiment)
+    module = export_module(network, output, stages)
+    model = trace(module, opset)
+    with atomic_path(path) as temporary:
+        save(model, metadata, temporary)
+        comparisons = verify(module, temporary)
+        say(format_table(comparisons))
+        failed = [comparison for comparison in comparisons if not comparison.passed]
+        if failed:
+            raise CheckFailed(f"{path} was not written: it differs from PyTorch at {_shapes(failed)}, past the gates above")
+    return Exported(path=Path(path), opset=opset, metadata=metadata, comparisons=comparisons)
+
+
+def require_packages() -> None:
+    """Raise :class:`UserError` naming the extras to install unless everything is there that exporting needs."""
+    missing = [name for name in ("torch", "onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"exporting needs {', '.join(missing)}, not installed here; install the extras: pip install '.[torch,onnx]'")
+
+
+def load(checkpoint: Path, output: Output, role: str | None, experiment: ExperimentConfig | None) -> tuple[Any, GraphMetadata]:
+    """Return the network of a checkpoint in eval mode and the metadata of its graph."""
+    from torch_impl.checkpoint import load_network
+    from torch_impl.networks import build_network
+
+    stored = read_network(checkpoint, role, experiment)
+    network = build_network(stored.config, len(stored.classes))
+    load_network(network, stored.tensors, str(checkpoint))
+    metadata = GraphMetadata(
+        output=output,
+        classes=stored.classes,
+        mean=stored.mean,
+        std=stored.std,
+        experiment=stored.experiment,
+        role=stored.role,
+        checkpoint_sha256=sha256(checkpoint),
+        network=to_plain(stored.config),
+    )
+    return network.eval(), metadata
+
+
+def export_module(network: Any, output: Output, stages: bool) -> Any:
+    """Return a module that maps images ``[B,3,H,W]`` to what the graph gives: the output first, then the stages."""
+    import torch
+    from torch import Tensor, nn
+
+    from torch_impl.layers import resize
+
+    class ExportModule(nn.Module):
+        """The network with logits at the image's size, or with class ids."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            self.output_names = [output]
+            if stages:
+                with torch.no_grad():
+                    self.output_names += [f"stages.{name}" for name in network.stages(torch.zeros(1, 3, 33, 33))]
+
+        def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+            results = network.stages(image) if stages else network(image)
+            logits = resize(results["logits"], image.shape[2:])
+            first = logits if output == "logits" else logits.argmax(1).to(torch.uint8)
+            return (first, *results.values()) if stages else first
+
+    return ExportModule().eval()
+
+
+def trace(module: Any, opset: int) -> Any:
+    """Return the ONNX model of ``module`` with symbolic batch, height and width, without notes about the source code."""
+    import torch
+
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            (torch.zeros(TRACED[0], 3, *TRACED[1:]),),
+            dynamo=True,
+            input_names=["image"],
+            output_names=module.output_names,
+            dynamic_shapes={"image": {0: "batch", 2: "height", 3: "width"}},
+            opset_version=opset,
+            verbose=False,
+        )
+        model = program.model_proto
+    if model.opset_import[0].version != opset:
+        raise UserError(f"--opset {opset}: this PyTorch cannot export to it; use {OPSET}, its own, or a later one that ONNX knows")
+    # The exporter writes stack traces with the paths of this machine, several times as long as the graph itself.
+    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    return model
+
+
+def save(model: Any, metadata: GraphMetadata, path: Path) -> None:
+    """Check ``model`` against the ONNX standard and write it as one file with its metadata."""
+    import onnx
+
+    onnx.helper.set_model_props(model, metadata.properties())
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def verify(module: Any, path: Path) -> tuple[Comparison, ...]:
+    """Compare the file with PyTorch at the sizes of ``VERIFIED``, on coarse coloured blocks with fine noise."""
+    import torch
+
+    from onnx_impl.predictor import OnnxPredictor
+
+    predictor = OnnxPredictor(path, threads=torch.get_num_threads())
+    comparisons = []
+    for shape in VERIFIED:
+        images = _images(shape)
+        with torch.no_grad():
+            results = module(torch.from_numpy(images))
+        expected = (results[0] if isinstance(results, tuple) else results).numpy()
+        if predictor.metadata.output == "logits":
+            comparisons.append(compare(shape, expected, predictor.logits(images, shape[1:])))
+        else:
+            flips = float((expected != predictor.class_ids(images, shape[1:])).mean())
+            comparisons.append(Comparison(shape=shape, relative=None, largest=None, flips=flips))
+    return tuple(comparisons)
+
+
+def compare(shape: tuple[int, int, int], expected: np.ndarray, found: np.ndarray) -> Comparison:
+    """Compare logits ``[B,K,H,W]`` with the expected ones; sums in float64."""
+    difference = found.astype(np.float64) - expected
+    norm = np.linalg.norm(expected.astype(np.float64))
+    return Comparison(
+        shape=shape,
+        relative=float(np.linalg.norm(difference) / norm) if norm else math.nan,
+        largest=float(np.abs(difference).max()),
+        flips=float((expected.argmax(1) != found.argmax(1)).mean()),
+    )
+
+
+def format_table(comparisons: tuple[Comparison, ...]) -> str:
+    """Return the comparisons as text for a terminal, the gates in the last line."""
+    lines = [f"{'batch':>5} {'height':>6} {'width':>5}  {'relative':>8}  {'largest':>8}  {'flips':>8}"]
+    for comparison in comparisons:
+        batch, height, width = comparison.shape
+        numbers = "  ".join(_number(value) for value in (comparison.relative, comparison.largest, comparison.flips))
+        lines.append(f"{batch:>5} {height:>6} {width:>5}  {numbers}  {'ok' if comparison.passed else 'FAILED'}")
+    return "\n".join([*lines, f"{'gates':>18}  {_number(RELATIVE_GATE)}  {'':>8}  {_number(FLIP_GATE)}"])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m converters.export_onnx", description=__doc__.split("\n")[0].split(": ", 1)[1])
+    parser.add_argument("checkpoint", type=Path, help=".pth, .ckpt or .safetensors of this project")
+    parser.add_argument("model", type=Path, help="the .onnx file to write")
+    parser.add_argument("--output", choices=("logits", "class_ids"), default="logits", help="what the graph gives (default: logits)")
+    parser.add_argument("--opset", type=int, default=OPSET, help=f"version of the ONNX operators (default: {OPSET})")
+    parser.add_argument("--role", help="which network of a file of several, e.g. teacher (default: the one to deploy)")
+    parser.add_argument("--experiment", metavar="NAME", help="what a file of another program holds, e.g. voc/366/u2pl")
+    parsed = parser.parse_args(arguments)
+    if parsed.model.suffix != ".onnx":
+        raise UserError(f"{parsed.model}: the file to write must be called .onnx")
+    experiment = compose(parsed.experiment) if parsed.experiment else None
+    done = export(
+        parsed.checkpoint, parsed.model, parsed.output, role=parsed.role, opset=parsed.opset, experiment=experiment
+    )
+    size = done.path.stat().st_size / 1e6
+    print(
+        f"{done.path}: {done.metadata.output} of {done.metadata.experiment or 'an unnamed experiment'} ({done.metadata.role}, "
+        f"{len(done.metadata.classes)} classes), opset {done.opset}, {size:.1f} MB, agrees with PyTorch"
+    )
+
+
+def _images(shape: tuple[int, int, int]) -> np.ndarray:
+    batch, height, width = shape
+    rng = generator(0, "export verification", *shape)
+    blocks = rng.standard_normal((batch, 3, -(-height // 16), -(-width // 16)), np.float32)
+    blocks = blocks.repeat(16, axis=2).repeat(16, axis=3)[:, :, :height, :width]
+    return 1.5 * blocks + 0.3 * rng.standard_normal((batch, 3, height, width), np.float32)
+
+
+def _shapes(comparisons: list[Comparison]) -> str:
+    return ", ".join("x".join(map(str, comparison.shape)) for comparison in comparisons)
+
+
+def _number(value: float | None) -> str:
+    return f"{'-':>8}" if value is None else f"{value:8.1e}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's remarks about packages and conversions; what went wrong is checked afterwards."""
+    names = ("torch.onnx", "onnxscript", "onnx_ir")
+    levels = {name: logging.getLogger(name).level for name in names}
+    try:
+        for name in names:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

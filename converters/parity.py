@@ -1,0 +1,213 @@
+"""``python -m converters.parity EXPERIMENT --checkpoint FILE``: one checkpoint in PyTorch, MindSpore and ONNX Runtime.
+
+Converts the checkpoint, evaluates it in each runtime in a process of its own, compares predictions and logits with the gates
+of the project, and writes ``parity.json`` and ``report.html``. Exit code 1 if a gate fails; the first stage of the network
+that differs is then named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from common.errors import CheckFailed, UserError, run_command
+from common.files import write_json_atomic
+from common.paths import PROJECT
+
+RUNTIMES = ("torch", "mindspore", "onnx")
+SUFFIX = {"torch": ".pth", "mindspore": ".ckpt", "onnx": ".onnx"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gates:
+    """Largest allowed differences: mIoU in points, share of pixels with another class, relative Frobenius error of the
+    logits, and the error against float64 as a multiple of PyTorch's own."""
+
+    miou_points: float = 0.05
+    flips: float = 2e-4
+    relative_error: float = 2e-4
+    times_float64_error: float = 3.0
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    parsed = _parser().parse_args(arguments)
+    outcome = run_parity(parsed.experiment, parsed.overrides, parsed.checkpoint, parsed.out, parsed.limit, parsed.logits)
+    print(format_report(outcome))
+    if outcome["failures"]:
+        raise CheckFailed(f"parity failed: {'; '.join(outcome['failures'])} (details: {parsed.out / 'parity.json'})")
+    print(f"all gates hold; details in {parsed.out / 'parity.json'}, pictures in {parsed.out / 'report.html'}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m converters.parity", description=__doc__.splitlines()[0])
+    parser.add_argument("experiment", help="DATASET/SPLIT/METHOD")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c")
+    parser.add_argument("--checkpoint", type=Path, required=True, help=".pth, .ckpt or .safetensors")
+    parser.add_argument("--out", type=Path, default=Path("parity"), help="folder for results (default: parity/)")
+    parser.add_argument("--limit", type=int, help="only the first N validation images")
+    parser.add_argument("--logits", type=int, default=4, help="images whose logits are compared (default: 4)")
+    return parser
+
+
+def run_parity(
+    experiment: str, overrides: list[str], checkpoint: Path, out: Path, limit: int | None = None, logits: int = 4
+) -> dict[str, Any]:
+    """Convert, evaluate three times, compare; write ``parity.json`` and ``report.html`` into ``out`` and return the figures."""
+    from converters.report import parity_report
+
+    out.mkdir(parents=True, exist_ok=True)
+    models = convert_all(checkpoint, out)
+    options = ["--limit", str(limit)] if limit else []
+    for runtime in RUNTIMES:
+        dump = ["--dump", str(out / runtime), "--dump-logits", str(logits)]
+        evaluate_in(runtime, experiment, overrides, models[runtime], out / runtime, [*options, *dump])
+    dump = ["--dump", str(out / "float64"), "--dump-logits", str(logits), "--float64", "--limit", str(logits)]
+    evaluate_in("torch", experiment, overrides, models["torch"], out / "float64", dump)
+    outcome = compare(out, Gates()) | {"experiment": experiment, "checkpoint": str(checkpoint)}
+    if outcome["failures"]:
+        outcome["first_difference"] = locate(models, out, Gates().relative_error)
+        outcome["failures"] += [
+            f"{runtime}: first stage that differs is {found['stage']}" if found else f"{runtime}: no single stage differs"
+            for runtime, found in outcome["first_difference"].items()
+        ]
+    write_json_atomic(out / "parity.json", outcome)
+    parity_report(out, outcome, experiment, overrides, run_folder=checkpoint.parent)
+    return outcome
+
+
+def convert_all(checkpoint: Path, out: Path) -> dict[str, Path]:
+    """Write the checkpoint as ``model.pth``, ``model.ckpt`` and ``model.onnx`` into ``out`` and return the paths."""
+    models = {runtime: out / f"model{suffix}" for runtime, suffix in SUFFIX.items()}
+    for runtime in ("torch", "mindspore"):
+        run_module("converters.convert_ckpt", str(checkpoint), str(models[runtime]))
+    run_module("converters.export_onnx", str(checkpoint), str(models["onnx"]))
+    return models
+
+
+def evaluate_in(
+    runtime: str, experiment: str, overrides: list[str], model: Path, out: Path, options: list[str]
+) -> None:
+    """Evaluate ``model`` with ``python -m RUNTIME_impl.eval`` in a process of its own."""
+    run_module(
+        f"{runtime}_impl.eval", experiment, *overrides, "--checkpoint", str(model), "--out", str(out), *options
+    )  # fmt: skip
+
+
+def run_module(module: str, *arguments: str, show: bool = False) -> None:
+    """Run ``python -m MODULE`` in the project and raise with its own last line if it fails; ``show``: let it print."""
+    print(f"running {module} {' '.join(arguments[:1])}", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", module, *arguments]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))}
+    done = subprocess.run(command, env=environment, capture_output=not show, text=True)
+    if done.returncode:
+        lines = ((done.stderr or "").strip() or (done.stdout or "").strip() or "see above").splitlines()
+        raise (UserError if done.returncode == 2 else CheckFailed)(f"{module}: {lines[-1].removeprefix('error: ')}")
+
+
+def compare(out: Path, gates: Gates) -> dict[str, Any]:
+    """Return scores per runtime, differences per pair and the list of gates that failed, from the dumps in ``out``."""
+    results = {runtime: json.loads((out / runtime / "result.json").read_text()) for runtime in RUNTIMES}
+    own_error = relative_error(out / "torch", out / "float64")
+    scores = {}
+    for runtime, result in results.items():
+        error = relative_error(out / runtime, out / "float64")
+        scores[runtime] = {
+            "miou_percent": result["miou_percent"],
+            "seconds_per_image": result["seconds"] / result["images"],
+            "device": result["runtime"]["device"],
+            "version": result["runtime"]["version"],
+            "images": result["images"],
+            "error_against_float64": error,
+            "times_torch_error": error / own_error if own_error else 1.0,
+        }
+    pairs, failures = [], []
+    for first, second in itertools.combinations(RUNTIMES, 2):
+        pair = {
+            "runtimes": [first, second],
+            "miou_points": abs(scores[first]["miou_percent"] - scores[second]["miou_percent"]),
+            "flips": flips(out / first, out / second),
+            "relative_error": relative_error(out / second, out / first),
+        }
+        pairs.append(pair)
+        for quantity in ("miou_points", "flips", "relative_error"):
+            if not pair[quantity] <= getattr(gates, quantity):
+                failures.append(f"{first} and {second}: {quantity} {pair[quantity]:.2e} above {getattr(gates, quantity):g}")
+    for runtime, score in scores.items():
+        if not score["times_torch_error"] <= gates.times_float64_error:
+            failures.append(f"{runtime}: error against float64 is {score['times_torch_error']:.1f} times PyTorch's own")
+    return {"gates": dataclasses.asdict(gates), "scores": scores, "pairs": pairs, "failures": failures}
+
+
+def relative_error(folder: Path, reference: Path) -> float:
+    """Return the relative Frobenius error of all dumped logits in ``folder`` against those in ``reference``."""
+    difference = norm = 0.0
+    for path in sorted((reference / "logits").glob("*.npy")):
+        expected = np.load(path).astype(np.float64)
+        difference += float(np.square(np.load(folder / "logits" / path.name) - expected).sum())
+        norm += float(np.square(expected).sum())
+    if not norm:
+        raise UserError(f"{reference / 'logits'} holds no logits to compare; evaluate with --dump-logits")
+    return float(np.sqrt(difference / norm))
+
+
+def flips(first: Path, second: Path) -> float:
+    """Return the share of pixels whose dumped class differs."""
+    different = total = 0
+    for path in sorted((first / "ids").glob("*.png")):
+        left, right = (np.asarray(Image.open(folder / "ids" / path.name)) for folder in (first, second))
+        different += int((left != right).sum())
+        total += left.size
+    if not total:
+        raise UserError(f"{first / 'ids'} holds no predictions to compare; evaluate with --dump")
+    return different / total
+
+
+def locate(models: dict[str, Path], out: Path, gate: float) -> dict[str, Any]:
+    """Return, for MindSpore and ONNX Runtime, the first stage that differs from PyTorch on a random image."""
+    from common.rng import generator
+    from converters.export_onnx import export
+    from converters.stages import first_difference
+
+    image = generator(0, "parity stages").standard_normal((1, 3, 97, 130)).astype(np.float32)
+    np.save(out / "stages_image.npy", image)
+    staged = dict(models)
+    try:
+        staged["onnx"] = export(models["torch"], out / "stages.onnx", stages=True).path
+    except CheckFailed:
+        del staged["onnx"]
+    found = {}
+    for runtime, model in staged.items():
+        run_module("converters.stages", runtime, str(model), str(out / "stages_image.npy"), str(out / f"stages_{runtime}.npz"))
+        found[runtime] = dict(np.load(out / f"stages_{runtime}.npz"))
+    return {runtime: first_difference(found["torch"], found[runtime], gate) for runtime in staged if runtime != "torch"}
+
+
+def format_report(outcome: dict[str, Any]) -> str:
+    """Return the tables of scores and differences as text."""
+    lines = [f"{'runtime':<10} {'mIoU %':>8} {'s/image':>8} {'err vs f64':>11}  device"]
+    for runtime, score in outcome["scores"].items():
+        lines.append(
+            f"{runtime:<10} {score['miou_percent']:>8.3f} {score['seconds_per_image']:>8.3f} "
+            f"{score['error_against_float64']:>11.1e}  {score['device']} ({score['version']})"
+        )
+    lines += ["", f"{'pair':<21} {'mIoU points':>11} {'flips':>9} {'rel. error':>11}"]
+    for pair in outcome["pairs"]:
+        lines.append(
+            f"{' / '.join(pair['runtimes']):<21} {pair['miou_points']:>11.3f} {pair['flips']:>9.1e} {pair['relative_error']:>11.1e}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

@@ -1,0 +1,82 @@
+"""``python -m converters.stages RUNTIME CHECKPOINT IMAGE.npy OUT.npz``: every intermediate result of one network in one runtime.
+
+``converters.parity`` runs it once per runtime, each in a process of its own, when a gate fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from common.checkpoints import read
+from common.config import NetworkConfig
+from common.errors import run_command
+from common.files import atomic_path
+from common.strict import build
+
+RUNTIMES = ("torch", "mindspore", "onnx")
+
+
+def network_config(checkpoint, path: Path) -> NetworkConfig:
+    """Return the network configuration that a checkpoint carries."""
+    return build(NetworkConfig, checkpoint.meta["network"], {"": str(path)}, "network")
+
+
+def run_stages(runtime: str, path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return name -> array of every stage, in order, for normalised float32 ``images`` ``[B,3,H,W]``."""
+    if runtime == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, {session.get_inputs()[0].name: images})))
+    checkpoint = read(path)
+    config, classes = network_config(checkpoint, path), len(checkpoint.meta["classes"])
+    tensors = next(iter(checkpoint.networks.values()))
+    if runtime == "torch":
+        from torch_impl.checkpoint import load_network
+        from torch_impl.networks import build_network
+        from torch_impl.predictor import TorchPredictor as Predictor
+    else:
+        from mindspore_impl.start import start
+
+        start("cpu")
+        from mindspore_impl.checkpoint import load_network
+        from mindspore_impl.networks import build_network
+        from mindspore_impl.predictor import MindSporePredictor as Predictor
+    network = build_network(config, classes)
+    load_network(network, tensors, str(path))
+    return Predictor(network).stages(images)
+
+
+def first_difference(reference: dict[str, np.ndarray], other: dict[str, np.ndarray], gate: float) -> dict | None:
+    """Return name, shapes and relative error of the first stage that differs by more than ``gate``, None if none does."""
+    for name, expected in reference.items():
+        found = other.get(name)
+        if found is None:
+            continue
+        if found.shape != expected.shape:
+            return {"stage": name, "shapes": [list(expected.shape), list(found.shape)], "relative_error": None}
+        error = float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30))
+        if not error <= gate:
+            return {"stage": name, "shapes": [list(expected.shape)], "relative_error": error}
+    return None
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m converters.stages", description=__doc__.splitlines()[0])
+    parser.add_argument("runtime", choices=RUNTIMES)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("images", type=Path, help=".npy file, normalised float32 [B,3,H,W]")
+    parser.add_argument("out", type=Path, help=".npz file to write")
+    parsed = parser.parse_args(arguments)
+    results = run_stages(parsed.runtime, parsed.checkpoint, np.load(parsed.images))
+    with atomic_path(parsed.out) as temporary:
+        np.savez(temporary, **results)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

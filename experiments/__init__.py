@@ -1,0 +1,1 @@
+"""Runs that put the commands together."""

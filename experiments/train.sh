@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Train an experiment: experiments/train.sh torch shapes/12/u2pl trainer.epochs=5
+set -eu
+root="$(cd "$(dirname "$0")/.." && pwd)"
+framework="${1:-}"
+case "$framework" in
+  torch | mindspore) shift ;;
+  *)
+    echo "error: framework '$framework': expected experiments/train.sh torch|mindspore DATASET/SPLIT/METHOD [a.b=c ...] [options]" >&2
+    exit 2
+    ;;
+esac
+python="$root/.venv/bin/python"
+[ -x "$python" ] || python=python3
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+exec "$python" -m "${framework}_impl.train" "$@"

@@ -1,0 +1,134 @@
+"""Pixel losses that several methods share; the PyTorch file of the same name mirrors this one.
+
+Labels are uint8 ``[B,H,W]`` with 255 = ignore. A loss over no pixel is 0 with zero gradient, never NaN.
+
+What carries no gradient is NumPy here; arguments may be tensors or arrays. The per-pixel losses compute value and gradient
+in NumPy too (20 times faster than MindSpore's operators on a CPU) and therefore belong outside of compiled graphs.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from common.config import CriterionConfig
+from common.percentile import interpolate_percentile, percentile_position
+from common.predictor import Size
+
+IGNORE = 255
+
+
+def cross_entropy(logits: Tensor, labels: np.ndarray) -> Tensor:
+    """Return the mean cross entropy over pixels with a label; ``logits`` ``[B,K,H,W]``."""
+    valid, true_class = _true_classes(labels)
+    shifted, exponentials, total = _exponentials(logits)
+    count = max(int(valid.sum()), 1)
+    losses = np.log(total) - np.take_along_axis(shifted, true_class, 1)
+    gradient = exponentials
+    gradient /= total
+    np.put_along_axis(gradient, true_class, np.take_along_axis(gradient, true_class, 1) - 1, 1)
+    gradient /= count
+    np.copyto(gradient, 0, where=~valid)
+    return _KnownLoss(losses.sum(dtype=np.float64, where=valid) / count, gradient)(logits)
+
+
+def ohem_labels(logits: Tensor, labels: np.ndarray, thresh: float, min_kept: int) -> np.ndarray:
+    """Return ``labels`` with the easy pixels set to 255 (online hard example mining, ``specs/u2pl.md`` section 7).
+
+    A pixel stays if the probability of its true class is at most max(``thresh``, the ``min_kept``-th smallest one); all stay
+    if fewer than ``min_kept`` pixels have a label.
+    """
+    labels = np.asarray(labels)
+    valid = labels != IGNORE
+    if min_kept == 0 or min_kept > int(valid.sum()):
+        return labels
+    probability = _true_class_probability(logits, labels)[:, 0]
+    kth = np.partition(probability[valid], min_kept - 1)[min_kept - 1]
+    return np.where(probability <= max(kth, np.float32(thresh)), labels, labels.dtype.type(IGNORE))
+
+
+def supervised_loss(criterion: CriterionConfig, logits: Tensor, labels: np.ndarray, aux: Tensor | None = None) -> Tensor:
+    """Return cross entropy or OHEM of ``logits`` plus ``aux_weight`` times that of ``aux`` (each mined on its own)."""
+    total = ms.Tensor(0.0, ms.float32)
+    for weight, scores in ((1.0, logits), (criterion.aux_weight, aux)):
+        if scores is None:
+            continue
+        kept = labels
+        if criterion.type == "ohem":
+            kept = ohem_labels(scores, labels, criterion.thresh, criterion.min_kept)
+        total = total + weight * cross_entropy(scores, kept)
+    return total
+
+
+def reverse_cross_entropy(logits: Tensor, labels: np.ndarray) -> Tensor:
+    """Return the mean over labelled pixels of -sum_k p_k log(max(onehot_k, 1e-4)) (``specs/u2pl.md`` section 8.3)."""
+    valid, true_class = _true_classes(labels)
+    _, exponentials, total = _exponentials(logits)
+    probabilities = exponentials / total
+    probability = np.take_along_axis(probabilities, true_class, 1)
+    scale = -np.log(np.float32(1e-4)) / max(int(valid.sum()), 1)
+    gradient = probabilities * probability
+    np.put_along_axis(gradient, true_class, np.take_along_axis(gradient, true_class, 1) - probability, 1)
+    gradient *= scale
+    np.copyto(gradient, 0, where=~valid)
+    return _KnownLoss(scale * (1 - probability).sum(dtype=np.float64, where=valid), gradient)(logits)
+
+
+def entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Return ``[B,H,W]`` natural entropies of ``[B,K,H,W]`` probabilities (1e-10 inside the logarithm)."""
+    probabilities = np.asarray(probabilities)
+    return -(probabilities * np.log(probabilities + np.float32(1e-10))).sum(1)
+
+
+def percentile(values: np.ndarray, percent: float) -> float:
+    """Return NumPy's linear percentile of a non-empty float32 vector, rounded to float32."""
+    values = np.asarray(values)
+    lower, fraction = percentile_position(values.size, percent)
+    upper = min(lower + 1, values.size - 1)
+    ordered = np.partition(values, (lower, upper))
+    return float(interpolate_percentile(ordered[lower], ordered[upper], fraction))
+
+
+def nearest(x: np.ndarray, size: Size) -> np.ndarray:
+    """Reduce ``[B,H,W]`` to ``size`` by picking source index floor(i * in / out) on each axis."""
+    x = np.asarray(x)
+    rows, columns = (np.floor(np.arange(o) * (i / o)).astype(np.int64) for i, o in zip(x.shape[1:], size))
+    return x[:, rows][:, :, columns]
+
+
+class _KnownLoss(nn.Cell):
+    """A loss whose value and gradient ``[B,K,H,W]`` with respect to the logits are known; one instance per loss."""
+
+    def __init__(self, value: float, gradient: np.ndarray) -> None:
+        super().__init__()
+        self.value, self.gradient = value, gradient
+
+    def construct(self, logits: Tensor) -> Tensor:
+        """Return the value."""
+        return ms.Tensor(self.value, ms.float32)
+
+    def bprop(self, logits: Tensor, out: Tensor, upstream: Tensor) -> tuple[Tensor]:
+        """Return the gradient times the one that arrives."""
+        return (ms.from_numpy(self.gradient * upstream.asnumpy()),)
+
+
+def _true_classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which pixels have a label, and their classes (0 where there is none), both ``[B,1,H,W]``."""
+    labels = np.asarray(labels)[:, None]
+    valid = labels != IGNORE
+    return valid, np.where(valid, labels, 0).astype(np.int64)
+
+
+def _exponentials(logits: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return logits minus their largest, the exponentials of that, and the sum of these over the classes."""
+    logits = np.asarray(logits)
+    shifted = logits - logits.max(1, keepdims=True)
+    exponentials = np.exp(shifted)
+    return shifted, exponentials, exponentials.sum(1, keepdims=True)
+
+
+def _true_class_probability(logits: Tensor, labels: np.ndarray) -> np.ndarray:
+    """Return the probability of each pixel's label, ``[B,1,H,W]``; of class 0 where there is none."""
+    _, exponentials, total = _exponentials(logits)
+    return np.take_along_axis(exponentials, _true_classes(labels)[1], 1) / total

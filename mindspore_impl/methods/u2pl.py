@@ -1,0 +1,229 @@
+"""U2PL in MindSpore; the PyTorch file of the same name mirrors this one.
+
+    L = L_sup + unsup_weight * L_unsup + contrastive.weight * L_contra
+
+L_sup: cross entropy or OHEM of the labelled images. L_unsup: cross entropy of the mixed unlabelled images against the eval-mode
+teacher's labels, without the pixels of highest entropy, times (all pixels / kept pixels). L_contra: anchors pulled to their class
+mean, pushed from a memory bank of unreliable pixels. The teacher is an EMA of the student.
+
+Source: ``specs/u2pl.md`` sections 4-9; presets and switches: section 18 and ``common/methods/u2pl.py``.
+
+Labels, masks and whatever else carries no gradient are NumPy here. The networks run as compiled graphs, the losses
+operator by operator, the teacher outside of what is differentiated.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from mindspore import Tensor, ops
+
+from common.config import ExperimentConfig
+from common.method import Batch, Clock, check_finite
+from common.methods.u2pl import Draws, StepDraws
+from common.mixing import partners
+from common.predictor import Size
+from mindspore_impl.checkpoint import load_network, network_tensors
+from mindspore_impl.contrastive import contrastive_loss, label_maps
+from mindspore_impl.layers import resize
+from mindspore_impl.losses import IGNORE, cross_entropy, entropy, nearest, percentile, supervised_loss
+from mindspore_impl.memory_bank import MemoryBank
+from mindspore_impl.networks.deeplab import forward
+from mindspore_impl.optimizer import Optimizer, update_teacher
+from mindspore_impl.predictor import MindSporePredictor
+from mindspore_impl.session import Session
+
+
+def mix(values: np.ndarray, masks: np.ndarray, replacement: str | float) -> np.ndarray:
+    """Return ``values`` ``[B,...,H,W]`` where ``masks`` ``[B,H,W]`` is true, elsewhere the partner's or a constant."""
+    values = np.asarray(values)
+    keep = masks if values.ndim == 3 else masks[:, None]
+    other = values[partners(len(values))] if replacement == "partner" else values.dtype.type(replacement)
+    return np.where(keep, values, other)
+
+
+def drop_unreliable(
+    uncertainty: np.ndarray, pseudo_label: np.ndarray, percent: float
+) -> tuple[np.ndarray, float | None]:
+    """Return ``pseudo_label`` with pixels at or above the ``percent`` percentile of entropy set to 255, and that threshold.
+
+    ``uncertainty`` and ``pseudo_label`` ``[B,H,W]``; the percentile runs over pixels with a label (None if there is none).
+    """
+    valid = pseudo_label != IGNORE
+    if not valid.any():
+        return pseudo_label, None
+    threshold = percentile(uncertainty[valid], percent)
+    unreliable = uncertainty >= np.float32(threshold)
+    return np.where(unreliable, pseudo_label.dtype.type(IGNORE), pseudo_label), threshold
+
+
+def unsupervised_loss(logits: Tensor, pseudo_label: np.ndarray) -> Tensor:
+    """Return (all pixels / kept pixels) * mean cross entropy over the kept pixels (section 7); ``logits`` ``[B,K,H,W]``."""
+    kept = max(int((pseudo_label != IGNORE).sum()), 1)
+    return pseudo_label.size / kept * cross_entropy(logits, pseudo_label)
+
+
+def reliability_masks(
+    uncertainty: np.ndarray, labels: np.ndarray, pseudo_label: np.ndarray, percent: float, anchor_entropy: str, size: Size
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the low and high entropy masks, bool ``[Bl+Bu,h,w]`` at ``size`` (section 5, item 9; 18.5).
+
+    ``uncertainty`` ``[Bu,H,W]`` at full size gives the percentiles; only the pixels of the small map are compared.
+    """
+    valid = pseudo_label != IGNORE
+    low_percent = percent if anchor_entropy == "lowest" else 100 - percent
+    low = high = 0.0
+    if valid.any():
+        low, high = (percentile(uncertainty[valid], p) for p in (low_percent, 100 - percent))
+    small, small_valid = nearest(uncertainty, size), nearest(pseudo_label, size) != IGNORE
+    labelled = nearest(labels, size) != IGNORE
+    return (
+        np.concatenate([labelled, (small <= np.float32(low)) & small_valid]),
+        np.concatenate([labelled, (small >= np.float32(high)) & small_valid]),
+    )
+
+
+class U2PL:
+    """Student, EMA teacher and memory bank; implements :class:`common.method.Method`."""
+
+    def __init__(self, config: ExperimentConfig, session: Session) -> None:
+        self.config, self.session = config, session
+        self.settings = config.method.resolved()
+        self.classes = len(config.dataset.classes)
+        self.student = session.network("student")
+        self.teacher = session.network("teacher")
+        self.optimizer = Optimizer(self.student, config.optimizer)
+        queues = self.settings.queue_sizes(self.classes)
+        self.bank = MemoryBank(queues, config.network.representation)
+        self.prototype = None
+        if self.settings.contrastive.anchor_ema:
+            shape = (self.classes, self.settings.contrastive.num_queries, config.network.representation)
+            self.prototype = np.zeros(shape, np.float32)
+
+    def step(self, batch: Batch, clock: Clock, draws: Draws | None = None) -> dict[str, float]:
+        """Run one optimiser step and return the loss terms as they enter the sum (section 5)."""
+        images, labels = batch["labelled"]["image"], batch["labelled"]["label"]
+        self.optimizer.zero_grad()
+        if clock.epoch < self.settings.sup_only_epochs:
+            losses = self._supervised_losses(images, labels, clock)
+        else:
+            self._follow_student(clock)
+            draws = draws or StepDraws(self.settings, self.config.trainer.seed, clock)
+            losses = self._losses(images, labels, batch["unlabelled"]["image"], clock, draws)
+        check_finite(losses, batch)
+        self.optimizer.step(clock)
+        if clock.epoch >= self.settings.sup_only_epochs:
+            tied = self.settings.ema_first_epoch == "tied" and clock.epoch == self.settings.sup_only_epochs
+            update_teacher(self.teacher, self.student, 0.0 if tied else self.settings.teacher_decay(clock))
+        return losses
+
+    def _supervised_losses(self, images: np.ndarray, labels: np.ndarray, clock: Clock) -> dict[str, float]:
+        """Warm-up: the student learns from labels, the teacher's BatchNorm sees the same images."""
+        self._train_pass("teacher", images, clock)
+        return self.optimizer.differentiate(
+            lambda: {"sup": self._supervised(self._train_pass("student", images, clock), labels)}
+        )
+
+    def _losses(
+        self, images: np.ndarray, labels: np.ndarray, unlabelled: np.ndarray, clock: Clock, draws: Draws
+    ) -> dict[str, float]:
+        settings, size, count = self.settings, labels.shape[1:], len(images)
+        unlabelled, pseudo_label = self._mixed(unlabelled, size, draws)
+        together = np.concatenate([images, unlabelled])
+        teacher = self._train_pass("teacher", together, clock)
+        small_probabilities = ops.softmax(teacher["logits"], 1)
+        uncertainty = entropy(ops.softmax(resize(teacher["logits"][count:], size), 1))
+        reliable, _ = drop_unreliable(uncertainty, pseudo_label, settings.percent_kept(clock))
+
+        def terms() -> dict[str, Tensor]:
+            outputs = self._train_pass("student", together, clock)
+            losses = {"sup": self._supervised({name: value[:count] for name, value in outputs.items()}, labels)}
+            scores = resize(outputs["logits"][count:], size)
+            losses["unsup"] = settings.unsup_weight * unsupervised_loss(scores, reliable)
+            losses["contra"] = settings.contrastive.weight * self._contrastive(
+                outputs["representation"], teacher["representation"], small_probabilities,
+                labels, pseudo_label, uncertainty, clock, draws,
+            )  # fmt: skip
+            return losses
+
+        return self.optimizer.differentiate(terms)
+
+    def _train_pass(self, role: str, images: np.ndarray, clock: Clock) -> dict[str, Tensor]:
+        network = getattr(self, role).set_train()
+        return forward(network, self.session.tensor(images), self.session.masks(network, role, clock, len(images)))
+
+    def _supervised(self, outputs: dict[str, Tensor], labels: np.ndarray) -> Tensor:
+        size = labels.shape[1:]
+        aux = resize(outputs["aux"], size) if "aux" in outputs else None
+        return supervised_loss(self.config.criterion, resize(outputs["logits"], size), labels, aux)
+
+    def _mixed(self, images: np.ndarray, size: Size, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+        """Return unlabelled images and the eval-mode teacher's labels, mixed if this step mixes (sections 5.3, 5.4, 6)."""
+        logits = forward(self.teacher.set_train(False), self.session.tensor(images))["logits"]
+        pseudo_label = resize(logits, size).argmax(1).asnumpy().astype(np.uint8)
+        masks = draws.mix_masks(pseudo_label)
+        if masks is None:
+            return images, pseudo_label
+        if self.settings.mixing == "cutout":
+            return mix(images, masks, 0.0), mix(pseudo_label, masks, IGNORE)
+        return mix(images, masks, "partner"), mix(pseudo_label, masks, "partner")
+
+    def _contrastive(
+        self,
+        representation: Tensor,
+        teacher_representation: Tensor,
+        probabilities: Tensor,
+        labels: np.ndarray,
+        pseudo_label: np.ndarray,
+        uncertainty: np.ndarray,
+        clock: Clock,
+        draws: Draws,
+    ) -> Tensor:
+        """Return the unweighted contrastive loss; the bank and, with ``anchor_ema``, the prototypes move on."""
+        settings, size = self.settings.contrastive, representation.shape[2:]
+        percent = self.settings.entropy_percent(clock)
+        low, high = reliability_masks(uncertainty, labels, pseudo_label, percent, settings.anchor_entropy, size)
+        if not settings.negative_high_entropy:
+            high[len(labels) :] = True
+        maps = np.concatenate(
+            [label_maps(nearest(part, size), self.classes, settings.label_encoding) for part in (labels, pseudo_label)]
+        )
+        since = clock.iteration - clock.iterations_per_epoch * self.settings.sup_only_epochs + 1
+        result = contrastive_loss(
+            representation, teacher_representation, probabilities, maps, low, high, len(labels), self.bank, settings,
+            draws, self.prototype, min(1 - 1 / since, 0.999),
+        )  # fmt: skip
+        if result.prototype is not None:
+            self.prototype = result.prototype
+        return result.loss
+
+    def _follow_student(self, clock: Clock) -> None:
+        """Copy the student's parameters into the teacher where the first semi-supervised epoch asks for it (18.9)."""
+        tied = self.settings.ema_first_epoch == "tied"
+        if clock.epoch == self.settings.sup_only_epochs and (tied or clock.step == 0):
+            update_teacher(self.teacher, self.student, 0.0)
+
+    def networks(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return the tensors of student and teacher."""
+        return {"student": network_tensors(self.student), "teacher": network_tensors(self.teacher)}
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return momenta, queues and, with ``anchor_ema``, prototypes."""
+        prototype = {} if self.prototype is None else {"prototype": self.prototype.copy()}
+        return self.optimizer.state() | self.bank.state() | prototype
+
+    def restore(self, networks: dict[str, dict[str, np.ndarray]], state: dict[str, np.ndarray]) -> None:
+        """Take back a saved run."""
+        load_network(self.student, networks["student"], "student")
+        load_network(self.teacher, networks["teacher"], "teacher")
+        self.optimizer.restore(state)
+        self.bank.restore(state)
+        if self.prototype is not None:
+            self.prototype = state["prototype"].copy()
+
+    def evaluated(self, clock: Clock) -> str:
+        """The student during warm-up, the teacher from then on (section 9)."""
+        return "student" if clock.epoch < self.settings.sup_only_epochs else "teacher"
+
+    def predictor(self, role: str) -> MindSporePredictor:
+        """Return a predictor over the live network of ``role``."""
+        return MindSporePredictor(getattr(self, role), self.session.device)

@@ -1,0 +1,37 @@
+"""A small encoder for tests and the drawn data set; the PyTorch file of the same name mirrors this one."""
+
+from __future__ import annotations
+
+from mindspore import Tensor, nn, ops
+
+from common.config import NetworkConfig
+from common.networks import TINY_CHANNELS
+from mindspore_impl.layers import batch_norm, conv
+from mindspore_impl.networks.resnet import BasicBlock
+
+
+class TinyEncoder(nn.Cell):
+    """3x3 stem of stride 2 and three residual blocks: layer1 at stride 4, layer2 and layer3 at stride 8."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        stem, first, second, third = TINY_CHANNELS
+        self.conv1 = conv(3, stem, 3, 2)
+        self.bn1 = batch_norm(stem)
+        self.layer1 = BasicBlock(stem, first, 2, 1)
+        self.layer2 = BasicBlock(first, second, 2, 1)
+        self.layer3 = BasicBlock(second, third, 1, 2)
+        self.stage_names = ["layer1", "layer2", "layer3"]
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Return the stem's output at stride 2 of images ``[B,3,H,W]``."""
+        return ops.relu(self.bn1(self.conv1(x)))
+
+    def construct(self, x: Tensor) -> list[Tensor]:
+        """Return the outputs of all stages, first to last, for images ``[B,3,H,W]``."""
+        x = self.stem(x)
+        features = []
+        for name in self.stage_names:
+            x = getattr(self, name)(x)
+            features.append(x)
+        return features

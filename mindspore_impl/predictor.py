@@ -1,0 +1,99 @@
+"""The evaluation's view of a MindSpore network; the PyTorch file of the same name mirrors this one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from common.errors import UserError
+from common.predictor import Accumulate, Runtime, Size, Window
+from mindspore_impl.layers import resize
+from mindspore_impl.networks.deeplab import forward
+from mindspore_impl.start import start
+
+COMPILE_AFTER = 4
+"""Passes of one input shape before a graph is compiled for it: compiling costs about as much as 5 graphs save."""
+
+COMPILED_SHAPES = 8
+"""Most graphs of one predictor; each keeps its memory as long as the network lives."""
+
+RECYCLE_AFTER = 10
+"""Passes between two returns of unused memory; without them every new input shape keeps some 10 MB for ever."""
+
+
+class MindSporePredictor:
+    """Runs a network in eval mode without gradient; implements :class:`common.predictor.Predictor`."""
+
+    def __init__(self, network: nn.Cell, device: str = "CPU") -> None:
+        self.network = network
+        self.device = device
+        self.classes = network.classes
+        self.runtime = Runtime(name="mindspore", version=ms.__version__, device=describe_device(device))
+        self._passes = Counter()
+        self._compiled: set[tuple[int, ...]] = set()
+
+    def logits(self, images: np.ndarray, size: Size) -> np.ndarray:
+        """Return float32 ``[B,K,h,w]`` logits at ``size`` for images ``[B,3,H,W]``."""
+        return self._logits(images, size).asnumpy().copy()  # asnumpy is a view of memory that MindSpore may reuse
+
+    def class_ids(self, images: np.ndarray, size: Size) -> np.ndarray:
+        """Return uint8 ``[B,h,w]`` class ids at ``size``."""
+        return self._logits(images, size).argmax(1).asnumpy().astype(np.uint8)
+
+    def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Window], accumulate: Accumulate) -> np.ndarray:
+        """Return uint8 ``[H,W]`` class ids of one image ``[1,3,H,W]`` from overlapping windows."""
+        height, width = image.shape[2:]
+        # NumPy, because an in-place add to a part of a Tensor copies all of it: 123 ms instead of 7 for one window of
+        # 769x769 in 19x1024x2048.
+        total = np.zeros((self.classes, height, width), np.float32)
+        visits = np.zeros((height, width), np.float32)
+        for window in windows:
+            rows, columns = slice(window.top, window.bottom), slice(window.left, window.right)
+            crop = image[:, :, rows, columns]
+            logits = self._logits(crop, crop.shape[2:])
+            total[:, rows, columns] += (ops.softmax(logits, 1) if accumulate == "sum_softmax" else logits).asnumpy()[0]
+            visits[rows, columns] += 1
+        if accumulate == "mean_logits":
+            total /= visits
+        return total.argmax(0).astype(np.uint8)
+
+    def stages(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Return every intermediate result for images ``[B,3,H,W]``, in order."""
+        results = self._eval().stages(self._tensor(images))
+        return {name: value.asnumpy().copy() for name, value in results.items()}
+
+    def _eval(self) -> nn.Cell:
+        return self.network.set_train(False)
+
+    def _tensor(self, images: np.ndarray) -> Tensor:
+        return Tensor(np.ascontiguousarray(images, np.float32))
+
+    def _logits(self, images: np.ndarray, size: Size) -> Tensor:
+        run = forward if self._compiles(images.shape) else type(self.network).__call__
+        return resize(run(self._eval(), self._tensor(images))["logits"], size)
+
+    def _compiles(self, shape: tuple[int, ...]) -> bool:
+        """Count this pass and return whether to run it by a compiled graph."""
+        self._passes[shape] += 1
+        if self._passes.total() % RECYCLE_AFTER == 0:
+            ms.ms_memory_recycle()
+        if self._passes[shape] > COMPILE_AFTER and len(self._compiled) < COMPILED_SHAPES:
+            self._compiled.add(shape)
+        return shape in self._compiled
+
+
+def describe_device(device: str) -> str:
+    """Return ``CPU`` or ``Ascend:N``, the one device of this process; raises UserError if it is not ``device``."""
+    target, index = ms.get_current_device()
+    if target != device:
+        raise UserError(f"MindSpore runs on {target} in this process, not on {device}; call start() first")
+    return f"{target}:{index}" if target == "Ascend" else target
+
+
+def choose_device(name: str) -> str:
+    """Select and return the device for ``auto`` (an Ascend if there is one), ``cpu``, ``ascend`` or ``ascend:N``."""
+    return start(name)

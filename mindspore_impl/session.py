@@ -1,0 +1,71 @@
+"""What every method needs to run in MindSpore: device, threads, networks with their initial values, tensors of a batch."""
+
+from __future__ import annotations
+
+import os
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from common.config import ExperimentConfig
+from common.dropout import draw_masks
+from common.initial import initial_tensors, load_backbone
+from common.method import Clock
+from common.rng import generator
+from mindspore_impl.checkpoint import load_network, network_tensors
+from mindspore_impl.networks import build_network
+from mindspore_impl.predictor import choose_device
+
+
+class Session:
+    """The MindSpore side of one run: where tensors live and how networks and dropout masks are made."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        self.config = config
+        self.device = choose_device(config.trainer.device)
+        if config.trainer.threads:
+            _limit_threads(config.trainer.threads)
+        self.notes: list[str] = []
+
+    def network(self, role: str) -> nn.Cell:
+        """Return the experiment's network on the device, with values drawn for ``role`` and the backbone file's, if any."""
+        config = self.config.network
+        network = build_network(config, len(self.config.dataset.classes))
+        shapes = {name: tensor.shape for name, tensor in network_tensors(network).items()}
+        values = initial_tensors(shapes, config, self.config.trainer.seed, role)
+        if config.backbone_weights:
+            self.notes.append(f"{role}: {load_backbone(values, config)}")
+        load_network(network, values, f"the initial values of {role}")
+        return network
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """Return ``array`` on the device."""
+        return ms.Tensor(np.ascontiguousarray(array))
+
+    def masks(self, network: nn.Cell, purpose: str, clock: Clock, batch: int) -> list[Tensor]:
+        """Return the dropout masks of one forward pass, drawn on the host whether ``deterministic_dropout`` is on or not.
+
+        MindSpore's own draws cannot be repeated when a run is resumed. They are used only for dropout of single elements,
+        for which no masks are drawn on the host; with ``deterministic_dropout`` that is an error.
+        """
+        trainer = self.config.trainer
+        if not trainer.deterministic_dropout and any(site.kind == "element" for site in network.dropouts):
+            return []
+        rng = generator(trainer.seed, f"dropout {purpose}", clock.epoch, clock.step)
+        return [self.tensor(mask) for mask in draw_masks(network.dropouts, batch, rng)]
+
+
+def _limit_threads(threads: int) -> None:
+    """Keep MindSpore to ``threads`` processors; too late once an operator has run in this process.
+
+    Its threads are as many, and where, as this thread may run when it starts them; there is no other switch on a CPU.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:threads])
+    try:
+        ops.zeros(1).asnumpy()
+    finally:
+        os.sched_setaffinity(0, allowed)

@@ -1,0 +1,195 @@
+"""The evaluation's view of an ONNX file; runs on the execution provider that was asked for, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from common.errors import UserError
+from common.graph_metadata import GraphMetadata, read_properties
+from common.predictor import Accumulate, Runtime, Size, Window
+from common.resize import resize_bilinear
+
+Provider = Literal["cpu", "cuda", "tensorrt"]
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+
+SHAPE_OPERATORS = frozenset(
+    "Shape Size Gather Slice Concat Squeeze Unsqueeze Cast Add Sub Mul Div Mod Neg Max Min Equal Where Range Identity "
+    "Constant ConstantOfShape Reshape Expand".split()
+)
+"""Arithmetic on a handful of integers, which ONNX Runtime puts on the CPU on purpose even when a GPU does the work."""
+
+STAGE_PREFIX = "stages."
+"""Names of the additional outputs of a graph exported with its intermediate results."""
+
+
+class OnnxPredictor:
+    """Runs an exported network; implements :class:`common.predictor.Predictor`.
+
+    ``threads`` is the number of CPU threads, None leaves it to ONNX Runtime. Raises :class:`UserError` when ``path`` is not
+    a model of ``converters.export_onnx`` or ``provider`` cannot really run it.
+    """
+
+    def __init__(self, path: str | Path, provider: Provider = "cpu", threads: int | None = None) -> None:
+        self.path = Path(path)
+        self.session = open_session(self.path, provider, threads)
+        self.metadata = read_properties(self.session.get_modelmeta().custom_metadata_map, self.path)
+        self.classes = len(self.metadata.classes)
+        self.runtime = Runtime(name="onnx", version=_onnxruntime().__version__, device=self.session.get_providers()[0])
+        self._device = "cpu" if provider == "cpu" else "cuda"
+        check_graph(self.session, self.metadata, self.path)
+
+    def logits(self, images: np.ndarray, size: Size) -> np.ndarray:
+        """Return float32 ``[B,K,h,w]`` logits at ``size`` for images ``[B,3,H,W]``; resized on the host."""
+        self._needs_logits("logits")
+        return resize_bilinear(self._run(images), tuple(size))
+
+    def class_ids(self, images: np.ndarray, size: Size) -> np.ndarray:
+        """Return uint8 ``[B,h,w]`` class ids at ``size``.
+
+        A graph with class ids computes them on its device and only they travel; it knows no size but the images'.
+        """
+        if self.metadata.output == "class_ids":
+            if tuple(size) != images.shape[2:]:
+                self._needs_logits(f"class ids at {tuple(size)} from images of {images.shape[2:]}")
+            return self._run(images)
+        return self.logits(images, size).argmax(1).astype(np.uint8)
+
+    def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Window], accumulate: Accumulate) -> np.ndarray:
+        """Return uint8 ``[H,W]`` class ids of one image ``[1,3,H,W]`` from overlapping windows, joined on the host."""
+        self._needs_logits("sliding windows")
+        total = np.zeros((self.classes, *image.shape[2:]), np.float32)
+        visits = np.zeros(image.shape[2:], np.float32)
+        for window in windows:
+            rows, columns = slice(window.top, window.bottom), slice(window.left, window.right)
+            logits = self._run(image[:, :, rows, columns])[0]
+            total[:, rows, columns] += _softmax(logits) if accumulate == "sum_softmax" else logits
+            visits[rows, columns] += 1
+        if accumulate == "mean_logits":
+            total /= visits
+        return total.argmax(0).astype(np.uint8)
+
+    def stages(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Return every intermediate result for images ``[B,3,H,W]``, in order; empty unless exported with stages."""
+        names = [output.name for output in self.session.get_outputs() if output.name.startswith(STAGE_PREFIX)]
+        values = self.session.run(names, {"image": np.ascontiguousarray(images, np.float32)}) if names else []
+        return {name.removeprefix(STAGE_PREFIX): value for name, value in zip(names, values)}
+
+    def _needs_logits(self, purpose: str) -> None:
+        if self.metadata.output != "logits":
+            raise UserError(f"{self.path}: this graph gives class ids only, but {purpose} need logits; export with --output logits")
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        binding, name = self.session.io_binding(), self.metadata.output
+        value = _onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images, np.float32), self._device, 0)
+        binding.bind_ortvalue_input("image", value)
+        # Only this output crosses to the host; graphs with stages have more.
+        binding.bind_output(name, "cpu")
+        try:
+            self.session.run_with_iobinding(binding)
+        except Exception as error:
+            raise UserError(
+                f"{self.path}: ONNX Runtime failed on images {list(images.shape)}: {first_line(error)}; if memory is short, use "
+                "smaller images or windows"
+            ) from None
+        return binding.copy_outputs_to_cpu()[0]
+
+
+def open_session(path: Path, provider: Provider, threads: int | None):
+    """Return a session that runs on ``provider``; raises :class:`UserError` instead of falling back to another one."""
+    if provider not in PROVIDERS:
+        raise UserError(f"provider {provider!r} is not one of {', '.join(PROVIDERS)}")
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; make one with python -m converters.export_onnx")
+    ort, wanted = _onnxruntime(), PROVIDERS[provider]
+    if wanted not in ort.get_available_providers():
+        raise UserError(
+            f"the installed ONNX Runtime {ort.__version__} has no {wanted}: uninstall onnxruntime and install "
+            "onnxruntime-gpu (both together break each other)"
+        )
+    if provider != "cpu":
+        ort.preload_dlls()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    try:
+        session = ort.InferenceSession(str(path), options, providers=_providers(provider))
+    except Exception as error:
+        raise UserError(f"{path}: ONNX Runtime cannot load it, export it again: {first_line(error)}") from None
+    check_provider(session, provider)
+    return session
+
+
+def check_provider(session, provider: Provider) -> None:
+    """Raise :class:`UserError` unless ``session`` runs on ``provider`` with all of the network's operators."""
+    ort, wanted, found = _onnxruntime(), PROVIDERS[provider], session.get_providers()[0]
+    if found != wanted:
+        libraries = f"CUDA {getattr(ort, 'cuda_version', '') or 13} and cuDNN 9" + (" and TensorRT" if provider == "tensorrt" else "")
+        raise UserError(
+            f"{wanted} was asked for but ONNX Runtime {ort.__version__} fell back to {found}: it needs a GPU with its driver and "
+            f"the libraries of {libraries} (see its message above); install them or use --provider cpu"
+        )
+    if provider == "cpu":
+        return
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        raise UserError(f"ONNX Runtime {ort.__version__} cannot say where each operator runs; install onnxruntime-gpu 1.24 or newer")
+    placed = placement(session)
+    if placed.get(PROVIDERS["cpu"]) or not placed.get(wanted):
+        listed = "; ".join(f"{name}: {', '.join(operators)}" for name, operators in placed.items())
+        raise UserError(f"{wanted} would not run this network alone ({listed}); use --provider cpu")
+
+
+def placement(session) -> dict[str, list[str]]:
+    """Return the types of the operators that each provider runs, sorted, arithmetic on shapes left out."""
+    placed: dict[str, set[str]] = {}
+    for part in session.get_provider_graph_assignment_info():
+        placed.setdefault(part.ep_name, set()).update(node.op_type for node in part.get_nodes())
+    return {name: sorted(operators - SHAPE_OPERATORS) for name, operators in placed.items() if operators - SHAPE_OPERATORS}
+
+
+def check_graph(session, metadata: GraphMetadata, path: Path) -> None:
+    """Raise :class:`UserError` unless the graph maps ``image`` float32 [B,3,H,W] to what its metadata says."""
+    inputs = [(item.name, item.type, len(item.shape), item.shape[1:2]) for item in session.get_inputs()]
+    outputs = {item.name: (item.type, len(item.shape)) for item in session.get_outputs()}
+    if inputs != [("image", "tensor(float)", 4, [3])]:
+        found = ", ".join(f"{item.name} {item.type} {item.shape}" for item in session.get_inputs())
+        raise UserError(f"{path}: not a segmentation model: its input is {found or 'absent'}, not image float32 [B,3,H,W]")
+    wanted = {"logits": ("tensor(float)", 4), "class_ids": ("tensor(uint8)", 3)}[metadata.output]
+    if outputs.get(metadata.output) != wanted:
+        found = ", ".join(f"{item.name} {item.type} {item.shape}" for item in session.get_outputs())
+        raise UserError(f"{path}: not a segmentation model: it gives {found}, not {metadata.output} of {wanted[1]} axes")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of one of ONNX Runtime's exceptions, which share no base class."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(0))
+    return powers / powers.sum(0)
+
+
+def _providers(provider: Provider) -> list:
+    # TF32 keeps 10 bits of the mantissa: the answers would differ from float32 by more than the gates of parity allow.
+    # The exhaustive search for convolution algorithms would start anew for every image size.
+    cuda = (PROVIDERS["cuda"], {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})
+    return {"cpu": [PROVIDERS["cpu"]], "cuda": [cuda], "tensorrt": [PROVIDERS["tensorrt"], cuda]}[provider]
+
+
+def _onnxruntime():
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError("ONNX Runtime is not installed; install the extra onnx (CPU) or onnx-gpu, e.g. pip install '.[onnx]'") from None
+    if not hasattr(onnxruntime, "InferenceSession"):
+        raise UserError(
+            "ONNX Runtime is damaged, as after uninstalling one of onnxruntime and onnxruntime-gpu: uninstall both, then install one"
+        )
+    return onnxruntime

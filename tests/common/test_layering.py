@@ -1,0 +1,181 @@
+"""Who may import whom, and the rule that the MindSpore files mirror the PyTorch files."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+FRAMEWORKS = {"torch", "torchvision", "mindspore", "onnx", "onnxscript", "onnxruntime"}
+IMPLEMENTATIONS = {"torch_impl", "mindspore_impl", "onnx_impl"}
+SAME_NAME = {"construct": "forward"}
+
+
+def imported(node: ast.AST, into_functions: bool) -> Iterator[str]:
+    """First parts of the modules that the code under ``node`` imports; type-checking blocks do not count."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.level == 0:
+            yield child.module.partition(".")[0]
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        elif into_functions or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield from imported(child, into_functions)
+
+
+def layering_faults(root: Path) -> list[str]:
+    """Every forbidden import below ``root``, as ``file: module``."""
+    rules = [
+        ("common", True, FRAMEWORKS | IMPLEMENTATIONS | {"converters"}),
+        ("converters", False, FRAMEWORKS | IMPLEMENTATIONS),
+    ]
+    rules += [(package, True, IMPLEMENTATIONS - {package}) for package in sorted(IMPLEMENTATIONS)]
+    faults = []
+    for package, into_functions, forbidden in rules:
+        for path in sorted((root / package).rglob("*.py")):
+            found = set(imported(ast.parse(path.read_text()), into_functions)) & forbidden
+            faults += [f"{path.relative_to(root)}: {module}" for module in sorted(found)]
+    return faults
+
+
+def arguments(function: ast.FunctionDef) -> str:
+    """Names, kinds, order and defaults of a function's arguments, without types and ``self``."""
+    signature = function.args
+    for argument in ast.walk(signature):
+        if isinstance(argument, ast.arg):
+            argument.annotation = None
+    return ast.unparse(signature).removeprefix("self").removeprefix("cls").lstrip(", ")
+
+
+def public_names(path: Path) -> dict[str, str]:
+    """Public functions, classes and methods of a file with their arguments; framework-specific names made alike."""
+    names = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            names[node.name] = arguments(node)
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            owner = node.name.removeprefix("Torch").removeprefix("MindSpore")
+            names[owner] = ""
+            for item in node.body:
+                if isinstance(item, ast.FunctionDef) and (item.name == "__init__" or not item.name.startswith("_")):
+                    names[f"{owner}.{SAME_NAME.get(item.name, item.name)}"] = arguments(item)
+    return names
+
+
+def excluded_rows(path: Path) -> list[tuple[str, str]]:
+    """File and name of every row of the table in ``EXCLUDED.md``; every row must give a reason."""
+    rows = []
+    for line in path.read_text().splitlines():
+        cells = [cell.strip().strip("`") for cell in line.strip().strip("|").split("|")]
+        if line.startswith("|") and cells[0] != "file" and set(cells[0]) != {"-"}:
+            assert len(cells) == 3 and all(cells), f"{path.name}: a row needs file, name and why: {line}"
+            rows.append((cells[0], cells[1]))
+    return rows
+
+
+def mirror_faults(torch_root: Path, mindspore_root: Path, excluded: list[tuple[str, str]]) -> list[str]:
+    """Differences between the two trees that no row excuses, and rows that excuse nothing."""
+    differences = []
+    for path in sorted(torch_root.rglob("*.py")):
+        file = path.relative_to(torch_root).as_posix()
+        if not (mindspore_root / file).exists():
+            differences.append((file, "*"))
+            continue
+        ours, theirs = public_names(path), public_names(mindspore_root / file)
+        differences += [(file, name) for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    faults = [f"{file}: {name}" for file, name in differences if (file, name) not in excluded]
+    return faults + [f"needless row: {file}: {name}" for file, name in excluded if (file, name) not in differences]
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_imports_point_one_way():
+    assert layering_faults(PROJECT) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "fault"),
+    [
+        ("common/a.py", "def f():\n    import torch.nn", "common/a.py: torch"),
+        ("common/data/b.py", "from onnxruntime import InferenceSession", "common/data/b.py: onnxruntime"),
+        ("torch_impl/a.py", "import mindspore_impl.layers", "torch_impl/a.py: mindspore_impl"),
+        ("onnx_impl/a.py", "def f():\n    from torch_impl import layers", "onnx_impl/a.py: torch_impl"),
+        ("converters/a.py", "try:\n    import mindspore\nexcept ImportError:\n    pass", "converters/a.py: mindspore"),
+        ("converters/a.py", "class A:\n    import torch", "converters/a.py: torch"),
+    ],
+)
+def test_a_forbidden_import_is_found(tmp_path, file, text, fault):
+    assert layering_faults(write(tmp_path, {file: text})) == [fault]
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("converters/a.py", "def f():\n    import torch"),
+        ("torch_impl/a.py", "import torch\nfrom common import rng"),
+        ("common/a.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+    ],
+)
+def test_an_allowed_import_is_not_reported(tmp_path, file, text):
+    assert layering_faults(write(tmp_path, {file: text})) == []
+
+
+def test_mindspore_mirrors_torch():
+    excluded = excluded_rows(PROJECT / "mindspore_impl" / "EXCLUDED.md")
+    assert mirror_faults(PROJECT / "torch_impl", PROJECT / "mindspore_impl", excluded) == []
+
+
+TORCH = """
+def loss(logits, label, weight=1.0, *, ignore=255): ...
+def _helper(a): ...
+class TorchPredictor:
+    def __init__(self, network, device="auto"): ...
+    def forward(self, x): ...
+    def _private(self, x): ...
+"""
+MINDSPORE = TORCH.replace("forward", "construct").replace("Torch", "MindSpore").replace("_helper(a)", "_other()")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "faults"),
+    [
+        ("", "", []),
+        ("weight=1.0", "weight=0.5", ["a.py: loss"]),
+        ("logits, label", "label, logits", ["a.py: loss"]),
+        ("*, ignore=255", "ignore=255", ["a.py: loss"]),
+        ("def loss", "def losses", ["a.py: loss", "a.py: losses"]),
+        ("construct(self, x)", "construct(self, y)", ["a.py: Predictor.forward"]),
+        ('device="auto"', "device", ["a.py: Predictor.__init__"]),
+        ("_private", "public", ["a.py: Predictor.public"]),
+    ],
+)
+def test_a_difference_between_the_frameworks_is_found(tmp_path, before, after, faults):
+    changed = MINDSPORE.replace(before, after) if before else MINDSPORE
+    write(tmp_path, {"torch/a.py": TORCH, "mindspore/a.py": changed, "mindspore/only_here.py": "def f(): ..."})
+    assert mirror_faults(tmp_path / "torch", tmp_path / "mindspore", []) == faults
+    rows = [tuple(fault.split(": ")) for fault in faults]
+    assert mirror_faults(tmp_path / "torch", tmp_path / "mindspore", rows) == []
+
+
+def test_missing_files_and_needless_rows_are_found(tmp_path):
+    write(tmp_path, {"torch/b/c.py": TORCH, "mindspore/d.py": ""})
+    faults = mirror_faults(tmp_path / "torch", tmp_path / "mindspore", [("d.py", "loss")])
+    assert faults == ["b/c.py: *", "needless row: d.py: loss"]
+
+
+def test_the_table_of_exceptions_is_parsed(tmp_path):
+    table = tmp_path / "EXCLUDED.md"
+    table.write_text("text\n\n| file | name | why |\n| --- | --- | --- |\n| `a.py` | `f` | no kernel |\n")
+    assert excluded_rows(table) == [("a.py", "f")]
+    table.write_text("| file | name | why |\n| --- | --- | --- |\n| a.py | f |  |\n")
+    with pytest.raises(AssertionError, match="needs file, name and why"):
+        excluded_rows(table)

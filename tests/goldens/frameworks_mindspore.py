@@ -1,0 +1,136 @@
+"""MindSpore behind the interface of ``frameworks.py``; the PyTorch file mirrors this one."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from common.config import NetworkConfig
+from mindspore_impl import layers
+from mindspore_impl.networks import build_network
+from mindspore_impl.predictor import MindSporePredictor
+from tests.goldens.frameworks import Shapes
+
+
+class MiniEncoder(nn.Cell):
+    """Two 3x3 convolutions of stride 2, each with BatchNorm and ReLU."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        super().__init__()
+        for index in (1, 2):
+            outputs, inputs, kernel, _ = shapes[f"encoder.conv{index}.weight"]
+            setattr(self, f"conv{index}", layers.conv(inputs, outputs, kernel, 2))
+            setattr(self, f"bn{index}", layers.batch_norm(outputs))
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Map ``[B,3,H,W]`` to quarter size."""
+        x = ops.relu(self.bn1(self.conv1(x)))
+        return ops.relu(self.bn2(self.conv2(x)))
+
+
+class MiniHeads(nn.Cell):
+    """Convolutions with bias, one per name."""
+
+    def __init__(self, shapes: Shapes, part: str) -> None:
+        super().__init__()
+        self.heads = [name.split(".")[1] for name in shapes if name.startswith(f"{part}.") and name.endswith("weight")]
+        for head in self.heads:
+            outputs, inputs, kernel, _ = shapes[f"{part}.{head}.weight"]
+            setattr(self, head, layers.conv(inputs, outputs, kernel, bias=True))
+
+    def construct(self, x: Tensor) -> dict[str, Tensor]:
+        """Return every head's map of the features ``x``."""
+        return {head: getattr(self, head)(x) for head in self.heads}
+
+
+class MiniNet(nn.Cell):
+    """The network of the training-step goldens, with their names."""
+
+    def __init__(self, shapes: Shapes, record: Callable[[bool, int], None]) -> None:
+        super().__init__()
+        self.encoder = MiniEncoder(shapes)
+        self.decoder = MiniHeads(shapes, "decoder")
+        self.auxor = MiniHeads(shapes, "auxor") if "auxor.aux.weight" in shapes else None
+        self.classes = shapes["decoder.pred.weight"][0]
+        self.dropouts: list[nn.Cell] = []
+        self.record = record
+
+    def construct(self, x: Tensor, masks=()) -> dict[str, Tensor]:
+        """Return ``logits``, ``representation`` and, where there is the head, ``aux``."""
+        self.record(self.training, len(x))
+        features = self.encoder(x)
+        maps = self.decoder(features)
+        outputs = {"logits": maps["pred"], "representation": maps["rep"]}
+        return outputs | self.auxor(features) if self.auxor is not None else outputs
+
+
+class StandIn(nn.Cell):
+    """One convolution with stride 4 and padding 1."""
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+        super().__init__()
+        self.classes = len(bias)
+        self.weight = Parameter(Tensor(weight), name="weight")
+        self.bias = Parameter(Tensor(bias), name="bias")
+
+    def construct(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``logits``."""
+        return {"logits": ops.conv2d(x, self.weight, self.bias, 4, "pad", 1)}
+
+
+class MindSporeFramework:
+    """Implements :class:`tests.goldens.frameworks.Framework`."""
+
+    name = "mindspore"
+
+    def module(self, name: str) -> ModuleType:
+        """See the interface."""
+        return importlib.import_module(f"mindspore_impl.{name}")
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """See the interface."""
+        return Tensor(np.array(array))
+
+    def array(self, tensor: Any) -> np.ndarray:
+        """See the interface."""
+        return np.array(tensor)
+
+    def softmax(self, logits: np.ndarray) -> Tensor:
+        """See the interface."""
+        return ops.softmax(self.tensor(logits), 1)
+
+    def gradients(self, function: Callable, *arrays: np.ndarray) -> tuple[float, list[np.ndarray]]:
+        """See the interface."""
+        inputs = [self.tensor(array) for array in arrays]
+        loss, gradients = ms.value_and_grad(function, tuple(range(len(inputs))))(*inputs)
+        return float(loss.asnumpy()), [self.array(gradient) for gradient in gradients]
+
+    def build(self, config: NetworkConfig, classes: int) -> nn.Cell:
+        """See the interface."""
+        with nn.utils.no_init_parameters():
+            return build_network(config, classes)
+
+    def predictor(self, network: nn.Cell) -> MindSporePredictor:
+        """See the interface."""
+        return MindSporePredictor(network)
+
+    def outputs(self, network: nn.Cell, images: np.ndarray) -> dict[str, np.ndarray]:
+        """See the interface."""
+        return {name: self.array(value) for name, value in network.set_train(False)(self.tensor(images)).items()}
+
+    def mini_net(self, shapes: Shapes, record: Callable[[bool, int], None]) -> MiniNet:
+        """See the interface."""
+        return MiniNet(shapes, record)
+
+    def stand_in(self, weight: np.ndarray, bias: np.ndarray) -> StandIn:
+        """See the interface."""
+        return StandIn(weight, bias)
+
+
+FRAMEWORK = MindSporeFramework()

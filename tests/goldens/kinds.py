@@ -1,0 +1,83 @@
+"""Which check a golden file gets: one table of kinds per method, ``kinds_METHOD.py``.
+
+A method's module has ``KINDS``: file name prefix -> :class:`Kind`. A file belongs to the longest prefix that ends its
+name or is followed by ``_``. A file of no kind fails, as does every file of a method without a table.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.goldens.frameworks import FRAMEWORKS, Framework, load_framework
+from tests.goldens.golden import Check, Golden
+
+NEUTRAL = ("common",)
+"""For kinds of which no framework is part."""
+
+CheckFunction = Callable[[Golden, Framework | None], list[Check]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """``check`` runs our code on a file's inputs, in each of ``frameworks``; ``pending`` says why there is none yet."""
+
+    check: CheckFunction | None = None
+    frameworks: tuple[str, ...] = FRAMEWORKS
+    pending: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One file in one framework; ``kind`` None: nobody knows this file."""
+
+    method: str
+    path: Path
+    kind: Kind | None
+    framework: str
+
+    @property
+    def id(self) -> str:
+        """``METHOD/FILE[FRAMEWORK]``."""
+        return f"{self.method}/{self.path.stem}[{self.framework}]"
+
+    def run(self) -> list[Check]:
+        """Return all comparisons of this file."""
+        framework = None if self.framework in NEUTRAL else load_framework(self.framework)
+        return self.kind.check(Golden(self.path), framework)
+
+
+def cases(folder: Path) -> list[Case]:
+    """Return the cases of all method folders in ``folder``; raises :class:`FileNotFoundError` where there are none."""
+    methods = [path for path in sorted(folder.glob("*")) if path.is_dir() and path.name[0] not in "._"]
+    if not methods:
+        raise FileNotFoundError(f"{folder} holds no folder of golden files (one per method, e.g. {folder / 'u2pl'})")
+    found = []
+    for method in methods:
+        kinds = kinds_of(method.name)
+        for path in sorted(method.rglob("*")):
+            if path.is_file() and not ignored(path):
+                kind = find_kind(path.stem, kinds)
+                frameworks = kind.frameworks if kind else ("unknown kind",)
+                found += [Case(method.name, path, kind, framework) for framework in frameworks]
+    return found
+
+
+def ignored(path: Path) -> bool:
+    """Whether ``path`` is a description or hidden, not a golden file."""
+    return path.suffix == ".md" or path.name.startswith(("README", "."))
+
+
+def kinds_of(method: str) -> Mapping[str, Kind]:
+    """Return the table of ``method``, empty where there is none."""
+    name = f"tests.goldens.kinds_{method}"
+    return importlib.import_module(name).KINDS if importlib.util.find_spec(name) else {}
+
+
+def find_kind(name: str, kinds: Mapping[str, Kind]) -> Kind | None:
+    """Return the kind of the file ``name`` (without suffix), or None."""
+    fitting = [prefix for prefix in kinds if name == prefix or name.startswith(f"{prefix}_")]
+    return kinds[max(fitting, key=len)] if fitting else None

@@ -1,0 +1,25 @@
+"""The kinds of U2PL's golden files (``specs/u2pl.md`` section 21)."""
+
+from __future__ import annotations
+
+from tests.goldens import u2pl_contrastive, u2pl_data, u2pl_losses, u2pl_networks
+from tests.goldens.kinds import NEUTRAL, Kind
+
+KINDS = {
+    "unsup_loss": Kind(u2pl_losses.unsup_loss),
+    "ohem": Kind(u2pl_losses.ohem),
+    "ce": Kind(u2pl_losses.ce),
+    "onehot_rce": Kind(u2pl_losses.onehot_rce),
+    "contra": Kind(u2pl_contrastive.contra),
+    "queue": Kind(u2pl_contrastive.queue),
+    "mix_cutmix": Kind(u2pl_data.mix_cutmix),
+    "mix_cutout": Kind(u2pl_data.mix_cutout),
+    "mix_classmix": Kind(u2pl_data.mix_classmix),
+    "transform": Kind(u2pl_data.transform, NEUTRAL),
+    "metric": Kind(u2pl_data.metric, NEUTRAL),
+    "lr_poly": Kind(u2pl_data.lr_poly),
+    "sliding": Kind(u2pl_data.sliding),
+    "net": Kind(u2pl_networks.net),
+    "manifest": Kind(u2pl_networks.manifest),
+    "ael": Kind(pending="U2PL with AEL is a method of its own that is not there yet"),
+}

@@ -1,0 +1,164 @@
+"""The training command in both frameworks: resuming exactly, stopping, refusing a loss that is not finite."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from common.checkpoints import read
+from common.errors import run_command
+from common.paths import PROJECT
+from common.runs import RunFolder
+from common.training import Trainer
+
+SUFFIX = {"torch": ".pth", "mindspore": ".ckpt"}
+SHORT = [
+    "trainer.epochs=3", "trainer.iterations_per_epoch=2", "trainer.log_every=1", "trainer.evaluate_every=3",
+    "loader.workers=0", "loader.batch_labelled=2", "loader.batch_unlabelled=2", "trainer.pictures=1",
+    "method.contrastive.num_queries=8", "method.contrastive.num_negatives=6", "method.contrastive.low_rank=1",
+    "method.sup_only_epochs=1", "augment.crop=33",
+]  # fmt: skip
+
+
+@pytest.fixture(params=["torch", "mindspore"])
+def framework(request):
+    pytest.importorskip(request.param)
+    return request.param
+
+
+def train(framework: str, folder, *options: str, experiment: str = "shapes/12/u2pl", settings=SHORT) -> int:
+    main = importlib.import_module(f"{framework}_impl.train").main
+    return run_command(main, [experiment, *settings, "--run-dir", str(folder), *options])
+
+
+def stop_after(monkeypatch, iteration: int) -> None:
+    """Ask the trainer to stop, as a signal would, once ``iteration`` steps are done."""
+    step = Trainer._step
+
+    def step_and_stop(self, batch):
+        step(self, batch)
+        self.stop_asked = self.iteration == iteration
+
+    monkeypatch.setattr(Trainer, "_step", step_and_stop)
+
+
+def all_tensors(path) -> dict[str, np.ndarray]:
+    checkpoint = read(path)
+    tensors = {f"{role}/{name}": value for role, part in checkpoint.networks.items() for name, value in part.items()}
+    return tensors | {f"state/{name}": value for name, value in checkpoint.state.items()}
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5])
+def test_resumed_run_equals_the_whole_run_bit_for_bit(framework, tmp_path, monkeypatch, stop):
+    suffix = SUFFIX[framework]
+    assert train(framework, tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        stop_after(patch, stop)
+        assert train(framework, tmp_path / "parts") == 130
+    assert read(tmp_path / "parts" / f"last{suffix}").meta["iteration"] == stop
+    assert train(framework, tmp_path / "parts", "--resume") == 0
+    expected, found = (all_tensors(tmp_path / run / f"last{suffix}") for run in ("whole", "parts"))
+    assert expected.keys() == found.keys()
+    assert any(name.startswith("state/bank.") and len(value) for name, value in expected.items())
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    logs = [
+        [(e["iteration"], e.get("losses"), e.get("miou")) for e in RunFolder(tmp_path / run).entries()]
+        for run in ("whole", "parts")
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_resume_comparison_can_fail(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    assert train("torch", tmp_path / "one") == 0
+    assert train("torch", tmp_path / "two", settings=[*SHORT, "trainer.seed=7"]) == 0
+    one, two = (all_tensors(tmp_path / run / "last.pth") for run in ("one", "two"))
+    assert any(not np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_run_folder_holds_everything(framework, tmp_path):
+    assert train(framework, tmp_path / "run") == 0
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    suffix = SUFFIX[framework]
+    assert {"config.yaml", "log.jsonl", "result.json", "pictures", f"best{suffix}", f"last{suffix}"} <= names
+    best = read(tmp_path / "run" / f"best{suffix}")
+    assert list(best.networks) == ["model"] and not best.state
+    assert best.meta["role"] == "teacher" and best.meta["classes"][1] == "disc"
+
+
+def test_loss_that_is_not_finite_stops_before_the_optimiser(framework, tmp_path, monkeypatch, capsys):
+    from common.data.loader import Loader
+
+    epoch = Loader.epoch
+
+    def poisoned(self, number, first_step=0):
+        for step, batch in enumerate(epoch(self, number, first_step), start=first_step):
+            if (number, step) == (1, 1):
+                batch["labelled"]["image"][0, 0, 0, 0] = np.nan
+                poisoned.ids = list(batch["labelled"]["ids"])
+            yield batch
+
+    monkeypatch.setattr(Loader, "epoch", poisoned)
+    assert train(framework, tmp_path / "run", settings=[*SHORT, "trainer.save_every=1"]) == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "not finite" in message and all(image in message for image in poisoned.ids)
+    last = read(tmp_path / "run" / f"last{SUFFIX[framework]}")
+    assert last.meta["iteration"] == 2
+    assert all(np.isfinite(value).all() for part in last.networks.values() for value in part.values())
+
+
+def test_sigterm_saves_and_resume_continues(framework, tmp_path):
+    settings = [s for s in SHORT if not s.startswith("trainer.epochs")] + ["trainer.epochs=100000"]
+    command = [sys.executable, "-m", f"{framework}_impl.train", "shapes/12/u2pl", *settings, "--run-dir", str(tmp_path / "run")]
+    log = tmp_path / "run" / "log.jsonl"
+    process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, env=os.environ)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and len(log.read_text().splitlines()) >= 2:
+            break
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert "--resume continues" in error.strip().splitlines()[-1]
+    assert read(tmp_path / "run" / f"last{SUFFIX[framework]}").meta["iteration"] >= 2
+
+
+def test_used_folder_and_other_settings_are_refused(tmp_path, capsys):
+    pytest.importorskip("torch")
+    assert train("torch", tmp_path / "run") == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    assert train("torch", tmp_path / "run") == 2
+    assert "--resume" in capsys.readouterr().err
+    assert train("torch", tmp_path / "run", "--resume", settings=[*SHORT, "optimizer.lr=0.5"]) == 2
+    assert "optimizer.lr" in capsys.readouterr().err
+    assert train("torch", tmp_path / "other", "--resume") == 2
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
+
+
+def test_full_disk_while_saving_keeps_the_old_checkpoint(framework, tmp_path, monkeypatch, capsys):
+    import errno
+
+    assert train(framework, tmp_path / "run", settings=[*SHORT, "trainer.epochs=1", "trainer.evaluate_every=1"]) == 0
+    suffix = SUFFIX[framework]
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in (f"last{suffix}", f"best{suffix}", "result.json")}
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "run"))
+
+    saved = read(tmp_path / "run" / f"last{suffix}")
+    main = importlib.import_module(f"{framework}_impl.checkpoint").save_checkpoint
+    monkeypatch.setattr(os, "fsync", full)
+    assert run_command(lambda _: main(tmp_path / "run" / f"last{suffix}", saved)) == 2
+    error = capsys.readouterr().err.strip()
+    assert "no space left" in error and "\n" not in error.splitlines()[-1]
+    after = {name: (tmp_path / "run" / name).read_bytes() for name in before}
+    assert after == before and not list((tmp_path / "run").glob(".last*"))

@@ -1,0 +1,46 @@
+"""``python -m torch_impl.eval EXPERIMENT``: evaluate a checkpoint in PyTorch; the MindSpore file mirrors this one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from common.config import ExperimentConfig
+from common.errors import run_command
+from common.eval_command import run
+from common.predictor import Predictor
+from common.stored_network import read_network
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what only PyTorch knows."""
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: trainer.device)")
+    parser.add_argument("--float64", action="store_true", help="run the same weights in double precision, as a yardstick")
+
+
+def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Namespace) -> tuple[Predictor, str]:
+    """Return the predictor of a checkpoint's network on the device, and its role."""
+    import torch
+
+    from torch_impl.checkpoint import load_network
+    from torch_impl.networks import build_network
+    from torch_impl.predictor import TorchPredictor, choose_device
+
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    device = choose_device(options.device or config.trainer.device)
+    stored = read_network(path, options.role, config)
+    network = build_network(stored.config, len(stored.classes))
+    load_network(network, stored.tensors, str(path))
+    if options.float64:
+        network = network.double()
+    return TorchPredictor(network.to(device), device), stored.role
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    run("torch", arguments, load_predictor, add_options)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

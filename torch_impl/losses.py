@@ -1,0 +1,80 @@
+"""Pixel losses that several methods share; the MindSpore file of the same name mirrors this one.
+
+Labels are uint8 ``[B,H,W]`` with 255 = ignore. A loss over no pixel is 0 with zero gradient, never NaN.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.config import CriterionConfig
+from common.percentile import interpolate_percentile, percentile_position
+from common.predictor import Size
+
+IGNORE = 255
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross entropy over pixels with a label; ``logits`` ``[B,K,H,W]``."""
+    total = F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp(min=1)
+
+
+def ohem_labels(logits: Tensor, labels: Tensor, thresh: float, min_kept: int) -> Tensor:
+    """Return ``labels`` with the easy pixels set to 255 (online hard example mining, ``specs/u2pl.md`` section 7).
+
+    A pixel stays if the probability of its true class is at most max(``thresh``, the ``min_kept``-th smallest one); all stay
+    if fewer than ``min_kept`` pixels have a label.
+    """
+    valid = labels != IGNORE
+    if min_kept == 0 or min_kept > int(valid.sum()):
+        return labels
+    with torch.no_grad():
+        true_class = labels.where(valid, torch.zeros_like(labels)).long().unsqueeze(1)
+        probability = F.softmax(logits, 1).gather(1, true_class).squeeze(1)
+        kth = probability[valid].kthvalue(min_kept).values
+        keep = probability <= kth.clamp(min=thresh)
+    return labels.masked_fill(~keep, IGNORE)
+
+
+def supervised_loss(criterion: CriterionConfig, logits: Tensor, labels: Tensor, aux: Tensor | None = None) -> Tensor:
+    """Return cross entropy or OHEM of ``logits`` plus ``aux_weight`` times that of ``aux`` (each mined on its own)."""
+    total = torch.zeros((), device=logits.device)
+    for weight, scores in ((1.0, logits), (criterion.aux_weight, aux)):
+        if scores is None:
+            continue
+        kept = labels
+        if criterion.type == "ohem":
+            kept = ohem_labels(scores, labels, criterion.thresh, criterion.min_kept)
+        total = total + weight * cross_entropy(scores, kept)
+    return total
+
+
+def reverse_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over labelled pixels of -sum_k p_k log(max(onehot_k, 1e-4)) (``specs/u2pl.md`` section 8.3)."""
+    valid = labels != IGNORE
+    true_class = labels.where(valid, torch.zeros_like(labels)).long().unsqueeze(1)
+    probability = F.softmax(logits, 1).gather(1, true_class).squeeze(1)
+    scale = -torch.log(torch.tensor(1e-4, device=logits.device))
+    return ((1 - probability) * scale * valid).sum() / valid.sum().clamp(min=1)
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Return ``[B,H,W]`` natural entropies of ``[B,K,H,W]`` probabilities (1e-10 inside the logarithm)."""
+    return -(probabilities * torch.log(probabilities + 1e-10)).sum(1)
+
+
+def percentile(values: Tensor, percent: float) -> float:
+    """Return NumPy's linear percentile of a non-empty float32 vector, rounded to float32."""
+    lower, fraction = percentile_position(values.numel(), percent)
+    low = values.kthvalue(lower + 1).values.item()
+    high = values.kthvalue(min(lower + 2, values.numel())).values.item()
+    return float(interpolate_percentile(low, high, fraction))
+
+
+def nearest(x: Tensor, size: Size) -> Tensor:
+    """Reduce ``[B,H,W]`` to ``size`` by picking source index floor(i * in / out) on each axis."""
+    rows, columns = ((torch.arange(o) * (i / o)).floor().long().to(x.device) for i, o in zip(x.shape[1:], size))
+    return x[:, rows][:, :, columns]

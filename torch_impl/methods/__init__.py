@@ -1,0 +1,6 @@
+"""Training methods by name."""
+
+from torch_impl.methods.suponly import SupOnly
+from torch_impl.methods.u2pl import U2PL
+
+METHODS = {"suponly": SupOnly, "u2pl": U2PL}

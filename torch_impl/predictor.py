@@ -1,0 +1,79 @@
+"""The evaluation's view of a PyTorch network; the MindSpore file of the same name mirrors this one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.predictor import Accumulate, Runtime, Size, Window
+from torch_impl.layers import resize
+
+
+class TorchPredictor:
+    """Runs a network in eval mode without gradient; implements :class:`common.predictor.Predictor`."""
+
+    def __init__(self, network: nn.Module, device: str | torch.device = "cpu") -> None:
+        self.network = network
+        self.device = torch.device(device)
+        self.classes = network.classes
+        self.runtime = Runtime(name="torch", version=torch.__version__, device=describe_device(self.device))
+
+    def logits(self, images: np.ndarray, size: Size) -> np.ndarray:
+        """Return float32 ``[B,K,h,w]`` logits at ``size`` for images ``[B,3,H,W]``."""
+        return self._logits(images, size).cpu().numpy()
+
+    def class_ids(self, images: np.ndarray, size: Size) -> np.ndarray:
+        """Return uint8 ``[B,h,w]`` class ids at ``size``."""
+        return self._logits(images, size).argmax(1).to(torch.uint8).cpu().numpy()
+
+    def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Window], accumulate: Accumulate) -> np.ndarray:
+        """Return uint8 ``[H,W]`` class ids of one image ``[1,3,H,W]`` from overlapping windows."""
+        height, width = image.shape[2:]
+        total = torch.zeros((self.classes, height, width), device=self.device)
+        visits = torch.zeros((height, width), device=self.device)
+        for window in windows:
+            rows, columns = slice(window.top, window.bottom), slice(window.left, window.right)
+            crop = image[:, :, rows, columns]
+            logits = self._logits(crop, crop.shape[2:])[0]
+            total[:, rows, columns] += logits.softmax(0) if accumulate == "sum_softmax" else logits
+            visits[rows, columns] += 1
+        if accumulate == "mean_logits":
+            total /= visits
+        return total.argmax(0).to(torch.uint8).cpu().numpy()
+
+    def stages(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Return every intermediate result for images ``[B,3,H,W]``, in order."""
+        with torch.no_grad():
+            return {name: value.cpu().numpy() for name, value in self._eval().stages(self._tensor(images)).items()}
+
+    def _eval(self) -> nn.Module:
+        return self.network.eval()
+
+    def _tensor(self, images: np.ndarray) -> Tensor:
+        dtype = next(self.network.parameters()).dtype
+        return torch.from_numpy(np.ascontiguousarray(images)).to(self.device, dtype)
+
+    def _logits(self, images: np.ndarray, size: Size) -> Tensor:
+        with torch.no_grad():
+            return resize(self._eval()(self._tensor(images))["logits"], size)
+
+
+def describe_device(device: torch.device) -> str:
+    """Return ``cpu`` or the GPU's index and name."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device for ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"trainer.device={name}: PyTorch {torch.__version__} sees no GPU here; use cpu or auto")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise UserError(f"trainer.device={name} is not a device; use auto, cpu, cuda or cuda:N") from None

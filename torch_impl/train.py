@@ -1,0 +1,29 @@
+"""``python -m torch_impl.train EXPERIMENT [a.b=c ...]``: train in PyTorch; the MindSpore file mirrors this one."""
+
+from __future__ import annotations
+
+from common.config import ExperimentConfig
+from common.errors import run_command
+from common.method import Method
+from common.training import Framework, parser, train
+
+
+def make_method(config: ExperimentConfig) -> tuple[Method, list[str]]:
+    """Return the experiment's method on its device and notes on how its networks were started."""
+    from torch_impl.methods import METHODS
+    from torch_impl.session import Session
+
+    session = Session(config)
+    return METHODS[config.method.name](config, session), session.notes
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    parsed = parser("torch").parse_args(arguments)
+    from torch_impl.checkpoint import save_checkpoint
+
+    train(Framework(name="torch", suffix=".pth", make_method=make_method, save=save_checkpoint), parsed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))
