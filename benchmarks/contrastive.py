@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(prog="python -m benchmarks.contrastive", description=__doc__.splitlines()[0])
     options.add_argument("--runs", type=int, default=5)
     options.add_argument("--threads", type=int, default=2)
-    parsed = options.parse_args(arguments)
+    parsed = options.parse_intermixed_args(arguments)
     import torch
 
     from benchmarks.machine import save

@@ -8,6 +8,12 @@ import sys
 from collections.abc import Callable
 
 
+EXTRAS = {"torch": "torch", "mindspore": "mindspore", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
+"""Packages that a command may need, and the extra of ``pyproject.toml`` that brings them."""
+
+UNUSABLE_PATH = (PermissionError, FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
 class UserError(Exception):
     """Something the user can put right; the text is one line: what is wrong, where, what to do."""
 
@@ -33,6 +39,12 @@ def run_command(main: Callable[[list[str] | None], int | None], arguments: list[
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        message, code = f"{error.name} is not installed; install the extra: pip install '.[{EXTRAS[error.name]}]'", 2
+    except UNUSABLE_PATH as error:
+        message, code = f"{error.filename}: {error.strerror}; give a path that can be used", 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -1,4 +1,4 @@
-"""The body of ``python -m torch_impl.eval``, ``mindspore_impl.eval`` and ``onnx_impl.eval``: one protocol, one result file."""
+"""The body of ``python -m torch_impl.eval``, ``mindspore_impl.eval`` and ``onnx_impl.eval``: one result for all."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ RUNTIMES = {"torch": "PyTorch", "mindspore": "MindSpore", "onnx": "ONNX Runtime"
 PACKAGES = {"torch": "torch", "mindspore": "mindspore", "onnxruntime": "onnx"}
 """Package that may be missing and the extra that brings it."""
 
+
 def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor, add_options: AddOptions) -> None:
     """Evaluate a checkpoint: print the table and write ``result.json``, and what ``--dump`` asks for.
 
@@ -51,7 +52,9 @@ def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor
     except ModuleNotFoundError as error:
         if error.name not in PACKAGES:
             raise
-        raise UserError(f"{error.name} is not installed; install the extra: pip install '.[{PACKAGES[error.name]}]'") from None
+        raise UserError(
+            f"{error.name} is not installed; install the extra: pip install '.[{PACKAGES[error.name]}]'"
+        ) from None
     print(f"{config.name}: {path} ({role}), {len(ids)} images of the {options.list} list", file=sys.stderr, flush=True)
     outcome = evaluate(predictor, dataset, ids, config, on_image=_dumper(predictor, config, options))
     digest = _split_digest(dataset, config)
@@ -85,8 +88,12 @@ def _parser(runtime: str, add_options: AddOptions) -> argparse.ArgumentParser:
     parser.add_argument("--role", help="which network of a file of several, e.g. teacher (default: the one to deploy)")
     parser.add_argument("--list", choices=("train", "val"), default="val", help="which images (default: val)")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N images")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where result.json goes (default: eval/ of the run folder)")
-    parser.add_argument("--dump", type=Path, metavar="DIR", help="also write the class ids of every image to DIR/ids/ID.png")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where result.json goes (default: eval/ of the run folder)"
+    )
+    parser.add_argument(
+        "--dump", type=Path, metavar="DIR", help="also write the class ids of every image to DIR/ids/ID.png"
+    )
     parser.add_argument(
         "--dump-logits", type=_positive, default=0, metavar="N",
         help="with --dump: logits of the first N images, each as a whole and at its own size, to DIR/logits/ID.npy",

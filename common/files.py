@@ -29,6 +29,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         _sync(temporary)
         os.chmod(temporary, _mode(path))
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
@@ -47,8 +51,11 @@ def write_json_atomic(path: str | os.PathLike, value: Any) -> None:
 
 def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file's bytes, 64 lower-case hexadecimal digits."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -46,9 +46,13 @@ def read_properties(properties: Mapping[str, str], path: Path) -> GraphMetadata:
     """Return what :meth:`GraphMetadata.properties` wrote; raises :class:`UserError` naming ``path`` when it did not."""
     version = properties.get("format_version")
     if version is None:
-        raise UserError(f"{path}: not a model of this project (no metadata); make it with python -m converters.export_onnx")
+        raise UserError(
+            f"{path}: not a model of this project (no metadata); make it with python -m converters.export_onnx"
+        )
     if version != FORMAT:
-        raise UserError(f"{path}: metadata format {version}, but this program reads {FORMAT}; export the checkpoint again")
+        raise UserError(
+            f"{path}: metadata format {version}, but this program reads {FORMAT}; export the checkpoint again"
+        )
     try:
         values = {k: v if k in TEXTS else json.loads(v) for k, v in properties.items() if k != "format_version"}
     except json.JSONDecodeError as error:

@@ -40,8 +40,8 @@ class StoredNetwork:
 def read_network(path: Path, role: str | None = None, experiment: ExperimentConfig | None = None) -> StoredNetwork:
     """Return the network of ``role`` (None: the one to deploy) from a checkpoint file.
 
-    A file of another program does not describe its network; then ``experiment`` does. Raises :class:`UserError` when nothing
-    describes it, or when the file's description contradicts ``experiment``.
+    A file of another program does not describe its network; then ``experiment`` does. Raises :class:`UserError` when
+    nothing describes it, or when the file's description contradicts ``experiment``.
     """
     checkpoint = read(path, role=role).only(where=str(path))
     meta = checkpoint.meta
@@ -99,7 +99,9 @@ def _check_network(found: dict[str, Any], experiment: ExperimentConfig, path: Pa
     keys = [key for key in wanted if key not in TRAINING_ONLY and found.get(key, wanted[key]) != wanted[key]]
     if keys:
         listed = ", ".join(f"network.{key}={_text(found[key])} (here {_text(wanted[key])})" for key in keys)
-        raise UserError(f"{path} holds another network than {experiment.name}: {listed}; add these settings or choose another file")
+        raise UserError(
+            f"{path} holds another network than {experiment.name}: {listed}; add these settings or choose another file"
+        )
 
 
 def _normalisation(

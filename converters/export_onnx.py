@@ -1,7 +1,8 @@
-"""``python -m converters.export_onnx CHECKPOINT MODEL.onnx``: export a network to ONNX, verified against PyTorch on the spot.
+"""``python -m converters.export_onnx CHECKPOINT MODEL.onnx``: export a network to ONNX and verify it against PyTorch.
 
-The graph maps ``image``, normalised float32 ``[B,3,H,W]`` of any batch and size, to ``logits`` float32 ``[B,K,H,W]`` at the
-image's size (bilinear, align_corners) or to ``class_ids`` uint8 ``[B,H,W]``. What the file holds is in its metadata
+The graph maps ``image``, normalised float32 ``[B,3,H,W]`` of any batch and size, to ``logits`` float32 ``[B,K,H,W]`` at
+the image's size (bilinear, align_corners), with ``coarse_logits`` at the network's own smaller size for whoever wants
+another one, or to ``class_ids`` uint8 ``[B,H,W]``. What the file holds is in its metadata
 (``common/graph_metadata.py``). A file that does not give PyTorch's answer is not left behind.
 """
 
@@ -35,7 +36,7 @@ OPSET = 18
 """The exporter's own version: no conversion step, and every execution provider has kernels for it."""
 
 TRACED = (2, 97, 129)
-"""Batch, height and width of tracing: at every stride of the networks another size, so that no resize is traced away."""
+"""Batch, height and width of tracing: another size at every stride of the networks, so that no resize is left out."""
 
 VERIFIED = ((1, 65, 65), (2, 97, 129), (1, 64, 96), (3, 33, 47), (1, 321, 193), (1, 16, 8), (2, 1, 1))
 """Batch, height and width of the images that the file is verified with."""
@@ -51,11 +52,14 @@ FLIP_GATE = 2e-4
 class Comparison:
     """How far ONNX Runtime is from PyTorch on one batch.
 
-    ``relative`` is the Frobenius norm of the difference over that of PyTorch's logits, ``largest`` the largest absolute
-    difference (both None for a graph of class ids), ``flips`` the share of pixels with another class.
+    ``output`` is the graph's output, ``shape`` batch, height and width of the images. ``relative`` is the Frobenius norm
+    of the difference over that of PyTorch's logits, ``largest`` the largest absolute difference (both None for class
+    ids), ``flips`` the share of the ``pixels`` of the output whose class differs.
     """
 
+    output: str
     shape: tuple[int, int, int]
+    pixels: int
     relative: float | None
     largest: float | None
     flips: float
@@ -63,7 +67,7 @@ class Comparison:
     @property
     def passed(self) -> bool:
         """Whether the gates hold; a NaN does not pass."""
-        few = self.flips <= max(FLIP_GATE, 1 / math.prod(self.shape))
+        few = self.flips <= max(FLIP_GATE, 1 / self.pixels)
         return few and (self.relative is None or self.relative <= RELATIVE_GATE)
 
 
@@ -89,9 +93,10 @@ def export(
 ) -> Exported:
     """Export a network of ``checkpoint`` to ``path`` and verify the file with ONNX Runtime on the CPU.
 
-    ``role`` picks one of several networks; ``experiment`` describes a file that does not describe itself. With ``stages`` the graph also gives every intermediate result of
-    ``DeepLab.stages`` as ``stages.NAME``. ``say`` gets the table of comparisons. Raises :class:`UserError` for a checkpoint that
-    cannot be exported and :class:`CheckFailed` when a gate is missed; ``path`` is then as it was before.
+    With ``stages`` the graph also gives every intermediate result of ``DeepLab.stages`` as ``stages.NAME``. ``role``
+    picks one of several networks; ``experiment`` describes a file that does not describe itself; ``say`` gets the table
+    of comparisons. Raises :class:`UserError` for a checkpoint that cannot be exported and :class:`CheckFailed` when a
+    gate is missed; ``path`` is then as it was before.
     """
     require_packages()
     network, metadata = load(Path(checkpoint), output, role, experiment)
@@ -103,18 +108,26 @@ def export(
         say(format_table(comparisons))
         failed = [comparison for comparison in comparisons if not comparison.passed]
         if failed:
-            raise CheckFailed(f"{path} was not written: it differs from PyTorch at {_shapes(failed)}, past the gates above")
+            raise CheckFailed(
+                f"{path} was not written: it differs from PyTorch at {_shapes(failed)}, past the gates above"
+            )
     return Exported(path=Path(path), opset=opset, metadata=metadata, comparisons=comparisons)
 
 
 def require_packages() -> None:
     """Raise :class:`UserError` naming the extras to install unless everything is there that exporting needs."""
-    missing = [name for name in ("torch", "onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in ("torch", "onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None
+    ]
     if missing:
-        raise UserError(f"exporting needs {', '.join(missing)}, not installed here; install the extras: pip install '.[torch,onnx]'")
+        raise UserError(
+            f"exporting needs {', '.join(missing)}, not installed here; install the extras: pip install '.[torch,onnx]'"
+        )
 
 
-def load(checkpoint: Path, output: Output, role: str | None, experiment: ExperimentConfig | None) -> tuple[Any, GraphMetadata]:
+def load(
+    checkpoint: Path, output: Output, role: str | None, experiment: ExperimentConfig | None
+) -> tuple[Any, GraphMetadata]:
     """Return the network of a checkpoint in eval mode and the metadata of its graph."""
     from torch_impl.checkpoint import load_network
     from torch_impl.networks import build_network
@@ -136,7 +149,7 @@ def load(checkpoint: Path, output: Output, role: str | None, experiment: Experim
 
 
 def export_module(network: Any, output: Output, stages: bool) -> Any:
-    """Return a module that maps images ``[B,3,H,W]`` to what the graph gives: the output first, then the stages."""
+    """Return a module that maps images ``[B,3,H,W]`` to the graph's outputs, a tuple named by ``output_names``."""
     import torch
     from torch import Tensor, nn
 
@@ -148,22 +161,22 @@ def export_module(network: Any, output: Output, stages: bool) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.network = network
-            self.output_names = [output]
+            self.output_names = ["logits", "coarse_logits"] if output == "logits" else ["class_ids"]
             if stages:
                 with torch.no_grad():
                     self.output_names += [f"stages.{name}" for name in network.stages(torch.zeros(1, 3, 33, 33))]
 
-        def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        def forward(self, image: Tensor) -> tuple[Tensor, ...]:
             results = network.stages(image) if stages else network(image)
             logits = resize(results["logits"], image.shape[2:])
-            first = logits if output == "logits" else logits.argmax(1).to(torch.uint8)
-            return (first, *results.values()) if stages else first
+            outputs = (logits, results["logits"]) if output == "logits" else (logits.argmax(1).to(torch.uint8),)
+            return (*outputs, *results.values()) if stages else outputs
 
     return ExportModule().eval()
 
 
 def trace(module: Any, opset: int) -> Any:
-    """Return the ONNX model of ``module`` with symbolic batch, height and width, without notes about the source code."""
+    """Return the ONNX model of ``module`` with symbolic batch, height and width, without notes on the source code."""
     import torch
 
     with _quiet():
@@ -179,7 +192,9 @@ def trace(module: Any, opset: int) -> Any:
         )
         model = program.model_proto
     if model.opset_import[0].version != opset:
-        raise UserError(f"--opset {opset}: this PyTorch cannot export to it; use {OPSET}, its own, or a later one that ONNX knows")
+        raise UserError(
+            f"--opset {opset}: this PyTorch cannot export to it; use {OPSET}, its own, or a later one that ONNX knows"
+        )
     # The exporter writes stack traces with the paths of this machine, several times as long as the graph itself.
     for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
         del part.metadata_props[:]
@@ -200,51 +215,56 @@ def verify(module: Any, path: Path) -> tuple[Comparison, ...]:
     """Compare the file with PyTorch at the sizes of ``VERIFIED``, on coarse coloured blocks with fine noise."""
     import torch
 
-    from onnx_impl.predictor import OnnxPredictor
+    from onnx_impl.predictor import STAGE_PREFIX, OnnxPredictor
 
     predictor = OnnxPredictor(path, threads=torch.get_num_threads())
     comparisons = []
     for shape in VERIFIED:
         images = _images(shape)
         with torch.no_grad():
-            results = module(torch.from_numpy(images))
-        expected = (results[0] if isinstance(results, tuple) else results).numpy()
-        if predictor.metadata.output == "logits":
-            comparisons.append(compare(shape, expected, predictor.logits(images, shape[1:])))
-        else:
-            flips = float((expected != predictor.class_ids(images, shape[1:])).mean())
-            comparisons.append(Comparison(shape=shape, relative=None, largest=None, flips=flips))
+            expected = module(torch.from_numpy(images))
+        for name, value in zip(module.output_names, expected):
+            if not name.startswith(STAGE_PREFIX):
+                comparisons.append(compare(name, shape, value.numpy(), predictor.run(images, name)))
     return tuple(comparisons)
 
 
-def compare(shape: tuple[int, int, int], expected: np.ndarray, found: np.ndarray) -> Comparison:
-    """Compare logits ``[B,K,H,W]`` with the expected ones; sums in float64."""
-    difference = found.astype(np.float64) - expected
-    norm = np.linalg.norm(expected.astype(np.float64))
+def compare(output: str, shape: tuple[int, int, int], expected: np.ndarray, found: np.ndarray) -> Comparison:
+    """Compare logits ``[B,K,h,w]``, with sums in float64, or class ids ``[B,h,w]``, with the expected ones."""
+    if expected.ndim == 3:
+        differs, relative, largest = expected != found, None, None
+    else:
+        differs = expected.argmax(1) != found.argmax(1)
+        difference = found.astype(np.float64) - expected
+        norm = float(np.linalg.norm(expected.astype(np.float64)))
+        relative = float(np.linalg.norm(difference)) / norm if norm else math.nan
+        largest = float(np.abs(difference).max())
     return Comparison(
-        shape=shape,
-        relative=float(np.linalg.norm(difference) / norm) if norm else math.nan,
-        largest=float(np.abs(difference).max()),
-        flips=float((expected.argmax(1) != found.argmax(1)).mean()),
+        output=output, shape=shape, pixels=differs.size, relative=relative, largest=largest, flips=float(differs.mean())
     )
 
 
 def format_table(comparisons: tuple[Comparison, ...]) -> str:
     """Return the comparisons as text for a terminal, the gates in the last line."""
-    lines = [f"{'batch':>5} {'height':>6} {'width':>5}  {'relative':>8}  {'largest':>8}  {'flips':>8}"]
+    lines = [f"{'output':<13} {'batch':>5} {'height':>6} {'width':>5}  {'relative':>8}  {'largest':>8}  {'flips':>8}"]
     for comparison in comparisons:
         batch, height, width = comparison.shape
         numbers = "  ".join(_number(value) for value in (comparison.relative, comparison.largest, comparison.flips))
-        lines.append(f"{batch:>5} {height:>6} {width:>5}  {numbers}  {'ok' if comparison.passed else 'FAILED'}")
-    return "\n".join([*lines, f"{'gates':>18}  {_number(RELATIVE_GATE)}  {'':>8}  {_number(FLIP_GATE)}"])
+        verdict = "ok" if comparison.passed else "FAILED"
+        lines.append(f"{comparison.output:<13} {batch:>5} {height:>6} {width:>5}  {numbers}  {verdict}")
+    return "\n".join([*lines, f"{'gates':>32}  {_number(RELATIVE_GATE)}  {'':>8}  {_number(FLIP_GATE)}"])
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m converters.export_onnx", description=__doc__.split("\n")[0].split(": ", 1)[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m converters.export_onnx", description=__doc__.split("\n")[0].split(": ", 1)[1]
+    )
     parser.add_argument("checkpoint", type=Path, help=".pth, .ckpt or .safetensors of this project")
     parser.add_argument("model", type=Path, help="the .onnx file to write")
-    parser.add_argument("--output", choices=("logits", "class_ids"), default="logits", help="what the graph gives (default: logits)")
+    parser.add_argument(
+        "--output", choices=("logits", "class_ids"), default="logits", help="what the graph gives (default: logits)"
+    )
     parser.add_argument("--opset", type=int, default=OPSET, help=f"version of the ONNX operators (default: {OPSET})")
     parser.add_argument("--role", help="which network of a file of several, e.g. teacher (default: the one to deploy)")
     parser.add_argument("--experiment", metavar="NAME", help="what a file of another program holds, e.g. voc/366/u2pl")
@@ -257,8 +277,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     size = done.path.stat().st_size / 1e6
     print(
-        f"{done.path}: {done.metadata.output} of {done.metadata.experiment or 'an unnamed experiment'} ({done.metadata.role}, "
-        f"{len(done.metadata.classes)} classes), opset {done.opset}, {size:.1f} MB, agrees with PyTorch"
+        f"{done.path}: {done.metadata.output} of {done.metadata.experiment or 'an unnamed experiment'} "
+        f"({done.metadata.role}, {len(done.metadata.classes)} classes), opset {done.opset}, {size:.1f} MB, "
+        "agrees with PyTorch"
     )
 
 
@@ -271,7 +292,7 @@ def _images(shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _shapes(comparisons: list[Comparison]) -> str:
-    return ", ".join("x".join(map(str, comparison.shape)) for comparison in comparisons)
+    return ", ".join(dict.fromkeys("x".join(map(str, comparison.shape)) for comparison in comparisons))
 
 
 def _number(value: float | None) -> str:

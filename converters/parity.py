@@ -41,7 +41,7 @@ class Gates:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    parsed = _parser().parse_args(arguments)
+    parsed = _parser().parse_intermixed_args(arguments)
     outcome = run_parity(parsed.experiment, parsed.overrides, parsed.checkpoint, parsed.out, parsed.limit, parsed.logits)
     print(format_report(outcome))
     if outcome["failures"]:

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings for both trainings, e.g. trainer.seed=2")
     parser.add_argument("--out", type=Path, default=PROJECT / "runs" / "demo", help="folder for everything (default: runs/demo)")
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)
     from converters.parity import format_report, run_parity
     from converters.report import parity_report
 

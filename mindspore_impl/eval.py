@@ -1,4 +1,4 @@
-"""``python -m mindspore_impl.eval EXPERIMENT``: evaluate a checkpoint in MindSpore; the PyTorch file mirrors this one."""
+"""``python -m mindspore_impl.eval EXPERIMENT``: evaluate a checkpoint in MindSpore; the PyTorch file mirrors it."""
 
 from __future__ import annotations
 

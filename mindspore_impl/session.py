@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from common.config import ExperimentConfig
 from common.dropout import draw_masks
@@ -23,9 +25,9 @@ class Session:
 
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
-        self.device = choose_device(config.trainer.device)
-        if config.trainer.threads:
-            _limit_threads(config.trainer.threads)
+        # MindSpore starts its threads when a device is selected, for the processors that this thread may then use.
+        with _processors(config.trainer.threads):
+            self.device = choose_device(config.trainer.device)
         self.notes: list[str] = []
 
     def network(self, role: str) -> nn.Cell:
@@ -56,16 +58,15 @@ class Session:
         return [self.tensor(mask) for mask in draw_masks(network.dropouts, batch, rng)]
 
 
-def _limit_threads(threads: int) -> None:
-    """Keep MindSpore to ``threads`` processors; too late once an operator has run in this process.
-
-    Its threads are as many, and where, as this thread may run when it starts them; there is no other switch on a CPU.
-    """
-    if not hasattr(os, "sched_setaffinity"):
+@contextmanager
+def _processors(threads: int | None) -> Iterator[None]:
+    """Keep what is started inside to ``threads`` processors (None: all that this process may use)."""
+    if threads is None or not hasattr(os, "sched_setaffinity"):
+        yield
         return
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(allowed)[:threads])
     try:
-        ops.zeros(1).asnumpy()
+        yield
     finally:
         os.sched_setaffinity(0, allowed)

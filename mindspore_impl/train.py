@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from common.checkpoints import Checkpoint
 from common.config import ExperimentConfig
 from common.errors import run_command
 from common.method import Method
@@ -17,12 +20,17 @@ def make_method(config: ExperimentConfig) -> tuple[Method, list[str]]:
     return METHODS[config.method.name](config, session), session.notes
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command."""
-    parsed = parser("mindspore").parse_args(arguments)
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint file."""
     from mindspore_impl.checkpoint import save_checkpoint
 
-    train(Framework(name="mindspore", suffix=".ckpt", make_method=make_method, save=save_checkpoint), parsed)
+    save_checkpoint(path, checkpoint)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    parsed = parser("mindspore").parse_intermixed_args(arguments)
+    train(Framework(name="mindspore", suffix=".ckpt", make_method=make_method, save=save), parsed)
 
 
 if __name__ == "__main__":

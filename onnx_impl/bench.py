@@ -1,4 +1,4 @@
-"""``python -m onnx_impl.bench MODEL.onnx``: how fast a model runs, on what really ran it; prints a line and can write JSON."""
+"""``python -m onnx_impl.bench MODEL.onnx``: how fast a model runs on what really ran it, as a line and as JSON."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def measure(predictor: Any, shape: tuple[int, int, int], warm_up: int, runs: int) -> list[float]:
-    """Return the wall seconds of ``runs`` predictions on one batch of ``shape`` (B, H, W), from host array to host array."""
+    """Return the wall seconds of ``runs`` predictions on a batch of ``shape`` (B, H, W), host array to host array."""
     batch, height, width = shape
     images = generator(0, "benchmark").standard_normal((batch, 3, height, width), np.float32)
     predict = predictor.logits if predictor.metadata.output == "logits" else predictor.class_ids
@@ -68,9 +68,13 @@ def summarise(seconds: list[float], predictor: Any, options: argparse.Namespace)
         "fastest_ms": round(1e3 * min(seconds), 4),
         "slowest_ms": round(1e3 * max(seconds), 4),
         "images_per_second": round(options.batch / median, 4),
-        "versions": {"onnxruntime": predictor.runtime.version, "numpy": np.__version__, "python": platform.python_version()},
+        "versions": {
+            "onnxruntime": predictor.runtime.version,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
         "machine": machine(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 
 
@@ -93,11 +97,17 @@ def _processor_name() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m onnx_impl.bench", description="Measure how fast an exported model runs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m onnx_impl.bench", description="Measure how fast an exported model runs."
+    )
     parser.add_argument("model", type=Path, help="a .onnx file of converters.export_onnx")
-    parser.add_argument("--size", type=_positive, nargs=2, default=(321, 321), metavar=("H", "W"), help="image (default: 321 321)")
+    parser.add_argument(
+        "--size", type=_positive, nargs=2, default=(321, 321), metavar=("H", "W"), help="image (default: 321 321)"
+    )
     parser.add_argument("--batch", type=_positive, default=1, metavar="B", help="images at a time (default: 1)")
-    parser.add_argument("--provider", choices=("cpu", "cuda", "tensorrt"), default="cpu", help="what must run it (default: cpu)")
+    parser.add_argument(
+        "--provider", choices=("cpu", "cuda", "tensorrt"), default="cpu", help="what must run it (default: cpu)"
+    )
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all)")
     parser.add_argument("--warm-up", type=_positive, default=3, metavar="N", help="runs that do not count (default: 3)")
     parser.add_argument("--runs", type=_positive, default=20, metavar="N", help="runs that count (default: 20)")

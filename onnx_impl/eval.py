@@ -1,4 +1,4 @@
-"""``python -m onnx_impl.eval EXPERIMENT``: evaluate an exported model, or a checkpoint that is exported first, in ONNX Runtime."""
+"""``python -m onnx_impl.eval EXPERIMENT``: evaluate in ONNX Runtime an exported model, or a checkpoint after export."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from common.stored_network import check_fits
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what only ONNX Runtime knows."""
-    parser.add_argument("--provider", choices=("cpu", "cuda", "tensorrt"), default="cpu", help="what must run it (default: cpu)")
+    parser.add_argument(
+        "--provider", choices=("cpu", "cuda", "tensorrt"), default="cpu", help="what must run it (default: cpu)"
+    )
 
 
 def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Namespace) -> tuple[Predictor, str]:
@@ -31,7 +33,11 @@ def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Names
     metadata = predictor.metadata
     if options.role not in (None, metadata.role):
         raise UserError(f"{path} holds the network {metadata.role}, not {options.role}; export that one with --role")
-    check_fits({"classes": metadata.classes, "network": metadata.network, "mean": metadata.mean, "std": metadata.std}, config, path)
+    check_fits(
+        {"classes": metadata.classes, "network": metadata.network, "mean": metadata.mean, "std": metadata.std},
+        config,
+        path,
+    )
     return predictor, metadata.role
 
 

@@ -1,6 +1,6 @@
 """``python -m onnx_impl.predict MODEL.onnx IMAGES --out DIR``: segment pictures with ONNX Runtime and nothing else.
 
-For every picture ``NAME.png`` holds the class ids as a palette image and ``NAME_overlay.jpg`` the colours over the picture.
+For every picture, ``NAME.png`` holds the class ids as a palette image, ``NAME_overlay.jpg`` the colours on the picture.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def output_paths(pictures: Sequence[Path], out: Path) -> dict[Path, tuple[Path, 
             if target.resolve() in sources:
                 raise UserError(f"the result of {path} would overwrite the picture {target}; choose another --out")
             if target in taken:
-                raise UserError(f"{taken[target]} and {path} would both be written to {target}; rename one or use two folders")
+                raise UserError(
+                    f"{taken[target]} and {path} would both be written to {target}; rename one or use two folders"
+                )
             taken[target] = path
     return targets
 
@@ -111,8 +113,8 @@ def read_picture(path: Path) -> np.ndarray:
 def segment(predictor: Predictor, image: np.ndarray, window: int | None, stride: int | None) -> np.ndarray:
     """Return uint8 ``[H,W]`` class ids of a picture uint8 ``[H,W,3]``.
 
-    ``window`` None: the picture as a whole; else overlapping squares of that side every ``stride`` pixels (None: two thirds of
-    the side), logits averaged, smaller pictures padded with the mean colour.
+    ``window`` None: the picture as a whole; else overlapping squares of that side every ``stride`` pixels (None: two
+    thirds of the side), logits averaged, smaller pictures padded with the mean colour.
     """
     metadata = predictor.metadata
     normalised = normalise(image, AugmentConfig(mean=metadata.mean, std=metadata.std))
@@ -133,18 +135,30 @@ def write_overlay(path: Path, picture: np.ndarray) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m onnx_impl.predict", description="Segment pictures with an exported model.")
+    parser = argparse.ArgumentParser(
+        prog="python -m onnx_impl.predict", description="Segment pictures with an exported model."
+    )
     parser.add_argument("model", type=Path, help="a .onnx file of converters.export_onnx")
     parser.add_argument("images", type=Path, nargs="+", help="pictures, or folders of pictures")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
-    parser.add_argument("--provider", choices=("cpu", "cuda", "tensorrt"), default="cpu", help="what must run it (default: cpu)")
+    parser.add_argument(
+        "--provider", choices=("cpu", "cuda", "tensorrt"), default="cpu", help="what must run it (default: cpu)"
+    )
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all)")
-    parser.add_argument("--window", type=_positive, metavar="N", help="slide a window of N x N pixels, for large pictures")
+    parser.add_argument(
+        "--window", type=_positive, metavar="N", help="slide a window of N x N pixels, for large pictures"
+    )
     parser.add_argument("--stride", type=_positive, metavar="N", help="step of the window (default: two thirds of it)")
     parser.add_argument(
-        "--overlay", type=_share, default=0.5, metavar="ALPHA", help="weight of the colours in 0..1; 0 writes none (default: 0.5)"
+        "--overlay",
+        type=_share,
+        default=0.5,
+        metavar="ALPHA",
+        help="weight of the colours in 0..1; 0 writes none (default: 0.5)",
     )
-    parser.add_argument("--palette", choices=("voc", "cityscapes", "camvid"), default="voc", help="colours (default: voc)")
+    parser.add_argument(
+        "--palette", choices=("voc", "cityscapes", "camvid"), default="voc", help="colours (default: voc)"
+    )
     return parser
 
 

@@ -17,11 +17,17 @@ Provider = Literal["cpu", "cuda", "tensorrt"]
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
-SHAPE_OPERATORS = frozenset(
-    "Shape Size Gather Slice Concat Squeeze Unsqueeze Cast Add Sub Mul Div Mod Neg Max Min Equal Where Range Identity "
-    "Constant ConstantOfShape Reshape Expand".split()
-)
+SHAPE_OPERATORS = {
+    "Shape", "Size", "Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Cast", "Add", "Sub", "Mul", "Div", "Mod",
+    "Neg", "Max", "Min", "Equal", "Where", "Range", "Identity", "Constant", "ConstantOfShape", "Reshape", "Expand",
+}  # fmt: skip
 """Arithmetic on a handful of integers, which ONNX Runtime puts on the CPU on purpose even when a GPU does the work."""
+
+OUTPUTS = {
+    "logits": {"logits": ("tensor(float)", 4), "coarse_logits": ("tensor(float)", 4)},
+    "class_ids": {"class_ids": ("tensor(uint8)", 3)},
+}
+"""Type and number of axes of the outputs that a graph must have, by its metadata's ``output``."""
 
 STAGE_PREFIX = "stages."
 """Names of the additional outputs of a graph exported with its intermediate results."""
@@ -30,8 +36,8 @@ STAGE_PREFIX = "stages."
 class OnnxPredictor:
     """Runs an exported network; implements :class:`common.predictor.Predictor`.
 
-    ``threads`` is the number of CPU threads, None leaves it to ONNX Runtime. Raises :class:`UserError` when ``path`` is not
-    a model of ``converters.export_onnx`` or ``provider`` cannot really run it.
+    ``threads`` is the number of CPU threads, None leaves it to ONNX Runtime. Raises :class:`UserError` when ``path`` is
+    not a model of ``converters.export_onnx`` or ``provider`` cannot really run it.
     """
 
     def __init__(self, path: str | Path, provider: Provider = "cpu", threads: int | None = None) -> None:
@@ -44,9 +50,14 @@ class OnnxPredictor:
         check_graph(self.session, self.metadata, self.path)
 
     def logits(self, images: np.ndarray, size: Size) -> np.ndarray:
-        """Return float32 ``[B,K,h,w]`` logits at ``size`` for images ``[B,3,H,W]``; resized on the host."""
+        """Return float32 ``[B,K,h,w]`` logits at ``size`` for images ``[B,3,H,W]``.
+
+        At the images' size the graph resizes; to another one its coarse logits are resized once, on the host.
+        """
         self._needs_logits("logits")
-        return resize_bilinear(self._run(images), tuple(size))
+        if tuple(size) == images.shape[2:]:
+            return self.run(images, "logits")
+        return resize_bilinear(self.run(images, "coarse_logits"), tuple(size))
 
     def class_ids(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return uint8 ``[B,h,w]`` class ids at ``size``.
@@ -56,7 +67,7 @@ class OnnxPredictor:
         if self.metadata.output == "class_ids":
             if tuple(size) != images.shape[2:]:
                 self._needs_logits(f"class ids at {tuple(size)} from images of {images.shape[2:]}")
-            return self._run(images)
+            return self.run(images, "class_ids")
         return self.logits(images, size).argmax(1).astype(np.uint8)
 
     def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Window], accumulate: Accumulate) -> np.ndarray:
@@ -66,7 +77,7 @@ class OnnxPredictor:
         visits = np.zeros(image.shape[2:], np.float32)
         for window in windows:
             rows, columns = slice(window.top, window.bottom), slice(window.left, window.right)
-            logits = self._run(image[:, :, rows, columns])[0]
+            logits = self.run(image[:, :, rows, columns], "logits")[0]
             total[:, rows, columns] += _softmax(logits) if accumulate == "sum_softmax" else logits
             visits[rows, columns] += 1
         if accumulate == "mean_logits":
@@ -81,20 +92,22 @@ class OnnxPredictor:
 
     def _needs_logits(self, purpose: str) -> None:
         if self.metadata.output != "logits":
-            raise UserError(f"{self.path}: this graph gives class ids only, but {purpose} need logits; export with --output logits")
+            raise UserError(
+                f"{self.path}: this graph gives class ids only, but {purpose} need logits; export with --output logits"
+            )
 
-    def _run(self, images: np.ndarray) -> np.ndarray:
-        binding, name = self.session.io_binding(), self.metadata.output
+    def run(self, images: np.ndarray, output: str) -> np.ndarray:
+        """Return one output of the graph for images ``[B,3,H,W]``; the others do not leave the device."""
+        binding = self.session.io_binding()
         value = _onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images, np.float32), self._device, 0)
         binding.bind_ortvalue_input("image", value)
-        # Only this output crosses to the host; graphs with stages have more.
-        binding.bind_output(name, "cpu")
+        binding.bind_output(output, "cpu")
         try:
             self.session.run_with_iobinding(binding)
         except Exception as error:
             raise UserError(
-                f"{self.path}: ONNX Runtime failed on images {list(images.shape)}: {first_line(error)}; if memory is short, use "
-                "smaller images or windows"
+                f"{self.path}: ONNX Runtime failed on images {list(images.shape)}: {first_line(error)}; "
+                "if memory is short, use smaller images or windows"
             ) from None
         return binding.copy_outputs_to_cpu()[0]
 
@@ -129,15 +142,19 @@ def check_provider(session, provider: Provider) -> None:
     """Raise :class:`UserError` unless ``session`` runs on ``provider`` with all of the network's operators."""
     ort, wanted, found = _onnxruntime(), PROVIDERS[provider], session.get_providers()[0]
     if found != wanted:
-        libraries = f"CUDA {getattr(ort, 'cuda_version', '') or 13} and cuDNN 9" + (" and TensorRT" if provider == "tensorrt" else "")
+        libraries = f"CUDA {getattr(ort, 'cuda_version', '') or 13} and cuDNN 9" + (
+            " and TensorRT" if provider == "tensorrt" else ""
+        )
         raise UserError(
-            f"{wanted} was asked for but ONNX Runtime {ort.__version__} fell back to {found}: it needs a GPU with its driver and "
-            f"the libraries of {libraries} (see its message above); install them or use --provider cpu"
+            f"{wanted} was asked for but ONNX Runtime {ort.__version__} fell back to {found}: it needs a GPU with its "
+            f"driver and the libraries of {libraries} (see its message above); install them or use --provider cpu"
         )
     if provider == "cpu":
         return
     if not hasattr(session, "get_provider_graph_assignment_info"):
-        raise UserError(f"ONNX Runtime {ort.__version__} cannot say where each operator runs; install onnxruntime-gpu 1.24 or newer")
+        raise UserError(
+            f"ONNX Runtime {ort.__version__} cannot say where each operator runs; install onnxruntime-gpu 1.24 or newer"
+        )
     placed = placement(session)
     if placed.get(PROVIDERS["cpu"]) or not placed.get(wanted):
         listed = "; ".join(f"{name}: {', '.join(operators)}" for name, operators in placed.items())
@@ -149,26 +166,38 @@ def placement(session) -> dict[str, list[str]]:
     placed: dict[str, set[str]] = {}
     for part in session.get_provider_graph_assignment_info():
         placed.setdefault(part.ep_name, set()).update(node.op_type for node in part.get_nodes())
-    return {name: sorted(operators - SHAPE_OPERATORS) for name, operators in placed.items() if operators - SHAPE_OPERATORS}
+    return {
+        name: sorted(operators - SHAPE_OPERATORS) for name, operators in placed.items() if operators - SHAPE_OPERATORS
+    }
 
 
 def check_graph(session, metadata: GraphMetadata, path: Path) -> None:
     """Raise :class:`UserError` unless the graph maps ``image`` float32 [B,3,H,W] to what its metadata says."""
-    inputs = [(item.name, item.type, len(item.shape), item.shape[1:2]) for item in session.get_inputs()]
-    outputs = {item.name: (item.type, len(item.shape)) for item in session.get_outputs()}
-    if inputs != [("image", "tensor(float)", 4, [3])]:
-        found = ", ".join(f"{item.name} {item.type} {item.shape}" for item in session.get_inputs())
-        raise UserError(f"{path}: not a segmentation model: its input is {found or 'absent'}, not image float32 [B,3,H,W]")
-    wanted = {"logits": ("tensor(float)", 4), "class_ids": ("tensor(uint8)", 3)}[metadata.output]
-    if outputs.get(metadata.output) != wanted:
-        found = ", ".join(f"{item.name} {item.type} {item.shape}" for item in session.get_outputs())
-        raise UserError(f"{path}: not a segmentation model: it gives {found}, not {metadata.output} of {wanted[1]} axes")
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if [(i.name, i.type, len(i.shape), i.shape[1:2]) for i in inputs] != [("image", "tensor(float)", 4, [3])]:
+        raise UserError(
+            f"{path}: not a segmentation model: its input is {_signature(inputs)}, not image tensor(float) [B,3,H,W]"
+        )
+    wanted = OUTPUTS[metadata.output]
+    if not wanted.items() <= {item.name: (item.type, len(item.shape)) for item in outputs}.items():
+        listed = ", ".join(f"{name} {kind} of {axes} axes" for name, (kind, axes) in wanted.items())
+        raise UserError(f"{path}: not a segmentation model: it gives {_signature(outputs)}, not {listed}")
+    channels = next(item.shape[1] for item in outputs if item.name in wanted)
+    if metadata.output == "logits" and channels != len(metadata.classes):
+        raise UserError(
+            f"{path}: its metadata names {len(metadata.classes)} classes but its logits have {channels}; "
+            "export the checkpoint again"
+        )
 
 
 def first_line(error: Exception) -> str:
     """Return the first line of one of ONNX Runtime's exceptions, which share no base class."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0]
+
+
+def _signature(items) -> str:
+    return ", ".join(f"{item.name} {item.type} {item.shape}" for item in items) or "absent"
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -187,9 +216,12 @@ def _onnxruntime():
     try:
         import onnxruntime
     except ImportError:
-        raise UserError("ONNX Runtime is not installed; install the extra onnx (CPU) or onnx-gpu, e.g. pip install '.[onnx]'") from None
+        raise UserError(
+            "ONNX Runtime is not installed; install the extra onnx (CPU) or onnx-gpu, e.g. pip install '.[onnx]'"
+        ) from None
     if not hasattr(onnxruntime, "InferenceSession"):
         raise UserError(
-            "ONNX Runtime is damaged, as after uninstalling one of onnxruntime and onnxruntime-gpu: uninstall both, then install one"
+            "ONNX Runtime is damaged, as after uninstalling one of onnxruntime and onnxruntime-gpu: "
+            "uninstall both, then install one"
         )
     return onnxruntime

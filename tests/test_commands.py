@@ -28,10 +28,10 @@ COMMANDS = (
 
 @pytest.fixture(scope="module")
 def without_frameworks(tmp_path_factory) -> dict[str, str]:
-    """An environment in which importing any framework raises ImportError."""
+    """An environment in which importing any framework fails as if it were not installed."""
     stubs = tmp_path_factory.mktemp("stubs")
     for name in FRAMEWORKS:
-        (stubs / f"{name}.py").write_text(f"raise ImportError('{name} is blocked')\n")
+        (stubs / f"{name}.py").write_text(f"raise ModuleNotFoundError('{name} is blocked', name='{name}')\n")
     return {**os.environ, "PYTHONPATH": f"{stubs}{os.pathsep}{PROJECT}"}
 
 
@@ -68,3 +68,12 @@ def test_bad_use_ends_in_one_line(without_frameworks, tmp_path, arguments):
     done = python(["-m", *arguments], without_frameworks, tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("framework", ["torch", "mindspore"])
+def test_a_framework_that_is_not_installed_is_named_in_one_line(without_frameworks, tmp_path, framework):
+    arguments = ["-m", f"{framework}_impl.train", "shapes/12/suponly", "--run-dir", str(tmp_path / "run")]
+    done = python(arguments, without_frameworks, tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {framework} is not installed") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()

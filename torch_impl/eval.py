@@ -1,4 +1,4 @@
-"""``python -m torch_impl.eval EXPERIMENT``: evaluate a checkpoint in PyTorch; the MindSpore file mirrors this one."""
+"""``python -m torch_impl.eval EXPERIMENT``: evaluate a checkpoint in PyTorch; the MindSpore file mirrors it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from common.stored_network import read_network
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what only PyTorch knows."""
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: trainer.device)")
-    parser.add_argument("--float64", action="store_true", help="run the same weights in double precision, as a yardstick")
+    parser.add_argument(
+        "--float64", action="store_true", help="run the same weights in double precision, as a yardstick"
+    )
 
 
 def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Namespace) -> tuple[Predictor, str]:

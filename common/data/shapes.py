@@ -106,7 +106,7 @@ def _clutter(size: int, rng: np.random.Generator) -> np.ndarray:
 def _outline(kind: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """The pixels of one shape of class ``kind`` at a random place, size and turn, bool ``[size,size]``."""
     across, along = _local(size, rng)
-    radius = int(rng.integers(size // 8, size * 3 // 10))
+    radius = int(rng.integers(size // 7, size * 3 // 8))
     return OUTLINES[CLASSES[kind]](across, along, radius)
 
 

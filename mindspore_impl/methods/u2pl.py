@@ -14,6 +14,7 @@ operator by operator, the teacher outside of what is differentiated.
 
 from __future__ import annotations
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
@@ -119,9 +120,13 @@ class U2PL:
     def _supervised_losses(self, images: np.ndarray, labels: np.ndarray, clock: Clock) -> dict[str, float]:
         """Warm-up: the student learns from labels, the teacher's BatchNorm sees the same images."""
         self._train_pass("teacher", images, clock)
-        return self.optimizer.differentiate(
-            lambda: {"sup": self._supervised(self._train_pass("student", images, clock), labels)}
-        )
+
+        def terms() -> dict[str, Tensor]:
+            outputs = self._train_pass("student", images, clock)
+            idle = ms.Tensor(0.0, ms.float32)
+            return {"sup": self._supervised(outputs, labels), "unsup": idle, "contra": idle}
+
+        return self.optimizer.differentiate(terms)
 
     def _losses(
         self, images: np.ndarray, labels: np.ndarray, unlabelled: np.ndarray, clock: Clock, draws: Draws

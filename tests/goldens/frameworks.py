@@ -29,6 +29,9 @@ class Framework(Protocol):
     def tensor(self, array: np.ndarray) -> Any:
         """Return a copy of ``array`` as a tensor."""
 
+    def constant(self, array: np.ndarray) -> Any:
+        """Return a copy of ``array`` as our functions of this framework take what carries no gradient (labels, masks...)."""
+
     def array(self, tensor: Any) -> np.ndarray:
         """Return a copy of ``tensor`` as a NumPy array."""
 

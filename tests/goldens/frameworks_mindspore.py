@@ -39,14 +39,18 @@ class MiniHeads(nn.Cell):
 
     def __init__(self, shapes: Shapes, part: str) -> None:
         super().__init__()
-        self.heads = [name.split(".")[1] for name in shapes if name.startswith(f"{part}.") and name.endswith("weight")]
-        for head in self.heads:
-            outputs, inputs, kernel, _ = shapes[f"{part}.{head}.weight"]
-            setattr(self, head, layers.conv(inputs, outputs, kernel, bias=True))
+        names = [name.split(".")[1] for name in shapes if name.startswith(f"{part}.") and name.endswith("weight")]
+        for name in names:
+            outputs, inputs, kernel, _ = shapes[f"{part}.{name}.weight"]
+            setattr(self, name, layers.conv(inputs, outputs, kernel, bias=True))
+        self.heads = [getattr(self, name) for name in names]
 
-    def construct(self, x: Tensor) -> dict[str, Tensor]:
+    def construct(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return every head's map of the features ``x``."""
-        return {head: getattr(self, head)(x) for head in self.heads}
+        outputs = ()
+        for head in self.heads:
+            outputs += (head(x),)
+        return outputs
 
 
 class MiniNet(nn.Cell):
@@ -58,16 +62,21 @@ class MiniNet(nn.Cell):
         self.decoder = MiniHeads(shapes, "decoder")
         self.auxor = MiniHeads(shapes, "auxor") if "auxor.aux.weight" in shapes else None
         self.classes = shapes["decoder.pred.weight"][0]
+        self.output_names = ["logits", "representation"] + (["aux"] if self.auxor is not None else [])
         self.dropouts: list[nn.Cell] = []
         self.record = record
 
-    def construct(self, x: Tensor, masks=()) -> dict[str, Tensor]:
-        """Return ``logits``, ``representation`` and, where there is the head, ``aux``."""
-        self.record(self.training, len(x))
+    def compiled_outputs(self, training: bool, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the values of :meth:`graph` in the order of ``output_names``, by a compiled graph as our networks do."""
+        self.record(training, len(x))
+        return self.graph(training, x)
+
+    @ms.jit
+    def graph(self, training: bool, x: Tensor) -> tuple[Tensor, ...]:
+        """Return logits, representation and, where there is the head, auxiliary logits."""
         features = self.encoder(x)
-        maps = self.decoder(features)
-        outputs = {"logits": maps["pred"], "representation": maps["rep"]}
-        return outputs | self.auxor(features) if self.auxor is not None else outputs
+        outputs = self.decoder(features)
+        return outputs + self.auxor(features) if self.auxor is not None else outputs
 
 
 class StandIn(nn.Cell):
@@ -78,10 +87,16 @@ class StandIn(nn.Cell):
         self.classes = len(bias)
         self.weight = Parameter(Tensor(weight), name="weight")
         self.bias = Parameter(Tensor(bias), name="bias")
+        self.output_names = ["logits"]
 
     def construct(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``logits``."""
         return {"logits": ops.conv2d(x, self.weight, self.bias, 4, "pad", 1)}
+
+    @ms.jit
+    def compiled_outputs(self, training: bool, x: Tensor) -> tuple[Tensor, ...]:
+        """Return what :meth:`construct` does, by a compiled graph."""
+        return (ops.conv2d(x, self.weight, self.bias, 4, "pad", 1),)
 
 
 class MindSporeFramework:
@@ -97,18 +112,23 @@ class MindSporeFramework:
         """See the interface."""
         return Tensor(np.array(array))
 
+    def constant(self, array: np.ndarray) -> np.ndarray:
+        """See the interface; our MindSpore functions compute in NumPy what carries no gradient."""
+        return np.array(array)
+
     def array(self, tensor: Any) -> np.ndarray:
         """See the interface."""
         return np.array(tensor)
 
-    def softmax(self, logits: np.ndarray) -> Tensor:
+    def softmax(self, logits: np.ndarray) -> np.ndarray:
         """See the interface."""
-        return ops.softmax(self.tensor(logits), 1)
+        return self.array(ops.softmax(self.tensor(logits), 1))
 
     def gradients(self, function: Callable, *arrays: np.ndarray) -> tuple[float, list[np.ndarray]]:
         """See the interface."""
         inputs = [self.tensor(array) for array in arrays]
         loss, gradients = ms.value_and_grad(function, tuple(range(len(inputs))))(*inputs)
+        gradients = gradients if isinstance(gradients, tuple) else (gradients,)  # of one input: not a tuple
         return float(loss.asnumpy()), [self.array(gradient) for gradient in gradients]
 
     def build(self, config: NetworkConfig, classes: int) -> nn.Cell:

@@ -97,6 +97,10 @@ class TorchFramework:
         """See the interface."""
         return torch.from_numpy(np.array(array))
 
+    def constant(self, array: np.ndarray) -> Tensor:
+        """See the interface."""
+        return self.tensor(array)
+
     def array(self, tensor: Tensor) -> np.ndarray:
         """See the interface."""
         return tensor.detach().numpy().copy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.goldens import u2pl_contrastive, u2pl_data, u2pl_losses, u2pl_networks
+from tests.goldens import u2pl_contrastive, u2pl_data, u2pl_files, u2pl_losses, u2pl_networks, u2pl_steps
 from tests.goldens.kinds import NEUTRAL, Kind
 
 KINDS = {
@@ -21,5 +21,8 @@ KINDS = {
     "sliding": Kind(u2pl_data.sliding),
     "net": Kind(u2pl_networks.net),
     "manifest": Kind(u2pl_networks.manifest),
+    "train_step": Kind(u2pl_steps.train_step),
+    "checkpoint_layout": Kind(u2pl_files.checkpoint_layout, ("torch",)),
+    "edge_cases": Kind(u2pl_files.edge_cases),
     "ael": Kind(pending="U2PL with AEL is a method of its own that is not there yet"),
 }

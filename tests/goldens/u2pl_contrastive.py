@@ -42,7 +42,7 @@ def contra(golden: Golden, framework: Framework) -> list[Check]:
     bank = framework.module("memory_bank").MemoryBank(capacities, width)
     ends = np.cumsum(golden["bank_before_rows"])
     for class_id, rows in enumerate(np.split(golden["bank_before"], ends[:-1])):
-        bank.append(class_id, framework.tensor(rows))
+        bank.append(class_id, framework.constant(rows))
     results = []
 
     def loss(representation):
@@ -74,15 +74,15 @@ def run(golden: Golden, framework: Framework, representation, bank):
     momentum = {}
     if "prototype_before" in golden:
         step = golden.number("i_iter")
-        momentum["prototype"] = framework.tensor(golden["prototype_before"].squeeze(2))
+        momentum["prototype"] = framework.constant(golden["prototype_before"].squeeze(2))
         momentum["prototype_decay"] = min(1 - 1 / step, 0.999) if step else 0.0
     return framework.module("contrastive").contrastive_loss(
         representation,
-        framework.tensor(golden["rep_teacher"]),
-        framework.tensor(np.concatenate([golden["prob_l"], golden["prob_u"]])),
-        framework.tensor(np.concatenate([golden["label_l"], golden["label_u"]]) > 0),
-        framework.tensor(golden["low_mask"][:, 0] > 0),
-        framework.tensor(golden["high_mask"][:, 0] > 0),
+        framework.constant(golden["rep_teacher"]),
+        framework.constant(np.concatenate([golden["prob_l"], golden["prob_u"]])),
+        framework.constant(np.concatenate([golden["label_l"], golden["label_u"]]) > 0),
+        framework.constant(golden["low_mask"][:, 0] > 0),
+        framework.constant(golden["high_mask"][:, 0] > 0),
         labelled,
         bank,
         settings(golden),
@@ -109,10 +109,10 @@ def queue(golden: Golden, framework: Framework) -> list[Check]:
     """The queue after every append."""
     start = golden["start"]
     bank = framework.module("memory_bank").MemoryBank([golden.number("queue_size")], start.shape[1])
-    bank.append(0, framework.tensor(start))
+    bank.append(0, framework.constant(start))
     checks = []
     for step in range(golden.number("n_steps")):
-        bank.append(0, framework.tensor(golden[f"keys_{step}"]))
+        bank.append(0, framework.constant(golden[f"keys_{step}"]))
         checks.append(exact(f"queue_{step}", bank.queue(0), golden[f"queue_{step}"]))
         checks.append(exact(f"ptr_{step}", bank.counts[0], golden[f"ptr_{step}"]))
     return checks

@@ -78,11 +78,11 @@ def recorded_boxes(golden: Golden) -> tuple[list, np.ndarray]:
 
 def mixed(golden: Golden, framework: Framework, masks: np.ndarray, fill: float | str, label_fill: int | str) -> list[Check]:
     """Images, confidence and labels after mixing: copies, so they must agree to the bit."""
-    mix, keep = framework.module("methods.u2pl").mix, framework.tensor(masks)
-    labels = framework.tensor(golden["target_in"].astype(np.uint8))
+    mix, keep = framework.module("methods.u2pl").mix, framework.constant(masks)
+    labels = framework.constant(golden["target_in"].astype(np.uint8))
     return [
-        exact("data_out", framework.array(mix(framework.tensor(golden["data"]), keep, fill)), golden["data_out"]),
-        exact("conf_out", framework.array(mix(framework.tensor(golden["conf"]), keep, fill)), golden["conf_out"]),
+        exact("data_out", framework.array(mix(framework.constant(golden["data"]), keep, fill)), golden["data_out"]),
+        exact("conf_out", framework.array(mix(framework.constant(golden["conf"]), keep, fill)), golden["conf_out"]),
         exact("target_out", framework.array(mix(labels, keep, label_fill)), golden["target_out"]),
     ]
 

@@ -15,7 +15,7 @@ def unsup_loss(golden: Golden, framework: Framework) -> list[Check]:
     """Dropped pixels, threshold, weight, loss and gradient of the unsupervised loss."""
     u2pl, losses = framework.module("methods.u2pl"), framework.module("losses")
     probabilities = framework.softmax(golden["pred_teacher"])
-    target = framework.tensor(golden["target_in"].astype(np.uint8))
+    target = framework.constant(golden["target_in"].astype(np.uint8))
     kept, threshold = u2pl.drop_unreliable(losses.entropy(probabilities), target, golden.number("percent"))
     loss, (gradient,) = framework.gradients(
         lambda logits: u2pl.unsupervised_loss(logits, kept), golden["predict"]
@@ -38,7 +38,7 @@ def ohem(golden: Golden, framework: Framework) -> list[Check]:
         type="ohem", thresh=golden.number("thresh"), min_kept=golden.number("min_kept"), aux_weight=golden.number("aux_weight")
     )
     losses = framework.module("losses")
-    label = framework.tensor(golden["label"].astype(np.uint8))
+    label = framework.constant(golden["label"].astype(np.uint8))
     checks = supervised(golden, framework, criterion)
     kept = []
     for part in ("main", "aux"):
@@ -58,7 +58,7 @@ def ce(golden: Golden, framework: Framework) -> list[Check]:
 def supervised(golden: Golden, framework: Framework, criterion: CriterionConfig) -> list[Check]:
     """``loss``, ``grad_main`` and ``grad_aux`` of ``supervised_loss``."""
     losses = framework.module("losses")
-    label = framework.tensor(golden["label"].astype(np.uint8))
+    label = framework.constant(golden["label"].astype(np.uint8))
     parts = ["main", "aux"] if golden["grad_aux"].size else ["main"]
     loss, gradients = framework.gradients(
         lambda *scores: losses.supervised_loss(criterion, scores[0], label, *scores[1:]), *(golden[part] for part in parts)
@@ -72,7 +72,7 @@ def supervised(golden: Golden, framework: Framework, criterion: CriterionConfig)
 def onehot_rce(golden: Golden, framework: Framework) -> list[Check]:
     """The authors' class maps at both sizes, and the reverse cross entropy with its gradient."""
     contrastive, losses = framework.module("contrastive"), framework.module("losses")
-    label = framework.tensor(golden["label"].astype(np.uint8))
+    label = framework.constant(golden["label"].astype(np.uint8))
     classes = golden["onehot"].shape[1]
     small = losses.nearest(label, golden["onehot_small"].shape[2:])
     loss, (gradient,) = framework.gradients(

@@ -36,7 +36,7 @@ def made_up(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if leaf == "num_batches_tracked":
         return np.zeros(shape, np.int64)
     if len(shape) > 1:
-        return (rng.standard_normal(shape) * math.sqrt(2 / math.prod(shape[1:]))).astype(np.float32)
+        return rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / math.prod(shape[1:])))
     if leaf in ("weight", "running_var"):
         return rng.uniform(0.6, 1.4, shape).astype(np.float32)
     return rng.uniform(-0.2, 0.2, shape).astype(np.float32)

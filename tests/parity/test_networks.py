@@ -83,7 +83,7 @@ def test_network(name):
     assert expected["logits"].argmax(1).unique().numel() > 1, "the values must not make one class win everywhere"
 
 
-@pytest.mark.parametrize("change", [{"stem_pool": "ceil"}, {"output_stride": 8}, {"fuse_order": "low_first"}, {"aspp_dilations": (6, 12, 17)}])
+@pytest.mark.parametrize("change", [{"stem_pool": "ceil"}, {"output_stride": 8}, {"fuse_order": "low_first"}, {"aspp_dilations": (2, 12, 18)}])
 def test_another_network_of_the_same_names_is_noticed(change):
     first, _ = pair(NETWORKS["resnet18"])
     _, second = pair(network_config("resnet18_os16", auxiliary=True, **change))

@@ -113,10 +113,10 @@ def resident():
         return int(file.read().split()[1]) * 4096 / 1e6
 
 predictor = module.MindSporePredictor(pair(network_config("tiny"))[1])
-growth(10, 100)
-recycled = growth(40, 60)
+growth(10, 90)
+recycled = growth(30, 60)
 module.RECYCLE_AFTER = 10**9
-print(recycled, growth(25, 110))
+print(recycled, growth(22, 100))
 """
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from common.errors import UserError
 from mindspore_impl.start import ONEDNN_CAP, check_numpy, start
+from tests.parity.process import python
 
 pytest.importorskip("mindspore")
 

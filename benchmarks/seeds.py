@@ -1,0 +1,55 @@
+"""``python -m benchmarks.seeds``: supervised-only and U2PL on ``shapes/12``, U2PL in both frameworks, several seeds.
+
+Shows that U2PL beats the supervised-only network on the same labels, and that training in MindSpore ends where training in
+PyTorch ends, within the spread of the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+from common.errors import run_command
+from common.paths import PROJECT
+from common.results import read_result
+from common.runs import RunFolder
+
+RUNS = (("torch", "suponly"), ("torch", "u2pl"), ("mindspore", "u2pl"))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train every run, print and save the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.seeds", description=__doc__.splitlines()[0])
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--experiment", default="shapes/12", help="DATASET/SPLIT (default: shapes/12)")
+    parser.add_argument("--out", type=Path, default=PROJECT / "runs" / "seeds")
+    parsed = parser.parse_intermixed_args(arguments)
+    from benchmarks.machine import save
+    from converters.parity import run_module
+
+    scores: dict[str, list[float]] = {}
+    for framework, method in RUNS:
+        for seed in parsed.seeds:
+            folder = RunFolder(parsed.out / f"{framework}_{method}_{seed}")
+            run_module(
+                f"{framework}_impl.train", f"{parsed.experiment}/{method}", *parsed.overrides, f"trainer.seed={seed}",
+                "--run-dir", str(folder.path), "--overwrite",
+            )  # fmt: skip
+            last = [entry["miou"] for entry in folder.entries() if entry["kind"] == "evaluation"][-1]
+            best = read_result(folder.result)["miou_percent"]
+            scores.setdefault(f"{method} ({framework})", []).append(best)
+            print(f"{method} ({framework}) seed {seed}: best mIoU {best:.2f}, last {100 * last:.2f}", flush=True)
+    figures = {
+        name: {"miou_percent": values, "mean": round(statistics.mean(values), 3), "spread": round(max(values) - min(values), 3)}
+        for name, values in scores.items()
+    }
+    for name, row in figures.items():
+        print(f"{name:<20} mean {row['mean']:.2f}  spread {row['spread']:.2f}")
+    command = " ".join(["python -m benchmarks.seeds --experiment", parsed.experiment, *parsed.overrides])
+    save(f"seeds-{parsed.experiment.replace('/', '_')}", command, {"seeds": parsed.seeds, "best": figures})
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

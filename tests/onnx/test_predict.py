@@ -1,0 +1,214 @@
+"""The command that segments pictures: right class ids, nothing overwritten, bad pictures named, ONNX Runtime enough."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.config import AugmentConfig
+from common.data.augment import normalise
+from common.errors import UserError, run_command
+from common.palettes import colours
+from common.sliding import windows
+from onnx_impl.predict import find_pictures, main, output_paths, read_picture
+
+pytest.importorskip("onnxruntime")
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """uint8 ``[H,W,3]``: coloured squares of 8 pixels."""
+    small = np.random.default_rng(seed).integers(0, 256, (-(-height // 8), -(-width // 8), 3), np.uint8)
+    return small.repeat(8, 0).repeat(8, 1)[:height, :width]
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A folder with three pictures and a file that is none."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(picture(60, 80, 1)).save(folder / "b.png")
+    Image.fromarray(picture(33, 47, 2)).save(folder / "a.BMP")
+    Image.fromarray(picture(50, 40, 3)[..., 0]).save(folder / "grey.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def planes(image: np.ndarray) -> np.ndarray:
+    return normalise(image, AugmentConfig()).transpose(2, 0, 1)[None]
+
+
+def ids_in(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        assert image.getpalette()[:768] == colours("voc", 6).ravel().tolist()
+        return np.array(image)
+
+
+@pytest.fixture
+def expected(exported):
+    from torch_impl.predictor import TorchPredictor
+
+    predictor = TorchPredictor(exported.network)
+    return lambda image: predictor.class_ids(planes(image), image.shape[:2])[0]
+
+
+def test_a_folder_is_segmented_as_by_pytorch(exported, pictures, expected, tmp_path, capsys):
+    assert (
+        run_command(main, [str(exported.model), str(pictures), "--out", str(tmp_path / "out"), "--threads", "1"]) == 0
+    )
+    names = ["a.png", "a_overlay.jpg", "b.png", "b_overlay.jpg", "grey.png", "grey_overlay.jpg"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    for name, image in (("a", picture(33, 47, 2)), ("b", picture(60, 80, 1))):
+        found = ids_in(tmp_path / "out" / f"{name}.png")
+        np.testing.assert_array_equal(found, expected(image))
+        assert len(np.unique(found)) > 1
+    grey = np.repeat(picture(50, 40, 3)[..., :1], 3, axis=2)
+    np.testing.assert_array_equal(ids_in(tmp_path / "out" / "grey.png"), expected(grey))
+    with Image.open(tmp_path / "out" / "a_overlay.jpg") as overlay:
+        assert overlay.size == (47, 33)
+    assert "3 of 3 pictures" in capsys.readouterr().out
+
+
+def test_a_class_id_model_gives_the_same_files(exported, pictures, tmp_path):
+    for model, out in ((exported.model, "one"), (exported.ids_model, "two")):
+        assert run_command(main, [str(model), str(pictures), "--out", str(tmp_path / out)]) == 0
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_the_overlay_can_be_left_out_and_weighted(exported, pictures, tmp_path):
+    arguments = [str(exported.model), str(pictures / "b.png"), "--out"]
+    assert run_command(main, [*arguments, str(tmp_path / "none"), "--overlay", "0"]) == 0
+    assert [path.name for path in (tmp_path / "none").iterdir()] == ["b.png"]
+    assert run_command(main, [*arguments, str(tmp_path / "full"), "--overlay", "1"]) == 0
+    ids = ids_in(tmp_path / "full" / "b.png")
+    found = read_picture(tmp_path / "full" / "b_overlay.jpg").astype(int)
+    assert np.abs(found - colours("voc", 6)[ids]).mean() < 20
+    assert np.abs(found - picture(60, 80, 1)).mean() > 40
+
+
+def test_a_window_slides_over_large_pictures(exported, tmp_path):
+    from torch_impl.predictor import TorchPredictor
+
+    image = picture(70, 100, 4)
+    Image.fromarray(image).save(tmp_path / "large.png")
+    arguments = [str(exported.model), str(tmp_path / "large.png"), "--out", str(tmp_path / "out")]
+    assert run_command(main, [*arguments, "--window", "48", "--stride", "20"]) == 0
+    found = ids_in(tmp_path / "out" / "large.png")
+    layout = windows(70, 100, 48, 20, "shift_back")
+    predictor = TorchPredictor(exported.network)
+    np.testing.assert_array_equal(found, predictor.sliding_class_ids(planes(image), layout, "mean_logits"))
+    assert (found != predictor.class_ids(planes(image), (70, 100))[0]).any()
+
+
+def test_a_picture_smaller_than_the_window_is_padded_with_the_mean(exported, tmp_path):
+    from torch_impl.predictor import TorchPredictor
+
+    image = picture(31, 80, 5)
+    Image.fromarray(image).save(tmp_path / "flat.png")
+    arguments = [str(exported.model), str(tmp_path / "flat.png"), "--out", str(tmp_path / "out"), "--window", "64"]
+    assert run_command(main, arguments) == 0
+    padded = np.zeros((1, 3, 64, 80), np.float32)
+    padded[:, :, 16:47] = planes(image)
+    layout = windows(64, 80, 64, 42, "shift_back")
+    ids = TorchPredictor(exported.network).sliding_class_ids(padded, layout, "mean_logits")
+    np.testing.assert_array_equal(ids_in(tmp_path / "out" / "flat.png"), ids[16:47])
+
+
+def test_bad_pictures_are_named_and_the_others_done(exported, pictures, tmp_path, capsys):
+    (pictures / "broken.jpg").write_bytes(b"\xff\xd8\xff" + bytes(100))
+    (pictures / "cut.png").write_bytes((pictures / "b.png").read_bytes()[:80])
+    assert run_command(main, [str(exported.model), str(pictures), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert "3 of 5 pictures" in said.out
+    assert "broken.jpg cannot be read" in said.err and "cut.png cannot be read" in said.err
+    assert said.err.splitlines()[-1].startswith("error: 2 of 5 pictures")
+    assert sorted(path.stem for path in (tmp_path / "out").glob("*.png")) == ["a", "b", "grey"]
+    assert [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
+
+
+def test_results_never_overwrite_each_other_or_a_picture(exported, pictures, tmp_path, capsys):
+    before = {path: path.read_bytes() for path in pictures.iterdir()}
+    assert run_command(main, [str(exported.model), str(pictures), "--out", str(pictures)]) == 2
+    assert "would overwrite the picture" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in pictures.iterdir()} == before
+    Image.fromarray(picture(8, 8)).save(pictures / "b.jpg")
+    assert run_command(main, [str(exported.model), str(pictures), "--out", str(tmp_path / "out")]) == 2
+    assert "would both be written" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_overlay_is_not_taken_for_a_picture_of_that_name(tmp_path):
+    with pytest.raises(UserError, match="would overwrite the picture"):
+        output_paths([tmp_path / "a.png", tmp_path / "a_overlay.jpg"], tmp_path)
+    assert len(output_paths([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "out")) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.jpg"], "nowhere.jpg: there is no such picture or folder"),
+        (["."], "no picture in"),
+        (["x.png", "--stride", "8"], "needs a --window"),
+        (["x.png", "--stride", "80", "--window", "64"], "needs a --window of at least that size"),
+        (["x.png", "--palette", "camvid", "--provider", "cuda"], "CUDAExecutionProvider"),
+    ],
+)
+def test_bad_use_ends_in_one_line(exported, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    if "x.png" in arguments:
+        Image.fromarray(picture(8, 8)).save("x.png")
+    assert run_command(main, [str(exported.model), *arguments, "--out", "out"]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.startswith("error: ") and said.count("\n") == 1
+    assert not Path("out").exists()
+
+
+def test_windows_need_logits(exported, pictures, tmp_path, capsys):
+    arguments = [str(exported.ids_model), str(pictures), "--out", str(tmp_path / "out"), "--window", "32"]
+    assert run_command(main, arguments) == 2
+    assert "export with --output logits" in capsys.readouterr().err
+
+
+def test_pictures_are_found_in_order_and_once(pictures):
+    found = find_pictures([pictures, pictures / "b.png"])
+    assert [path.name for path in found] == ["a.BMP", "b.png", "grey.png"]
+
+
+def test_a_picture_is_turned_upright_and_loses_its_transparency(tmp_path):
+    image = Image.fromarray(picture(8, 16))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_picture(tmp_path / "turned.png"), np.rot90(picture(8, 16), -1))
+    image.putalpha(128)
+    image.save(tmp_path / "clear.png")
+    np.testing.assert_array_equal(read_picture(tmp_path / "clear.png"), picture(8, 16))
+
+
+def test_onnxruntime_alone_is_enough(exported, pictures, tmp_path):
+    stubs = tmp_path / "stubs"
+    stubs.mkdir()
+    for name in ("torch", "mindspore", "onnx", "onnxscript"):
+        (stubs / f"{name}.py").write_text(f"raise ImportError('{name} is blocked')\n")
+    command = [
+        sys.executable,
+        "-m",
+        "onnx_impl.predict",
+        str(exported.model),
+        str(pictures),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": f"{stubs}{os.pathsep}{PROJECT}"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3

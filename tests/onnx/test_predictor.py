@@ -1,0 +1,266 @@
+"""OnnxPredictor gives PyTorch's answers, on what was asked for, and refuses everything else with one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from common.predictor import Window
+from common.sliding import windows
+
+onnxruntime = pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
+
+from onnx_impl.predictor import OnnxPredictor, check_provider, placement  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def torch_predictor(exported):
+    from torch_impl.predictor import TorchPredictor
+
+    return TorchPredictor(exported.network)
+
+
+@pytest.fixture(scope="module")
+def predictor(exported):
+    return OnnxPredictor(exported.model, threads=1)
+
+
+@pytest.fixture(scope="module")
+def ids_predictor(exported):
+    return OnnxPredictor(exported.ids_model, threads=1)
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    assert found.shape == expected.shape and found.dtype == expected.dtype == np.float32
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width", "size"), [(1, 64, 64, (64, 64)), (2, 45, 71, (90, 100)), (1, 7, 5, (3, 1))]
+)
+def test_logits_are_those_of_pytorch_at_any_size(predictor, torch_predictor, images, batch, height, width, size):
+    pictures = images(batch, height, width)
+    assert relative_error(predictor.logits(pictures, size), torch_predictor.logits(pictures, size)) < 1e-5
+
+
+def test_the_comparison_of_logits_sees_another_image(predictor, torch_predictor, images):
+    found = predictor.logits(images(1, 64, 64, seed=1), (64, 64))
+    assert relative_error(found, torch_predictor.logits(images(1, 64, 64), (64, 64))) > 0.1
+
+
+@pytest.mark.parametrize("size", [(64, 80), (96, 40)])
+def test_class_ids_of_a_logits_graph(predictor, torch_predictor, images, size):
+    pictures = images(2, 64, 80)
+    found = predictor.class_ids(pictures, size)
+    assert found.dtype == np.uint8 and len(np.unique(found)) > 2
+    np.testing.assert_array_equal(found, torch_predictor.class_ids(pictures, size))
+
+
+def test_class_ids_of_a_class_id_graph(ids_predictor, torch_predictor, images):
+    pictures = images(2, 50, 81)
+    found = ids_predictor.class_ids(pictures, (50, 81))
+    assert found.dtype == np.uint8 and len(np.unique(found)) > 2
+    np.testing.assert_array_equal(found, torch_predictor.class_ids(pictures, (50, 81)))
+
+
+def test_a_class_id_graph_says_that_it_has_no_logits(ids_predictor, images):
+    pictures = images(1, 32, 32)
+    for ask in (
+        lambda: ids_predictor.logits(pictures, (32, 32)),
+        lambda: ids_predictor.class_ids(pictures, (64, 64)),
+        lambda: ids_predictor.sliding_class_ids(pictures, windows(32, 32, 16, 16, "cut_off"), "mean_logits"),
+    ):
+        with pytest.raises(UserError, match="ids.onnx.*--output logits"):
+            ask()
+
+
+@pytest.mark.parametrize("accumulate", ["mean_logits", "sum_logits", "sum_softmax"])
+def test_sliding_windows_are_joined_as_in_pytorch(predictor, torch_predictor, images, accumulate):
+    image = images(1, 70, 90)
+    layout = windows(70, 90, 48, 20, "cut_off")
+    found = predictor.sliding_class_ids(image, layout, accumulate)
+    assert found.shape == (70, 90) and found.dtype == np.uint8
+    np.testing.assert_array_equal(found, torch_predictor.sliding_class_ids(image, layout, accumulate))
+    assert (found != predictor.class_ids(image, (70, 90))[0]).any(), (
+        "windows must matter for this test to mean something"
+    )
+
+
+def test_the_kind_of_accumulation_matters(predictor, images):
+    image = images(1, 70, 90)
+    layout = [*windows(70, 90, 48, 20, "cut_off"), *[Window(top=0, left=0, bottom=40, right=40)] * 3]
+    kinds = [predictor.sliding_class_ids(image, layout, kind) for kind in ("mean_logits", "sum_softmax")]
+    assert (kinds[0] != kinds[1]).any()
+
+
+def test_runtime_and_metadata_say_what_runs(predictor, exported):
+    assert (predictor.runtime.name, predictor.runtime.version) == ("onnx", onnxruntime.__version__)
+    assert predictor.runtime.device == "CPUExecutionProvider"
+    assert predictor.classes == 6
+    assert predictor.metadata.classes == exported.experiment.dataset.classes
+    assert predictor.metadata.mean == exported.experiment.augment.mean
+
+
+def test_a_gpu_is_refused_by_the_cpu_package(exported):
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime-gpu is installed")
+    with pytest.raises(UserError, match="no CUDAExecutionProvider.*install onnxruntime-gpu"):
+        OnnxPredictor(exported.model, "cuda")
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize(("provider", "name"), [("cuda", "CUDA"), ("tensorrt", "Tensorrt")])
+def test_a_silent_fallback_to_the_cpu_is_an_error(exported, monkeypatch, provider, name):
+    available = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    try:
+        predictor = OnnxPredictor(exported.model, provider)
+    except UserError as error:
+        assert f"{name}ExecutionProvider was asked for" in str(error) and "fell back to CPUExecutionProvider" in str(
+            error
+        )
+        assert "CUDA" in str(error) and "cuDNN 9" in str(error)
+    else:
+        assert predictor.runtime.device == f"{name}ExecutionProvider"
+
+
+def fake_session(**operators: str):
+    """A session on CUDA whose operators are placed as given, e.g. ``CPU="Shape Conv"``."""
+    parts = [
+        SimpleNamespace(
+            ep_name=f"{provider}ExecutionProvider",
+            get_nodes=lambda names=names: [SimpleNamespace(op_type=name) for name in names.split()],
+        )
+        for provider, names in operators.items()
+    ]
+    return SimpleNamespace(
+        get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        get_provider_graph_assignment_info=lambda: parts,
+    )
+
+
+def test_arithmetic_on_shapes_may_stay_on_the_cpu():
+    check_provider(fake_session(CUDA="Conv Resize Shape", CPU="Shape Squeeze Concat"), "cuda")
+
+
+@pytest.mark.parametrize(
+    ("operators", "named"),
+    [
+        ({"CUDA": "Conv", "CPU": "Shape Resize ArgMax"}, "ArgMax, Resize"),
+        ({"CPU": "Conv"}, "Conv"),
+        ({"CUDA": "Shape"}, ""),
+    ],
+)
+def test_operators_that_fall_to_the_cpu_are_named(operators, named):
+    with pytest.raises(UserError, match=f"would not run this network alone .*{named}"):
+        check_provider(fake_session(**operators), "cuda")
+
+
+def test_a_session_that_cannot_tell_its_placement_is_refused():
+    session = fake_session(CUDA="Conv")
+    del session.get_provider_graph_assignment_info
+    with pytest.raises(UserError, match="1.24 or newer"):
+        check_provider(session, "cuda")
+
+
+def test_placement_is_read_from_a_real_session(predictor):
+    if not hasattr(predictor.session, "get_provider_graph_assignment_info"):
+        pytest.skip("this ONNX Runtime does not tell")
+    placed = placement(predictor.session)
+    assert list(placed) == ["CPUExecutionProvider"]
+    assert any("Conv" in name for name in placed["CPUExecutionProvider"])
+    assert "Resize" in placed["CPUExecutionProvider"] and "Shape" not in placed["CPUExecutionProvider"]
+
+
+def test_an_unknown_provider_is_refused(exported):
+    with pytest.raises(UserError, match="'gpu' is not one of cpu, cuda, tensorrt"):
+        OnnxPredictor(exported.model, "gpu")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="nothing.onnx: there is no such file"):
+        OnnxPredictor(tmp_path / "nothing.onnx")
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.999])
+def test_a_damaged_file_is_refused(exported, tmp_path, keep):
+    whole = exported.model.read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(whole[: keep if isinstance(keep, int) else int(keep * len(whole))])
+    with pytest.raises(UserError, match="cut.onnx"):
+        OnnxPredictor(tmp_path / "cut.onnx")
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    (tmp_path / "text.onnx").write_text("hello\n")
+    with pytest.raises(UserError, match="text.onnx: ONNX Runtime cannot load it"):
+        OnnxPredictor(tmp_path / "text.onnx")
+
+
+def changed_model(exported, path, **properties: str | None):
+    """Write the exported model with other metadata; None removes an entry. Returns the model for further changes."""
+    model = onnx.load(exported.model)
+    kept = {entry.key: entry.value for entry in model.metadata_props} | properties
+    onnx.helper.set_model_props(model, {key: value for key, value in kept.items() if value is not None})
+    onnx.save(model, path)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("properties", "message"),
+    [
+        ({"format_version": None}, "not a model of this project"),
+        ({"format_version": "2"}, "metadata format 2, but this program reads 1"),
+        ({"mean": "[1, 2"}, "metadata is damaged"),
+        ({"mean": "[1, 2]"}, "mean = "),
+        ({"output": "boxes"}, "output = 'boxes' is not one of"),
+        ({"std": None}, "std is missing"),
+        ({"output": "class_ids"}, "not a segmentation model: it gives logits"),
+        ({"classes": json.dumps(["a", "b"])}, "names 2 classes but its logits have 6"),
+    ],
+)
+def test_wrong_metadata_is_refused(exported, tmp_path, properties, message):
+    changed_model(exported, tmp_path / "other.onnx", **properties)
+    with pytest.raises(UserError, match=f"other.onnx.*{message}"):
+        OnnxPredictor(tmp_path / "other.onnx")
+
+
+def test_unchanged_metadata_is_accepted(exported, tmp_path):
+    changed_model(exported, tmp_path / "same.onnx")
+    assert OnnxPredictor(tmp_path / "same.onnx").classes == 6
+
+
+def test_a_graph_with_another_input_is_refused(exported, tmp_path):
+    model = changed_model(exported, tmp_path / "other.onnx")
+    picture = onnx.helper.make_tensor_value_info("picture", onnx.TensorProto.FLOAT, [1, 3, 8, 8])
+    logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [1, 3, 8, 8])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["picture"], ["logits"])], "g", [picture], [logits])
+    other = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    other.metadata_props.extend(model.metadata_props)
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(UserError, match=r"not a segmentation model: its input is picture tensor\(float\)"):
+        OnnxPredictor(tmp_path / "other.onnx")
+
+
+def test_images_that_do_not_fit_are_an_error_of_the_user(predictor):
+    with pytest.raises(UserError, match=r"ONNX Runtime failed on images \[1, 4, 8, 8\]"):
+        predictor.logits(np.zeros((1, 4, 8, 8), np.float32), (8, 8))
+
+
+def test_a_missing_package_is_named(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match="not installed; install the extra onnx"):
+        OnnxPredictor(exported.model)
+
+
+def test_a_package_emptied_by_uninstalling_its_twin_is_noticed(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
+    with pytest.raises(UserError, match="uninstall both, then install one"):
+        OnnxPredictor(exported.model)
