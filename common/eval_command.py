@@ -39,6 +39,8 @@ def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor
     ``runtime`` is ``torch``, ``mindspore`` or ``onnx``; ``add_options`` adds what only that runtime knows.
     """
     options = _parser(runtime, add_options).parse_intermixed_args(arguments)
+    if options.dump_logits and options.dump is None:
+        raise UserError("--dump-logits needs --dump DIR to say where")
     config = compose(options.experiment, options.overrides)
     path = options.checkpoint or find_checkpoint(runtime, config.name)
     if not path.is_file():
@@ -123,8 +125,6 @@ def _make_folder(path: Path, option: str) -> None:
 
 def _dumper(predictor: Predictor, config: ExperimentConfig, options: argparse.Namespace) -> OnImage | None:
     if options.dump is None:
-        if options.dump_logits:
-            raise UserError("--dump-logits needs --dump DIR to say where")
         return None
     _make_folder(options.dump, "--dump")
     palette = colours(config.dataset.palette, len(config.dataset.classes))

@@ -52,9 +52,9 @@ FLIP_GATE = 2e-4
 class Comparison:
     """How far ONNX Runtime is from PyTorch on one batch.
 
-    ``output`` is the graph's output, ``shape`` batch, height and width of the images. ``relative`` is the Frobenius norm
-    of the difference over that of PyTorch's logits, ``largest`` the largest absolute difference (both None for class
-    ids), ``flips`` the share of the ``pixels`` of the output whose class differs.
+    ``output`` is the graph's output, ``shape`` batch, height and width of the images. ``relative`` is the Frobenius
+    norm of the difference over that of PyTorch's logits, ``largest`` the largest absolute difference (both None for
+    class ids), ``flips`` the share of the ``pixels`` of the output whose class differs.
     """
 
     output: str

@@ -14,7 +14,7 @@ from common.data.datasets import open_dataset
 from common.experiment import compose
 from common.files import write_text_atomic
 from common.palettes import colours
-from common.pictures import difference_map, line_chart, overlay, png_data_uri
+from common.pictures import difference_map, line_chart, png_data_uri
 from common.runs import RunFolder
 
 STYLE = """
@@ -146,7 +146,7 @@ def _strip(out: Path, name: str, dataset: Any, palette: np.ndarray, runtimes: Se
     panels = [(f"{name}", image), ("ground truth", palette[label])]
     for runtime in runtimes:
         wrong = int(((ids[runtime] != label) & (label != 255)).sum())
-        panels.append((f"{runtime}: {wrong} pixels wrong", overlay(image, ids[runtime], palette)))
+        panels.append((f"{runtime}: {wrong} pixels wrong", palette[ids[runtime]]))
     for runtime in runtimes[1:]:
         count = int((ids[runtime] != reference).sum())
         panels.append((f"{runtime} against {runtimes[0]}: {count} pixels differ", difference_map(reference, ids[runtime])))

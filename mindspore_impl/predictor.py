@@ -73,8 +73,9 @@ class MindSporePredictor:
         return Tensor(np.ascontiguousarray(images, np.float32))
 
     def _logits(self, images: np.ndarray, size: Size) -> Tensor:
-        run = forward if self._compiles(images.shape) else type(self.network).__call__
-        return resize(run(self._eval(), self._tensor(images))["logits"], size)
+        network, x = self._eval(), self._tensor(images)
+        outputs = forward(network, x) if self._compiles(images.shape) else network(x)
+        return resize(outputs["logits"], size)
 
     def _compiles(self, shape: tuple[int, ...]) -> bool:
         """Count this pass and return whether to run it by a compiled graph."""

@@ -29,7 +29,9 @@ def start(device: str = "auto") -> str:
     """
     name, _, index = device.lower().partition(":")
     if name in ("cuda", "gpu"):
-        raise UserError(f"trainer.device={device}: MindSpore 2.10 has no GPU build; use cpu, ascend or auto, or PyTorch")
+        raise UserError(
+            f"trainer.device={device}: MindSpore 2.10 has no GPU build; use cpu, ascend or auto, or PyTorch"
+        )
     if name not in ("auto", "cpu", "ascend") or (index and (name != "ascend" or not index.isdecimal())):
         raise UserError(f"trainer.device={device} is not a device of MindSpore; use auto, cpu, ascend or ascend:N")
     prepare()
@@ -43,7 +45,9 @@ def start(device: str = "auto") -> str:
         try:
             ms.set_device(*wanted)
         except RuntimeError:
-            raise UserError(f"trainer.device={device}: this process already uses another device; start a new one") from None
+            raise UserError(
+                f"trainer.device={device}: this process already uses another device; start a new one"
+            ) from None
     # Without a result fetched before it, a first ms.runtime.synchronize() crashes about every second process.
     ms.ops.ones(1).asnumpy()
     return wanted[0]

@@ -137,7 +137,7 @@ class AuxiliaryHead(nn.Cell):
 class DeepLab(nn.Cell):
     """Encoder, decoder and the heads that the configuration asks for.
 
-    ``forward`` returns a dict: ``logits`` [B,K,h,w] at layer1's size, ``features`` (fused, before the classifier), ``decoder``
+    ``construct`` returns a dict: ``logits`` [B,K,h,w] at layer1's size, ``features`` (fused, before the classifier), ``decoder``
     (before the classifier's projection) and, where configured, ``representation``, ``aux`` and ``subclass_logits``.
     """
 
@@ -199,5 +199,11 @@ class DeepLab(nn.Cell):
 
 
 def forward(network: DeepLab, x: Tensor, masks: Masks = ()) -> dict[str, Tensor]:
-    """Return what ``network(x, masks)`` returns, by a compiled graph."""
+    """Return what ``network(x, masks)`` returns, by a compiled graph: the way to train.
+
+    A graph is compiled once per network, train or eval mode, input shape, masks or none, with or without gradient. It
+    follows ``network.set_train`` and every change of parameters but ``set_data``; the mode of a single layer (a frozen
+    BatchNorm) must be set before the first call. Inside ``ms.value_and_grad`` only the network is compiled, so what uses
+    the outputs may look at values.
+    """
     return dict(zip(network.output_names, network.compiled_outputs(network.training, x, *masks)))

@@ -14,7 +14,9 @@ DEFAULT = Path(__file__).parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the folder that holds one folder of golden files per method."""
-    parser.addoption("--goldens", metavar="DIR", help="golden files are DIR/METHOD/* (default: the copies in tests/goldens)")
+    parser.addoption(
+        "--goldens", metavar="DIR", help="golden files are DIR/METHOD/* (default: the copies in tests/goldens)"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

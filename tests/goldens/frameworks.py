@@ -30,7 +30,7 @@ class Framework(Protocol):
         """Return a copy of ``array`` as a tensor."""
 
     def constant(self, array: np.ndarray) -> Any:
-        """Return a copy of ``array`` as our functions of this framework take what carries no gradient (labels, masks...)."""
+        """Return a copy of ``array`` in the form in which our functions take what carries no gradient."""
 
     def array(self, tensor: Any) -> np.ndarray:
         """Return a copy of ``tensor`` as a NumPy array."""

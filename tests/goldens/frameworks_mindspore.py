@@ -67,7 +67,7 @@ class MiniNet(nn.Cell):
         self.record = record
 
     def compiled_outputs(self, training: bool, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the values of :meth:`graph` in the order of ``output_names``, by a compiled graph as our networks do."""
+        """Return the values of ``output_names``, by a compiled graph as our networks do."""
         self.record(training, len(x))
         return self.graph(training, x)
 

@@ -89,7 +89,9 @@ def frobenius(quantity: str, ours: np.ndarray, golden: np.ndarray) -> Check:
     if ours.shape != golden.shape:
         return Check(f"{quantity} {list(ours.shape)} instead of {list(golden.shape)}", float("inf"), FROBENIUS)
     difference = np.linalg.norm(np.asarray(ours, np.float64) - golden)
-    return Check(f"{quantity} (Frobenius)", float(difference / np.linalg.norm(np.asarray(golden, np.float64))), FROBENIUS)
+    return Check(
+        f"{quantity} (Frobenius)", float(difference / np.linalg.norm(np.asarray(golden, np.float64))), FROBENIUS
+    )
 
 
 def exact(quantity: str, ours: Any, golden: Any) -> Check:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +73,7 @@ def other_batch_norm_momentum(framework: Framework, monkeypatch) -> None:
         from mindspore.nn import BatchNorm2d
 
         momentum = 0.1
-    batch_norm = lambda channels: BatchNorm2d(channels, momentum=momentum)  # noqa: E731
-    monkeypatch.setattr(framework.module("layers"), "batch_norm", batch_norm)
+    monkeypatch.setattr(framework.module("layers"), "batch_norm", partial(BatchNorm2d, momentum=momentum))
 
 
 def half_pixel_resize(module: str) -> Callable:
@@ -184,7 +184,7 @@ def run_pytest(folder: Path, method: str) -> subprocess.CompletedProcess:
 
 
 def test_a_file_of_an_unknown_kind_fails(tmp_path) -> None:
-    """Beside a known file under another suffix, which passes, AEL's, which is skipped, and a description, which is ignored."""
+    """It stands beside a known kind under another suffix, one that is still pending, and a description."""
     folder = tmp_path / "u2pl"
     folder.mkdir()
     (folder / "metric_hidden.npz").write_bytes((FILES / "metric_a.npz").read_bytes())

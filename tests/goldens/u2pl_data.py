@@ -76,7 +76,9 @@ def recorded_boxes(golden: Golden) -> tuple[list, np.ndarray]:
     return boxes, np.stack([box_mask(size, box) for box in boxes])
 
 
-def mixed(golden: Golden, framework: Framework, masks: np.ndarray, fill: float | str, label_fill: int | str) -> list[Check]:
+def mixed(
+    golden: Golden, framework: Framework, masks: np.ndarray, fill: float | str, label_fill: int | str
+) -> list[Check]:
     """Images, confidence and labels after mixing: copies, so they must agree to the bit."""
     mix, keep = framework.module("methods.u2pl").mix, framework.constant(masks)
     labels = framework.constant(golden["target_in"].astype(np.uint8))
@@ -107,7 +109,11 @@ def metric(golden: Golden, framework: None) -> list[Check]:
         single = ConfusionMatrix(total.classes)
         single.update(golden[f"pred_{index}"].astype(np.uint8), golden[f"gt_{index}"].astype(np.uint8))
         total.merge(single)
-        for name, counts in (("intersection", single.intersection()), ("union", single.union()), ("target", single.truth())):
+        for name, counts in (
+            ("intersection", single.intersection()),
+            ("union", single.union()),
+            ("target", single.truth()),
+        ):
             checks.append(exact(f"{name}_{index}", counts, golden[f"{name}_{index}"]))
         index += 1
     return [
@@ -157,7 +163,7 @@ def sliding(golden: Golden, framework: Framework) -> list[Check]:
 
 
 def window_average(predictor, image: np.ndarray, size: int, stride: int) -> np.ndarray:
-    """Return ``[1,K,H,W]`` logits averaged over the windows of ``common/sliding.py``; the predictor keeps its own on the device."""
+    """Return ``[1,K,H,W]`` logits averaged over windows; the predictor itself only gives the class ids of that."""
     height, width = image.shape[2:]
     padded = pad_to(image[0].transpose(1, 2, 0), size, 0.0).transpose(2, 0, 1)[None]
     total = np.zeros((1, predictor.classes, *padded.shape[2:]), np.float32)

@@ -33,7 +33,9 @@ def checkpoint_layout(golden: Golden, framework: Framework) -> list[Check]:
                         path = Path(folder) / file_name
                         payload = authors_payload(layout, keys, prefix)
                         write_pth(payload, path)
-                        checks += compare(f"{file_name}, {layout}, {prefix or 'no prefix'}", read(path), payload, prefix)
+                        checks += compare(
+                            f"{file_name}, {layout}, {prefix or 'no prefix'}", read(path), payload, prefix
+                        )
     return checks
 
 

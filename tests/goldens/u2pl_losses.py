@@ -17,25 +17,29 @@ def unsup_loss(golden: Golden, framework: Framework) -> list[Check]:
     probabilities = framework.softmax(golden["pred_teacher"])
     target = framework.constant(golden["target_in"].astype(np.uint8))
     kept, threshold = u2pl.drop_unreliable(losses.entropy(probabilities), target, golden.number("percent"))
-    loss, (gradient,) = framework.gradients(
-        lambda logits: u2pl.unsupervised_loss(logits, kept), golden["predict"]
-    )
+    loss, (gradient,) = framework.gradients(lambda logits: u2pl.unsupervised_loss(logits, kept), golden["predict"])
     labels = framework.array(kept)
     number = int((labels != IGNORE).sum())
-    return [
+    checks = [
         exact("target_out", labels, golden["target_out"]),
         exact("n_kept", number, golden["n_kept"]),
-        close("threshold", threshold, golden["threshold"]),
-        close("weight", labels.size / max(number, 1), golden["weight"]),
-        close("loss", loss, golden["loss"]),
-        close("grad_predict", gradient, golden["grad_predict"]),
+        close("loss", loss, zero_for_nan(golden["loss"])),
+        close("grad_predict", gradient, zero_for_nan(golden["grad_predict"])),
     ]
+    if number:
+        checks.append(close("weight", labels.size / number, golden["weight"]))
+    if threshold is not None:
+        checks.append(close("threshold", threshold, golden["threshold"]))
+    return checks
 
 
 def ohem(golden: Golden, framework: Framework) -> list[Check]:
     """Loss, gradients and number of kept pixels of both heads with online hard example mining."""
     criterion = CriterionConfig(
-        type="ohem", thresh=golden.number("thresh"), min_kept=golden.number("min_kept"), aux_weight=golden.number("aux_weight")
+        type="ohem",
+        thresh=golden.number("thresh"),
+        min_kept=golden.number("min_kept"),
+        aux_weight=golden.number("aux_weight"),
     )
     losses = framework.module("losses")
     label = framework.constant(golden["label"].astype(np.uint8))
@@ -61,11 +65,13 @@ def supervised(golden: Golden, framework: Framework, criterion: CriterionConfig)
     label = framework.constant(golden["label"].astype(np.uint8))
     parts = ["main", "aux"] if golden["grad_aux"].size else ["main"]
     loss, gradients = framework.gradients(
-        lambda *scores: losses.supervised_loss(criterion, scores[0], label, *scores[1:]), *(golden[part] for part in parts)
+        lambda *scores: losses.supervised_loss(criterion, scores[0], label, *scores[1:]),
+        *(golden[part] for part in parts),
     )
     checks = [close("loss", loss, zero_for_nan(golden["loss"]))]
     return checks + [
-        close(f"grad_{part}", gradient, zero_for_nan(golden[f"grad_{part}"])) for part, gradient in zip(parts, gradients)
+        close(f"grad_{part}", gradient, zero_for_nan(golden[f"grad_{part}"]))
+        for part, gradient in zip(parts, gradients)
     ]
 
 
@@ -80,7 +86,11 @@ def onehot_rce(golden: Golden, framework: Framework) -> list[Check]:
     )
     return [
         exact("onehot", framework.array(contrastive.label_maps(label, classes, "union_first")), golden["onehot"] > 0),
-        exact("onehot_small", framework.array(contrastive.label_maps(small, classes, "union_first")), golden["onehot_small"] > 0),
+        exact(
+            "onehot_small",
+            framework.array(contrastive.label_maps(small, classes, "union_first")),
+            golden["onehot_small"] > 0,
+        ),
         close("rce", loss, zero_for_nan(golden["rce"])),
         close("grad_predict", gradient, zero_for_nan(golden["grad_predict"])),
     ]

@@ -28,7 +28,9 @@ def net(golden: Golden, framework: Framework) -> list[Check]:
     found = framework.predictor(network).stages(golden["input"])
     stages = [found[f"layer{index}"] for index in (1, 2, 3, 4)]
     means = [np.abs(stage).mean(dtype=np.float64) for stage in stages]
-    full_size = framework.module("layers").resize(framework.tensor(outputs["logits"]), golden["label_full_size"].shape[1:])
+    full_size = framework.module("layers").resize(
+        framework.tensor(outputs["logits"]), golden["label_full_size"].shape[1:]
+    )
     class_ids = framework.array(full_size).argmax(1)
     checks = [
         exact("stage_shape", [stage.shape for stage in stages], golden["stage_shape"]),
@@ -60,12 +62,18 @@ def manifest(golden: Golden, framework: Framework) -> list[Check]:
     parameters = sum(math.prod(shape) for name, shape in ours.items() if ".running_" not in name)
     return [
         exact("names without a counterpart", sum(name is None for name in neutral.values()), 0),
-        exact("names that do not come back", sum(dialect.foreign_name(n or "") != name for name, n in neutral.items()), 0),
+        exact(
+            "names that do not come back", sum(dialect.foreign_name(n or "") != name for name, n in neutral.items()), 0
+        ),
         exact("names we lack or have too many", len(set(ours) ^ {neutral[name] for name in theirs}), 0),
         exact("shapes that differ", sum(ours.get(neutral[name]) != shape for name, shape in theirs.items()), 0),
         exact("n_parameters", parameters, document["n_parameters"]),
         exact("checkpoint_key_prefix", dialect.module_prefix, document["checkpoint_key_prefix"]),
-        exact("names in the other learning-rate group", sum(_group(name) != _group(n or "") for name, n in neutral.items()), 0),
+        exact(
+            "names in the other learning-rate group",
+            sum(_group(name) != _group(n or "") for name, n in neutral.items()),
+            0,
+        ),
     ]
 
 
@@ -76,7 +84,9 @@ def _group(name: str) -> bool:
 def manifest_of(path: Path) -> Path:
     """Return the manifest beside a ``net_VARIANT_SIZE`` file, or else the public one of that variant."""
     for folder in (path.parent, DEFAULT):
-        fitting = [file for file in folder.glob("manifest_*.json") if f"{path.stem}_".startswith(f"net_{file.stem[9:]}_")]
+        fitting = [
+            file for file in folder.glob("manifest_*.json") if f"{path.stem}_".startswith(f"net_{file.stem[9:]}_")
+        ]
         if fitting:
             return max(fitting, key=lambda file: len(file.stem))
     raise FileNotFoundError(f"no manifest_VARIANT.json fits {path}")

@@ -51,7 +51,15 @@ def both_gradients(first, second, x: np.ndarray, first_parameters=(), second_par
 
 @pytest.mark.parametrize(
     "kernel, stride, dilation, bias",
-    [(1, 1, 1, False), (1, 2, 1, False), (3, 1, 1, True), (3, 2, 1, False), (3, 2, 2, False), (3, 1, 12, False), (7, 2, 1, True)],
+    [
+        (1, 1, 1, False),
+        (1, 2, 1, False),
+        (3, 1, 1, True),
+        (3, 2, 1, False),
+        (3, 2, 2, False),
+        (3, 1, 12, False),
+        (7, 2, 1, True),
+    ],
 )
 @pytest.mark.parametrize("size", [(12, 12), (9, 14)])
 def test_convolution(kernel, stride, dilation, bias, size):
@@ -127,7 +135,9 @@ def test_another_stem_pool_is_noticed_at_even_sizes(modes):
     assert relative_error(found, expected) > 0.01
 
 
-@pytest.mark.parametrize("source, target", [((5, 7), (13, 9)), ((13, 9), (5, 7)), ((1, 1), (4, 6)), ((33, 33), (129, 129)), ((9, 9), (1, 1))])
+@pytest.mark.parametrize(
+    "source, target", [((5, 7), (13, 9)), ((13, 9), (5, 7)), ((1, 1), (4, 6)), ((33, 33), (129, 129)), ((9, 9), (1, 1))]
+)
 def test_resize(source, target):
     x = noise(2, 3, *source)
     target = tuple(np.int64(length) for length in target)
@@ -172,14 +182,18 @@ def test_dropout_takes_the_mask_of_its_site():
     first, second = torch_layers.Dropout(0.3, "channel", 4).train(), ms_layers.Dropout(0.3, "channel", 4).set_train()
     first.site = second.site = 1
     expected, found = both_gradients(
-        lambda x: first(x, [torch.tensor(mask) for mask in masks]), lambda x: second(x, [ms.Tensor(mask) for mask in masks]), x
+        lambda x: first(x, [torch.tensor(mask) for mask in masks]),
+        lambda x: second(x, [ms.Tensor(mask) for mask in masks]),
+        x,
     )
     assert worst(expected, found) < TIGHT
     second.site = 0
     assert relative_error(second(ms.Tensor(x), [ms.Tensor(mask) for mask in masks]), expected[0]) > 0.1
 
 
-@pytest.mark.parametrize("layer", [ms_layers.Dropout(0.3, "channel", 4), ms_layers.Dropout(0.0, "channel", 4).set_train()])
+@pytest.mark.parametrize(
+    "layer", [ms_layers.Dropout(0.3, "channel", 4), ms_layers.Dropout(0.0, "channel", 4).set_train()]
+)
 def test_dropout_that_does_nothing(layer):
     x = ms.Tensor(noise(2, 4, 3, 5))
     assert layer(x, [ms.Tensor(noise(2, 4, 1, 1))]) is x

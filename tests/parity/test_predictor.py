@@ -81,9 +81,7 @@ def test_evaluation_changes_no_statistics(predictors):
 
 def test_graphs_are_compiled_for_repeated_shapes_only_and_only_so_many(predictors, monkeypatch):
     compiled = []
-    monkeypatch.setattr(
-        ms_predictor, "forward", lambda network, x: compiled.append(x.shape) or network(x)
-    )
+    monkeypatch.setattr(ms_predictor, "forward", lambda network, x: compiled.append(x.shape) or network(x))
     monkeypatch.setattr(ms_predictor, "COMPILED_SHAPES", 2)
     for size in (33, 34, 35):
         for _ in range(ms_predictor.COMPILE_AFTER + 2):

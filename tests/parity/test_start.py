@@ -30,8 +30,17 @@ def test_importing_the_package_imports_no_framework():
     assert python(code).strip() == "False"
 
 
-@pytest.mark.parametrize("device, message", [("cuda", "no GPU build"), ("cuda:1", "no GPU build"), ("tpu", "not a device"),
-    ("cpu:1", "not a device"), ("ascend:x", "not a device"), ("ascend", "finds no Ascend")])
+@pytest.mark.parametrize(
+    "device, message",
+    [
+        ("cuda", "no GPU build"),
+        ("cuda:1", "no GPU build"),
+        ("tpu", "not a device"),
+        ("cpu:1", "not a device"),
+        ("ascend:x", "not a device"),
+        ("ascend", "finds no Ascend"),
+    ],
+)
 def test_devices_that_are_refused(device, message):
     with pytest.raises(UserError, match=message):
         start(device)
@@ -48,7 +57,9 @@ def test_numpy_2_is_refused():
 
 
 def test_synchronize_after_start():
-    assert python("from mindspore_impl.start import start; start(); import mindspore as ms; ms.runtime.synchronize(); print(1)")
+    assert python(
+        "from mindspore_impl.start import start; start(); import mindspore as ms; ms.runtime.synchronize(); print(1)"
+    )
 
 
 @pytest.mark.skipif(not has_avx512(), reason="only with AVX-512 does oneDNN choose its reference loop")
