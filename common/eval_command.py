@@ -48,7 +48,6 @@ def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor
     dataset = open_dataset(config.dataset)
     ids = _ids(dataset, options)
     out = options.out or default_run_folder(runtime, config.name) / "eval"
-    _make_folder(out, "--out")
     try:
         predictor, role = load_predictor(path, config, options)
     except ModuleNotFoundError as error:
@@ -57,6 +56,7 @@ def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor
         raise UserError(
             f"{error.name} is not installed; install the extra: pip install '.[{PACKAGES[error.name]}]'"
         ) from None
+    _make_folder(out, "--out")
     print(f"{config.name}: {path} ({role}), {len(ids)} images of the {options.list} list", file=sys.stderr, flush=True)
     outcome = evaluate(predictor, dataset, ids, config, on_image=_dumper(predictor, config, options))
     digest = _split_digest(dataset, config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,8 +42,14 @@ class GraphMetadata:
         return {"format_version": FORMAT} | {k: v if k in TEXTS else json.dumps(v) for k, v in values.items()}
 
 
+KEYS = {field.name for field in fields(GraphMetadata)}
+
+
 def read_properties(properties: Mapping[str, str], path: Path) -> GraphMetadata:
-    """Return what :meth:`GraphMetadata.properties` wrote; raises :class:`UserError` naming ``path`` when it did not."""
+    """Return what :meth:`GraphMetadata.properties` wrote; what other tools added, such as quantisers, is left alone.
+
+    Raises :class:`UserError` naming ``path`` for a file without these properties or with damaged ones.
+    """
     version = properties.get("format_version")
     if version is None:
         raise UserError(
@@ -54,7 +60,7 @@ def read_properties(properties: Mapping[str, str], path: Path) -> GraphMetadata:
             f"{path}: metadata format {version}, but this program reads {FORMAT}; export the checkpoint again"
         )
     try:
-        values = {k: v if k in TEXTS else json.loads(v) for k, v in properties.items() if k != "format_version"}
+        values = {key: value if key in TEXTS else json.loads(value) for key, value in properties.items() if key in KEYS}
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: its metadata is damaged ({error}); export the checkpoint again") from None
     return build(GraphMetadata, values, {"": str(path)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import mindspore as ms
@@ -24,6 +25,7 @@ class Optimizer:
         encoder = {name: p for name, p in named.items() if p.requires_grad and name.startswith("encoder.")}
         heads = {name: p for name, p in named.items() if p.requires_grad and not name.startswith("encoder.")}
         self.names, self.parameters = zip(*encoder.items(), *heads.items())
+        self.running_means = [p for name, p in network.parameters_and_names() if name.endswith("moving_mean")]
         self.gradients: tuple[Tensor, ...] = ()
         # Groups, because in a plain list of parameters MindSpore exempts BatchNorm's from weight decay.
         self.sgd = nn.SGD(
@@ -39,14 +41,20 @@ class Optimizer:
         return rate, rate * self.config.head_lr_times
 
     def differentiate(self, losses: Callable[[], dict[str, Tensor]]) -> dict[str, float]:
-        """Call ``losses``, keep the gradient of the sum of its terms for :meth:`step`, and return the terms and ``loss``, the sum."""
+        """Call ``losses``, keep the gradient of the sum of its terms for :meth:`step`, and return the terms and ``loss``, the sum.
+
+        ``loss`` is NaN if a BatchNorm's running mean is not finite: MindSpore's ReLU turns NaN into 0 on a CPU, so that a
+        network that has broken down still gives finite losses.
+        """
 
         def total() -> tuple[Tensor, dict[str, Tensor]]:
             terms = losses()
             return sum(terms.values()), terms
 
         (loss, terms), self.gradients = ms.value_and_grad(total, None, self.parameters, has_aux=True)()
-        return {name: float(term.asnumpy()) for name, term in (*terms.items(), ("loss", loss))}
+        values = {name: float(term.asnumpy()) for name, term in (*terms.items(), ("loss", loss))}
+        sound = all(np.isfinite(mean.asnumpy()).all() for mean in self.running_means)
+        return values if sound else values | {"loss": math.nan}
 
     def step(self, clock: Clock) -> None:
         """Set the rates of this step and apply the gradients that :meth:`differentiate` left."""

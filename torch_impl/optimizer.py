@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.config import OptimizerConfig
 from common.method import Clock
@@ -32,15 +34,19 @@ class Optimizer:
         rate = poly(self.config.lr, clock.iteration, clock.total, self.config.poly_power)
         return rate, rate * self.config.head_lr_times
 
+    def differentiate(self, losses: Callable[[], dict[str, Tensor]]) -> dict[str, float]:
+        """Call ``losses``, keep the gradient of the sum of its terms for :meth:`step`, and return the terms and ``loss``, the sum."""
+        terms = losses()
+        total = sum(terms.values())
+        self.sgd.zero_grad(set_to_none=True)
+        total.backward()
+        return {name: term.item() for name, term in (*terms.items(), ("loss", total))}
+
     def step(self, clock: Clock) -> None:
-        """Set the rates of this step and apply the gradients that ``backward`` left on the parameters."""
+        """Set the rates of this step and apply the gradients that :meth:`differentiate` left."""
         for group, rate in zip(self.sgd.param_groups, self.rates(clock)):
             group["lr"] = rate
         self.sgd.step()
-
-    def zero_grad(self) -> None:
-        """Forget the gradients of the last step."""
-        self.sgd.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, np.ndarray]:
         """Return the momentum of every parameter as ``momentum.NAME`` (none before the first step)."""

@@ -66,8 +66,7 @@ def draw(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     for _ in range(int(rng.integers(0, 3))):
         bar = _clutter(size, rng)
         image = np.where(bar[..., None], _paint(size, _colour(int(rng.integers(len(HUES))), rng), rng), image)
-    for _ in range(int(rng.integers(2, 5))):
-        kind = int(rng.integers(1, len(CLASSES)))
+    for kind in 1 + rng.permutation(len(CLASSES) - 1)[: rng.integers(2, 5)]:
         inside = _outline(kind, size, rng)
         if rng.integers(2):
             label[_grown(inside)] = IGNORE
@@ -107,6 +106,8 @@ def _outline(kind: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """The pixels of one shape of class ``kind`` at a random place, size and turn, bool ``[size,size]``."""
     across, along = _local(size, rng)
     radius = int(rng.integers(size // 7, size * 3 // 8))
+    if kind > 2:
+        radius = radius * 6 // 5
     return OUTLINES[CLASSES[kind]](across, along, radius)
 
 
@@ -135,7 +136,7 @@ def _triangle(across: np.ndarray, along: np.ndarray, radius: int) -> np.ndarray:
 
 def _ring(across: np.ndarray, along: np.ndarray, radius: int) -> np.ndarray:
     distance = across**2 + along**2
-    return (distance <= radius**2) & (10 * distance >= 3 * radius**2)
+    return (distance <= radius**2) & (5 * distance >= radius**2)
 
 
 def _cross(across: np.ndarray, along: np.ndarray, radius: int) -> np.ndarray:

@@ -174,14 +174,14 @@ def test_the_command_exports_class_ids(tiny, small, tmp_path, capsys):
     assert len(np.unique(found)) == 4
 
 
-@pytest.mark.parametrize(("opset", "code"), [(20, 0), (17, 2)])
+@pytest.mark.parametrize(("opset", "code"), [(20, 0), (99, 2)])
 def test_another_opset_is_made_or_refused(tiny, small, tmp_path, capsys, opset, code):
     assert run_command(main, [str(tiny), str(tmp_path / "model.onnx"), "--opset", str(opset)]) == code
     said = capsys.readouterr()
     if code == 0:
         assert onnx.load(tmp_path / "model.onnx").opset_import[0].version == opset and f"opset {opset}" in said.out
     else:
-        assert "--opset 17: this PyTorch cannot export to it" in said.err.splitlines()[-1]
+        assert "--opset 99: this PyTorch cannot export to it" in said.err.splitlines()[-1]
         assert list(tmp_path.iterdir()) == []
 
 

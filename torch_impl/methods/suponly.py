@@ -8,6 +8,7 @@ Source: ``specs/u2pl.md`` section 11.
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 
 from common.config import ExperimentConfig
 from common.method import Batch, Clock, check_finite
@@ -31,17 +32,16 @@ class SupOnly:
         """Run one optimiser step on ``batch["labelled"]`` and return the loss."""
         images = self.session.tensor(batch["labelled"]["image"])
         labels = self.session.tensor(batch["labelled"]["label"])
-        self.student.train()
-        outputs = self.student(images, self.session.masks(self.student, "student", clock, len(images)))
-        size = labels.shape[1:]
-        aux = resize(outputs["aux"], size) if "aux" in outputs else None
-        loss = supervised_loss(self.config.criterion, resize(outputs["logits"], size), labels, aux)
-        losses = {"sup": loss.item(), "loss": loss.item()}
+        losses = self.optimizer.differentiate(lambda: {"sup": self._supervised(images, labels, clock)})
         check_finite(losses, batch)
-        self.optimizer.zero_grad()
-        loss.backward()
         self.optimizer.step(clock)
         return losses
+
+    def _supervised(self, images: Tensor, labels: Tensor, clock: Clock) -> Tensor:
+        network, size = self.student.train(), labels.shape[1:]
+        outputs = network(images, self.session.masks(network, "student", clock, len(images)))
+        aux = resize(outputs["aux"], size) if "aux" in outputs else None
+        return supervised_loss(self.config.criterion, resize(outputs["logits"], size), labels, aux)
 
     def networks(self) -> dict[str, dict[str, np.ndarray]]:
         """Return the network's tensors."""

@@ -103,44 +103,48 @@ class U2PL:
             draws = draws or StepDraws(self.settings, self.config.trainer.seed, clock)
             unlabelled = self.session.tensor(batch["unlabelled"]["image"])
             losses = self._losses(images, labels, unlabelled, clock, draws)
-        total = sum(losses.values())
-        values = {name: loss.item() for name, loss in losses.items()} | {"loss": total.item()}
-        check_finite(values, batch)
-        self.optimizer.zero_grad()
-        total.backward()
+        check_finite(losses, batch)
         self.optimizer.step(clock)
         if clock.epoch >= self.settings.sup_only_epochs:
             tied = self.settings.ema_first_epoch == "tied" and clock.epoch == self.settings.sup_only_epochs
             update_teacher(self.teacher, self.student, 0.0 if tied else self.settings.teacher_decay(clock))
-        return values
+        return losses
 
-    def _supervised_losses(self, images: Tensor, labels: Tensor, clock: Clock) -> dict[str, Tensor]:
+    def _supervised_losses(self, images: Tensor, labels: Tensor, clock: Clock) -> dict[str, float]:
         """Warm-up: the student learns from labels, the teacher's BatchNorm sees the same images."""
-        outputs = self._train_pass("student", images, clock)
         with torch.no_grad():
             self._train_pass("teacher", images, clock)
-        # With a zero gradient, not none, the representation head still feels weight decay, as in the released program.
-        idle = outputs["representation"].sum() * 0
-        return {"sup": self._supervised(outputs, labels), "unsup": idle, "contra": idle}
 
-    def _losses(self, images: Tensor, labels: Tensor, unlabelled: Tensor, clock: Clock, draws: Draws) -> dict[str, Tensor]:
+        def terms() -> dict[str, Tensor]:
+            outputs = self._train_pass("student", images, clock)
+            # With a zero gradient, not none, the representation head still feels weight decay, as in the released program.
+            idle = outputs["representation"].sum() * 0
+            return {"sup": self._supervised(outputs, labels), "unsup": idle, "contra": idle}
+
+        return self.optimizer.differentiate(terms)
+
+    def _losses(self, images: Tensor, labels: Tensor, unlabelled: Tensor, clock: Clock, draws: Draws) -> dict[str, float]:
         settings, size, count = self.settings, labels.shape[1:], len(images)
         unlabelled, pseudo_label = self._mixed(unlabelled, size, draws)
         together = torch.cat([images, unlabelled])
-        outputs = self._train_pass("student", together, clock)
         with torch.no_grad():
             teacher = self._train_pass("teacher", together, clock)
             small_probabilities = teacher["logits"].softmax(1)
             uncertainty = entropy(resize(teacher["logits"][count:], size).softmax(1))
             reliable, _ = drop_unreliable(uncertainty, pseudo_label, settings.percent_kept(clock))
-        losses = {"sup": self._supervised({name: value[:count] for name, value in outputs.items()}, labels)}
-        scores = resize(outputs["logits"][count:], size)
-        losses["unsup"] = settings.unsup_weight * unsupervised_loss(scores, reliable)
-        losses["contra"] = settings.contrastive.weight * self._contrastive(
-            outputs["representation"], teacher["representation"], small_probabilities,
-            labels, pseudo_label, uncertainty, clock, draws,
-        )  # fmt: skip
-        return losses
+
+        def terms() -> dict[str, Tensor]:
+            outputs = self._train_pass("student", together, clock)
+            losses = {"sup": self._supervised({name: value[:count] for name, value in outputs.items()}, labels)}
+            scores = resize(outputs["logits"][count:], size)
+            losses["unsup"] = settings.unsup_weight * unsupervised_loss(scores, reliable)
+            losses["contra"] = settings.contrastive.weight * self._contrastive(
+                outputs["representation"], teacher["representation"], small_probabilities,
+                labels, pseudo_label, uncertainty, clock, draws,
+            )  # fmt: skip
+            return losses
+
+        return self.optimizer.differentiate(terms)
 
     def _train_pass(self, role: str, images: Tensor, clock: Clock) -> dict[str, Tensor]:
         network = getattr(self, role).train()
