@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         seconds = figures[f"median_{kind}_seconds"]
         figures[f"mindspore_over_torch_{kind}"] = round(seconds["mindspore"] / seconds["torch"], 2)
         print(f"{kind}: {figures[f'mindspore_over_torch_{kind}']} times as long", seconds)
-    save("training_step", "python -m benchmarks.training_step", figures)
+    save("training_step", " ".join(["python -m benchmarks.training_step", *(sys.argv[1:] if arguments is None else arguments)]), figures)
 
 
 def compare(parsed: argparse.Namespace) -> dict:

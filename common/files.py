@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -11,19 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on normal exit it is flushed to disk and takes the place of ``path``.
 
     Missing folders are created. When the body raises, the temporary file is removed and ``path`` stays as it was. The
-    temporary name keeps the suffix of ``path``, because some writers choose the format by it.
+    temporary name keeps the suffix of ``path``, because some writers choose the format by it. Raises :class:`UserError`
+    where nothing can be written; what else goes wrong, a full disk above all, is an ``OSError`` that names ``path``.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _temporary(path)
     try:
         yield temporary
         _sync(temporary)
@@ -56,6 +57,21 @@ def sha256(path: str | os.PathLike) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _temporary(path: Path) -> Path:
+    """Create an empty file beside ``path``."""
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; choose another name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise UserError(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from None
+    os.close(handle)
+    return Path(name)
 
 
 def _sync(path: Path) -> None:

@@ -62,7 +62,7 @@ def result(
         "images": evaluation.images,
         "seconds": round(evaluation.seconds, 3),
         "seconds_per_image": round(evaluation.seconds_per_image, 5),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 
 

@@ -10,44 +10,30 @@ from pathlib import Path
 
 import numpy as np
 
-from common.checkpoints import read
-from common.config import NetworkConfig
 from common.errors import run_command
 from common.files import atomic_path
-from common.strict import build
+from common.stored_network import read_network
 
 RUNTIMES = ("torch", "mindspore", "onnx")
-
-
-def network_config(checkpoint, path: Path) -> NetworkConfig:
-    """Return the network configuration that a checkpoint carries."""
-    return build(NetworkConfig, checkpoint.meta["network"], {"": str(path)}, "network")
 
 
 def run_stages(runtime: str, path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
     """Return name -> array of every stage, in order, for normalised float32 ``images`` ``[B,3,H,W]``."""
     if runtime == "onnx":
-        import onnxruntime
+        from onnx_impl.predictor import OnnxPredictor
 
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, {session.get_inputs()[0].name: images})))
-    checkpoint = read(path)
-    config, classes = network_config(checkpoint, path), len(checkpoint.meta["classes"])
-    tensors = next(iter(checkpoint.networks.values()))
+        return OnnxPredictor(path).stages(images)
     if runtime == "torch":
         from torch_impl.checkpoint import load_network
         from torch_impl.networks import build_network
         from torch_impl.predictor import TorchPredictor as Predictor
     else:
-        from mindspore_impl.start import start
-
-        start("cpu")
         from mindspore_impl.checkpoint import load_network
         from mindspore_impl.networks import build_network
         from mindspore_impl.predictor import MindSporePredictor as Predictor
-    network = build_network(config, classes)
-    load_network(network, tensors, str(path))
+    stored = read_network(path)
+    network = build_network(stored.config, len(stored.classes))
+    load_network(network, stored.tensors, str(path))
     return Predictor(network).stages(images)
 
 

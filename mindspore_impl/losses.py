@@ -48,7 +48,9 @@ def ohem_labels(logits: Tensor, labels: np.ndarray, thresh: float, min_kept: int
     return np.where(probability <= max(kth, np.float32(thresh)), labels, labels.dtype.type(IGNORE))
 
 
-def supervised_loss(criterion: CriterionConfig, logits: Tensor, labels: np.ndarray, aux: Tensor | None = None) -> Tensor:
+def supervised_loss(
+    criterion: CriterionConfig, logits: Tensor, labels: np.ndarray, aux: Tensor | None = None
+) -> Tensor:
     """Return cross entropy or OHEM of ``logits`` plus ``aux_weight`` times that of ``aux`` (each mined on its own)."""
     total = ms.Tensor(0.0, ms.float32)
     for weight, scores in ((1.0, logits), (criterion.aux_weight, aux)):

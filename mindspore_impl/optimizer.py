@@ -51,6 +51,7 @@ class Optimizer:
             terms = losses()
             return sum(terms.values()), terms
 
+        self.gradients = ()  # those of the last step need not stay in memory during this one
         (loss, terms), self.gradients = ms.value_and_grad(total, None, self.parameters, has_aux=True)()
         values = {name: float(term.asnumpy()) for name, term in (*terms.items(), ("loss", loss))}
         sound = all(np.isfinite(mean.asnumpy()).all() for mean in self.running_means)
@@ -62,10 +63,6 @@ class Optimizer:
         for shared, rate in zip((of_parameters[0], of_parameters[-1]), self.rates(clock)):
             ops.assign(shared, ms.Tensor(rate, ms.float32))  # set_data would be ignored by the compiled update
         self.sgd(self.gradients)
-
-    def zero_grad(self) -> None:
-        """Forget the gradients of the last step."""
-        self.gradients = ()
 
     def state(self) -> dict[str, np.ndarray]:
         """Return the momentum of every parameter as ``momentum.NAME`` (none before the first step)."""

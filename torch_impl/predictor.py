@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class TorchPredictor:
 
     def stages(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Return every intermediate result for images ``[B,3,H,W]``, in order."""
-        with torch.no_grad():
+        with exact():
             return {name: value.cpu().numpy() for name, value in self._eval().stages(self._tensor(images)).items()}
 
     def _eval(self) -> nn.Module:
@@ -58,8 +59,20 @@ class TorchPredictor:
         return torch.from_numpy(np.ascontiguousarray(images)).to(self.device, dtype)
 
     def _logits(self, images: np.ndarray, size: Size) -> Tensor:
-        with torch.no_grad():
+        with exact():
             return resize(self._eval()(self._tensor(images))["logits"], size)
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Compute without gradient and, on a GPU, without TF32, whose rounding exceeds the gates between runtimes."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def describe_device(device: torch.device) -> str:

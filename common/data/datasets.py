@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -27,6 +27,9 @@ COLOUR_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises for damaged files, depending on the format."""
+
+ListKey = Literal["train_list", "val_list"]
+"""The lists of a data set, as :class:`DatasetConfig` calls them."""
 
 
 class Dataset(Protocol):
@@ -73,13 +76,11 @@ def reduce_to_id(field: str, config: DatasetConfig) -> str:
     """Reduce one field of a list, a path or a bare id, to the image id (``specs/splits_u2pl.md`` section 2).
 
     The id is the file name without folder, without the data set's image suffix or that of a usual image format, and
-    without ``_leftImg8bit`` (Cityscapes).
+    without what Cityscapes appends to the id (``_leftImg8bit``, ``_gtFine_...``).
     """
-    name = PurePosixPath(field).name.removesuffix(config.image_suffix)
-    for suffix in IMAGE_SUFFIXES:
-        if name.lower().endswith(suffix):
-            name = name[: -len(suffix)]
-    return name.removesuffix("_leftImg8bit")
+    path = PurePosixPath(PurePosixPath(field).name.removesuffix(config.image_suffix))
+    name = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+    return name.removesuffix("_leftImg8bit").partition("_gtFine_")[0]
 
 
 def read_list(path: Path, config: DatasetConfig) -> tuple[ListEntry, ...]:
@@ -91,8 +92,8 @@ def read_list(path: Path, config: DatasetConfig) -> tuple[ListEntry, ...]:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"list {path} of data set {config.name} does not exist; put it there or correct the name") from None
-    except IsADirectoryError:
-        raise UserError(f"list {path} of data set {config.name} is a folder, not a file of image ids") from None
+    except OSError as error:
+        raise UserError(f"list {path} of data set {config.name} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"list {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
@@ -118,24 +119,33 @@ class FileDataset:
             )
 
     @cached_property
-    def train_entries(self) -> tuple[ListEntry, ...]:
-        """The lines of the training list."""
-        return self._entries("train_list")
-
-    @cached_property
-    def val_entries(self) -> tuple[ListEntry, ...]:
-        """The lines of the validation list."""
-        return self._entries("val_list")
-
-    @cached_property
     def train_ids(self) -> tuple[str, ...]:
         """See :class:`Dataset`."""
-        return _unique(self.train_entries)
+        return _unique(self.entries("train_list"))
 
     @cached_property
     def val_ids(self) -> tuple[str, ...]:
         """See :class:`Dataset`."""
-        return _unique(self.val_entries)
+        return _unique(self.entries("val_list"))
+
+    def require_root(self) -> None:
+        """Raise :class:`UserError` unless the data folder exists."""
+        if not self.root.is_dir():
+            raise UserError(
+                f"data folder {self.root} of data set {self.name} does not exist; put the data there, "
+                "or set the environment variable DATA_ROOT or dataset.root"
+            )
+
+    def list_path(self, key: ListKey) -> Path:
+        """The file of a list; raises :class:`UserError` when the data folder is missing or the list is not configured."""
+        self.require_root()
+        if not getattr(self.config, key):
+            raise UserError(f"dataset.{key} of data set {self.name} is not set; name a file of image ids")
+        return self.root / getattr(self.config, key)
+
+    def entries(self, key: ListKey) -> tuple[ListEntry, ...]:
+        """The lines of a list as they are; see :func:`read_list`."""
+        return read_list(self.list_path(key), self.config)
 
     def image_path(self, image_id: str) -> Path:
         """The image file of an id; it need not exist."""
@@ -177,27 +187,15 @@ class FileDataset:
         return label
 
     def where(self, image_id: str) -> str:
-        """Which line of which of the data set's lists names an id, as the end of a message; empty if none does."""
-        for list_key in ("train_list", "val_list"):
+        """Which lines of the data set's lists name an id, as the end of a message; empty if none does."""
+        places = []
+        for key in get_args(ListKey):
             try:
-                entries = self._entries(list_key)
+                entries = self.entries(key)
             except UserError:
                 continue
-            for entry in entries:
-                if entry.id == image_id:
-                    return f" (line {entry.line} of {self.root / getattr(self.config, list_key)})"
-        return ""
-
-    def _entries(self, list_key: str) -> tuple[ListEntry, ...]:
-        if not self.root.is_dir():
-            raise UserError(
-                f"data folder {self.root} of data set {self.name} does not exist; put the data there, "
-                f"or set the environment variable DATA_ROOT or dataset.root"
-            )
-        name = getattr(self.config, list_key)
-        if not name:
-            raise UserError(f"dataset.{list_key} of data set {self.name} is not set; name a file of image ids")
-        return read_list(self.root / name, self.config)
+            places += [f"line {entry.line} of {self.list_path(key)}" for entry in entries if entry.id == image_id]
+        return f" ({', '.join(places)})" if places else ""
 
     def _city_folder(self, image_id: str) -> str:
         part = "val" if image_id in self._val_set else "train"
@@ -211,6 +209,7 @@ class FileDataset:
         try:
             return Image.open(path)
         except FileNotFoundError:
+            self.require_root()
             hint = self._missing_hint(path, kind)
             raise UserError(f"{kind} {path} does not exist{hint}{self.where(image_id)}") from None
         except DECODING_ERRORS as error:
@@ -231,17 +230,15 @@ class FileDataset:
         return f"{kind} {path} {reason}; replace it{self.where(image_id)}"
 
     def _missing_hint(self, path: Path, kind: str) -> str:
-        if not self.root.is_dir():
-            return f": there is no data folder {self.root}; set the environment variable DATA_ROOT or dataset.root"
         other = Path(str(path).replace("_labelTrainIds.png", "_labelIds.png"))
         if kind == "label" and other != path and other.is_file():
             return ", but its labelIds file does; set dataset.label_encoding=cityscapes_ids"
         return ""
 
     def _class_ids(self, values: np.ndarray, path: Path, image_id: str) -> np.ndarray:
-        bytes_ = values if values.dtype == np.uint8 else np.clip(values, 0, 255).astype(np.uint8)
-        label = self._class_table[bytes_]
-        bad = (label < 0) | (bytes_ != values)
+        small = values if values.dtype == np.uint8 else np.clip(values, 0, 255).astype(np.uint8)
+        label = self._class_table[small]
+        bad = (label < 0) | (small != values)
         if bad.any():
             row, column = np.argwhere(bad)[0]
             raise UserError(

@@ -1,7 +1,7 @@
-"""Batches of augmented samples, the same bytes whatever the number of worker processes.
+"""Training batches as NumPy arrays: the same bytes for every framework, whatever the number of worker processes.
 
-Every sample is a function of (seed, stream, epoch, step, position), so workers share nothing, prefetching changes nothing and
-a run can be continued at any step.
+Which image comes when is decided by a generator per stream and epoch, how it is augmented by a generator per stream,
+epoch, step and position in the batch. So any step of any epoch can be computed alone, and resuming needs no saved state.
 """
 
 from __future__ import annotations
@@ -11,81 +11,137 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from common.config import ExperimentConfig
+from common.config import AugmentConfig, ExperimentConfig
 from common.data.augment import PIPELINES
 from common.data.datasets import Dataset
 from common.errors import UserError
-from common.method import Batch, Stream, StreamBatch
+from common.method import Batch, Stream
 from common.rng import generator
 from common.splits import Split
 
+Arrays = dict[str, np.ndarray]
 
-@dataclass(frozen=True)
-class _Plan:
-    """What a worker needs to make any batch: lists, batch sizes and the share of the process it works for."""
+
+class Task(NamedTuple):
+    """One sample to prepare: ``position`` counts in the batch of all processes together."""
+
+    stream: str
+    image_id: str
+    epoch: int
+    step: int
+    position: int
+
+
+class Plan:
+    """Which sample comes when, in which process; see :class:`Loader` for the arguments."""
+
+    def __init__(
+        self, split: Split, streams: Sequence[Stream], config: ExperimentConfig, process: int = 0, processes: int = 1
+    ) -> None:
+        self._lists = {"labelled": split.labelled, "unlabelled": split.unlabelled}
+        self._batch = {"labelled": config.loader.batch_labelled, "unlabelled": config.loader.batch_unlabelled}
+        self._streams, self._seed = tuple(streams), config.trainer.seed
+        self._process, self._processes = process, processes
+        # An epoch passes over the unlabelled list, which is the longer one; the labelled list is repeated to its length.
+        self._leading = "unlabelled" if "unlabelled" in {stream.source for stream in streams} else "labelled"
+        self._keep = (
+            config.loader.last_batch == "keep" and self._leading == "labelled" and not config.trainer.iterations_per_epoch
+        )
+        self._check(split.id)
+        self.iterations_per_epoch = self._count(config)
+
+    def tasks(self, epoch: int, first_step: int = 0) -> Iterator[list[Task]]:
+        """Yield the tasks of this process for every step of ``epoch`` from ``first_step`` on, all streams together."""
+        orders = {stream.name: self._order(stream, epoch) for stream in self._streams}
+        for step in range(first_step, self.iterations_per_epoch):
+            tasks = []
+            for stream in self._streams:
+                total = self._batch[stream.source]
+                ids = orders[stream.name][step * total : (step + 1) * total]
+                own = total // self._processes
+                mine = list(enumerate(ids))[self._process * own : (self._process + 1) * own]
+                tasks += [Task(stream.name, image_id, epoch, step, position) for position, image_id in mine]
+            yield tasks
+
+    def _order(self, stream: Stream, epoch: int) -> list[str]:
+        """The ids that one epoch takes from a list: one permutation of the list after the other."""
+        ids = self._lists[stream.source]
+        needed = len(ids) if self._keep else self.iterations_per_epoch * self._batch[stream.source]
+        rng = generator(self._seed, f"order {stream.name}", epoch)
+        rounds = -(-needed // len(ids))
+        return [ids[index] for _ in range(rounds) for index in rng.permutation(len(ids))][:needed]
+
+    def _count(self, config: ExperimentConfig) -> int:
+        """Iterations per epoch: as set, else one pass over the leading list (``specs/u2pl.md`` sections 2.3 and 11)."""
+        wanted = config.trainer.iterations_per_epoch
+        if wanted is not None:
+            if wanted < 1:
+                raise UserError(f"trainer.iterations_per_epoch = {wanted} must be at least 1, or null")
+            return wanted
+        length, batch = len(self._lists[self._leading]), self._batch[self._leading]
+        if self._leading == "labelled" and config.loader.last_batch != "drop":
+            return -(-length // batch)
+        if length < batch:
+            raise UserError(
+                f"{length} {self._leading} images do not fill one batch of loader.batch_{self._leading} = {batch}; "
+                "lower it or set trainer.iterations_per_epoch"
+            )
+        return length // batch
+
+    def _check(self, split_id: str) -> None:
+        if self._keep and self._processes > 1:
+            raise UserError("loader.last_batch=keep is for one process only; use fill or drop with several")
+        for source in dict.fromkeys(stream.source for stream in self._streams):
+            if not self._lists[source]:
+                raise UserError(f"split {split_id} has no {source} images, but the method needs them; choose another split")
+            if self._batch[source] % self._processes:
+                raise UserError(
+                    f"loader.batch_{source} = {self._batch[source]} cannot be shared by {self._processes} processes; "
+                    f"use a multiple of {self._processes}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleMaker:
+    """Turns tasks into arrays; the part of a loader that every worker process has."""
 
     dataset: Dataset
-    lists: dict[str, tuple[str, ...]]
-    streams: tuple[Stream, ...]
-    config: ExperimentConfig
-    iterations_per_epoch: int
-    single_pass: bool
-    process: int
-    processes: int
+    streams: dict[str, Stream]
+    augment: AugmentConfig
+    seed: int
 
-    def batch(self, epoch: int, step: int) -> Batch:
-        """Return the batch of one step."""
-        return {stream.name: self._part(stream, epoch, step) for stream in self.streams}
+    def make(self, task: Task) -> Arrays:
+        """Return the arrays of one sample under the names that the stream's pipeline gives them."""
+        stream = self.streams[task.stream]
+        rng = generator(self.seed, f"augment {task.stream}", task.epoch, task.step, task.position)
+        labels = {name: self._label(name, task.image_id) for name in stream.labels}
+        return PIPELINES[stream.pipeline](self.dataset.image(task.image_id), labels, self.augment, rng)
 
-    def _part(self, stream: Stream, epoch: int, step: int) -> StreamBatch:
-        size = batch_size(self.config, stream.source) // self.processes
-        positions = range(self.process * size, (self.process + 1) * size)
-        chosen = [(p, image_id) for p in positions if (image_id := self._image_id(stream, epoch, step, p)) is not None]
-        samples = [self._sample(stream, epoch, step, position, image_id) for position, image_id in chosen]
-        part: StreamBatch = {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
-        part["ids"] = [image_id for _, image_id in chosen]
-        return part
-
-    def _image_id(self, stream: Stream, epoch: int, step: int, position: int) -> str | None:
-        """Return the image at a place of a stream; None behind the end of a last batch that is kept short."""
-        ids = self.lists[stream.source]
-        size = batch_size(self.config, stream.source)
-        index = step * size + position
-        if self.single_pass:
-            if index >= len(ids) and self.config.loader.last_batch == "keep":
-                return None
-            return ids[self._order(stream, epoch, len(ids))[index % len(ids)]]
-        repetition, index = divmod(epoch * self.iterations_per_epoch * size + index, len(ids))
-        return ids[self._order(stream, repetition, len(ids))[index]]
-
-    def _order(self, stream: Stream, repetition: int, count: int) -> np.ndarray:
-        return generator(self.config.trainer.seed, f"order {stream.name}", repetition).permutation(count)
-
-    def _sample(self, stream: Stream, epoch: int, step: int, position: int, image_id: str) -> dict[str, np.ndarray]:
-        rng = generator(self.config.trainer.seed, f"augment {stream.name}", epoch, step, position)
-        labels = {name: self.dataset.label(image_id) for name in stream.labels}
-        return PIPELINES[stream.pipeline](self.dataset.image(image_id), labels, self.config.augment, rng)
-
-
-def batch_size(config: ExperimentConfig, source: str) -> int:
-    """Return the total number of images a step takes from ``labelled`` or ``unlabelled``."""
-    return config.loader.batch_labelled if source == "labelled" else config.loader.batch_unlabelled
+    def _label(self, name: str, image_id: str) -> np.ndarray:
+        """The label image that streams call ``name``: ``label`` is the data set's own."""
+        if name != "label":
+            raise ValueError(f"no label images have the name {name!r}")
+        return self.dataset.label(image_id)
 
 
 class Loader:
-    """Makes the batches of a run in ``loader.workers`` processes (0: in this one), ``loader.prefetch`` ahead per worker.
+    """Batches of a method's streams, prepared ahead by worker processes. Use it as a context manager, or close it.
 
-    ``iterations_per_epoch`` is ``trainer.iterations_per_epoch`` if set; else one pass over the unlabelled list
-    (``specs/u2pl.md`` section 2.3: the labelled list is repeated, in a fresh order each time), or without an unlabelled
-    stream one pass over the labelled list whose last batch is kept short, dropped or filled up (``loader.last_batch``).
+    ``config.loader`` holds the batch sizes over all ``processes``; this loader gives the part of ``process``. An epoch has
+    ``trainer.iterations_per_epoch`` steps; if unset, it is one pass over the unlabelled list, or, if no stream reads that,
+    over the labelled list. A list that is used up goes on in a new order. Raises :class:`UserError` when lists and batch
+    sizes do not fit.
     """
 
     def __init__(
@@ -97,93 +153,123 @@ class Loader:
         process: int = 0,
         processes: int = 1,
     ) -> None:
-        lists = {"labelled": tuple(split.labelled), "unlabelled": tuple(split.unlabelled)}
-        for stream in streams:
-            _check(stream, lists[stream.source], config, processes)
-        single_pass = config.trainer.iterations_per_epoch is None and all(s.source == "labelled" for s in streams)
-        self.iterations_per_epoch = config.trainer.iterations_per_epoch or _one_pass(lists, config, single_pass)
-        self._plan = _Plan(
-            dataset, lists, tuple(streams), config, self.iterations_per_epoch, single_pass, process, processes
+        self._plan = Plan(split, streams, config, process, processes)
+        self._config = config.loader
+        self._maker = SampleMaker(
+            dataset=dataset,
+            streams={stream.name: stream for stream in streams},
+            augment=config.augment,
+            seed=config.trainer.seed,
         )
         self._pool: ProcessPoolExecutor | None = None
+
+    @property
+    def iterations_per_epoch(self) -> int:
+        """Number of steps of every epoch."""
+        return self._plan.iterations_per_epoch
 
     def __enter__(self) -> Loader:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_: Any) -> None:
         self.close()
 
     def close(self) -> None:
         """End the worker processes."""
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of ``epoch`` from ``first_step`` on: the same ones that the whole epoch yields there."""
-        steps = range(first_step, self.iterations_per_epoch)
-        workers = self._plan.config.loader.workers
-        if workers == 0:
-            yield from (self._plan.batch(epoch, step) for step in steps)
-            return
-        if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(self._plan,))
-        waiting = deque()
+        """Yield the batches of ``epoch`` from ``first_step`` on, exactly those that the whole epoch has there.
+
+        Raises the :class:`UserError` of a file that cannot be read, and one when a worker process was killed.
+        """
+        plan = self._plan.tasks(epoch, first_step)
+        if self._config.workers:
+            yield from self._prefetched(plan)
+        else:
+            for tasks in plan:
+                yield _collate(tasks, map(self._maker.make, tasks))
+
+    def _prefetched(self, plan: Iterator[list[Task]]) -> Iterator[Batch]:
+        running: deque[tuple[list[Task], list[Future[Arrays]]]] = deque()
         try:
-            for step in steps:
-                waiting.append(self._pool.submit(_make_batch, epoch, step))
-                if len(waiting) > workers * self._plan.config.loader.prefetch:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            for tasks in islice(plan, self._config.prefetch):
+                running.append((tasks, self._submit(tasks)))
+            while running:
+                tasks, futures = running[0]
+                batch = _collate(tasks, (future.result() for future in futures))
+                running.popleft()
+                for following in islice(plan, 1):
+                    running.append((following, self._submit(following)))
+                yield batch
         except BrokenProcessPool:
-            self._pool = None
+            self.close()
             raise UserError(
-                "a data loader worker died (usually out of memory): use a smaller loader.workers, loader.prefetch or batch"
+                "a worker process of the data loader was killed, most likely because memory ran out; lower loader.workers "
+                "or loader.prefetch, or set loader.workers=0 to see the cause"
             ) from None
         finally:
-            for future in waiting:
-                future.cancel()
+            for _, futures in running:
+                for future in futures:
+                    future.cancel()
+
+    def _submit(self, tasks: Iterable[Task]) -> list[Future[Arrays]]:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                max_workers=self._config.workers,
+                # Not fork: threads and device contexts of the frameworks do not survive it.
+                mp_context=_WorkerContext(),
+                initializer=_start_worker,
+                initargs=(self._maker,),
+            )
+        return [self._pool.submit(_work, task) for task in tasks]
 
 
-def _check(stream: Stream, ids: Sequence[str], config: ExperimentConfig, processes: int) -> None:
-    if not ids:
-        raise UserError(f"the {stream.source} list of split {config.split.id} is empty: {config.name} needs at least one image")
-    size = batch_size(config, stream.source)
-    if size % processes:
-        raise UserError(f"loader.batch_{stream.source} = {size} does not divide among {processes} processes")
+def _collate(tasks: Sequence[Task], samples: Iterable[Arrays]) -> Batch:
+    """Stack the samples of each stream in the order of their tasks."""
+    parts: dict[str, list[tuple[str, Arrays]]] = {}
+    for task, sample in zip(tasks, samples):
+        parts.setdefault(task.stream, []).append((task.image_id, sample))
+    return {
+        stream: {
+            "ids": [image_id for image_id, _ in part],
+            **{name: np.stack([sample[name] for _, sample in part]) for name in part[0][1]},
+        }
+        for stream, part in parts.items()
+    }
 
 
-def _one_pass(lists: dict[str, tuple[str, ...]], config: ExperimentConfig, single_pass: bool) -> int:
-    source = "labelled" if single_pass else "unlabelled"
-    count, size = len(lists[source]), batch_size(config, source)
-    steps = -(-count // size) if single_pass and config.loader.last_batch != "drop" else count // size
-    if steps == 0:
-        raise UserError(
-            f"loader.batch_{source} = {size} is larger than the {source} list ({count} images): "
-            "use a smaller batch or set trainer.iterations_per_epoch"
-        )
-    return steps
+_worker: SampleMaker | None = None
+"""What this process makes samples with, if it is a worker."""
 
 
-_worker_plan: _Plan | None = None
+class _WorkerProcess(SpawnProcess):
+    def terminate(self) -> None:
+        # SIGTERM is ignored below, and the pool waits for what it has terminated.
+        self.kill()
 
 
-def _start_worker(plan: _Plan) -> None:
-    """Prepare a worker: one thread of work, no part in Ctrl-C, an end with its parent."""
-    global _worker_plan
-    _worker_plan = plan
-    cv2.setNumThreads(0)
+class _WorkerContext(SpawnContext):
+    Process = _WorkerProcess
+
+
+def _start_worker(maker: SampleMaker) -> None:
+    global _worker
+    _worker = maker
+    # Ctrl-C, and SIGTERM of a scheduler, reach all processes; the main one decides what they mean and needs batches until then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    cv2.setNumThreads(0)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _die_with_parent() -> None:
+def _exit_with_parent() -> None:
+    """A parent that was killed cannot end its workers, and they would wait for tasks for ever."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
-def _make_batch(epoch: int, step: int) -> Batch:
-    return _worker_plan.batch(epoch, step)
+def _work(task: Task) -> Arrays:
+    return _worker.make(task)

@@ -1,7 +1,8 @@
 """The drawn data set ``shapes``: no download, no files, the same pixels on every machine.
 
-Class is shape, not colour: discs, squares, triangles, rings and crosses of any size, turn, colour and texture, partly hidden
-by one another, over clutter. Everything is integer arithmetic on NumPy's generator, so nothing depends on a drawing library.
+Discs, squares, triangles, rings and crosses of any size and turn, partly hidden by one another. Every class has its colour,
+but tint, texture and noise change from image to image and bars of the same colours are background, so a dozen labelled
+images show too little of it. Everything is integer arithmetic on NumPy's generator, so nothing depends on a drawing library.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from common.rng import generator
 
 CLASSES = ("background", "disc", "square", "triangle", "ring", "cross")
 IGNORE = 255
-HUES = ((210, 60, 60), (200, 190, 60), (60, 190, 80), (60, 110, 210), (180, 70, 190))
-"""Strong colours. Every class has two of them and shares each with one other class; clutter has all."""
+COLOURS = ((210, 60, 60), (200, 190, 60), (60, 190, 80), (60, 110, 210), (180, 70, 190))
+"""RGB of the shapes, in the order of their classes."""
 TURNS = ((1, 0, 1), (4, 3, 5), (3, 4, 5), (12, 5, 13), (5, 12, 13), (15, 8, 17), (8, 15, 17))
 """Cosine and sine as fractions over the third number: exact turns in integers (each also by quarter turns)."""
 
@@ -65,22 +66,21 @@ def draw(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     label = np.zeros((size, size), dtype=np.uint8)
     for _ in range(int(rng.integers(0, 3))):
         bar = _clutter(size, rng)
-        image = np.where(bar[..., None], _paint(size, _colour(int(rng.integers(len(HUES))), rng), rng), image)
+        image = np.where(bar[..., None], _paint(size, _colour(int(rng.integers(1, len(CLASSES))), rng), rng), image)
     for kind in 1 + rng.permutation(len(CLASSES) - 1)[: rng.integers(2, 5)]:
         inside = _outline(kind, size, rng)
         if rng.integers(2):
             label[_grown(inside)] = IGNORE
-        hue = kind - 1
-        image = np.where(inside[..., None], _paint(size, _colour(hue, rng), rng), image)
+        image = np.where(inside[..., None], _paint(size, _colour(kind, rng), rng), image)
         label[inside] = kind
-    noise = int(rng.integers(4, 31))
-    image = image * rng.integers(19, 32, size=3) // 25 + rng.integers(-noise, noise + 1, size=image.shape)
+    noise = int(rng.integers(20, 81))
+    image = image * rng.integers(21, 30, size=3) // 25 + rng.integers(-noise, noise + 1, size=image.shape)
     return np.clip(image, 0, 255).astype(np.uint8), label
 
 
-def _colour(hue: int, rng: np.random.Generator) -> np.ndarray:
-    """One of the strong colours, varied: int64 ``[3]``."""
-    return np.array(HUES[hue]) + rng.integers(-35, 36, size=3)
+def _colour(kind: int, rng: np.random.Generator) -> np.ndarray:
+    """The colour of class ``kind``, varied, int64 ``[3]``."""
+    return np.array(COLOURS[kind - 1]) + rng.integers(-30, 31, size=3)
 
 
 def _paint(size: int, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -106,8 +106,8 @@ def _outline(kind: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """The pixels of one shape of class ``kind`` at a random place, size and turn, bool ``[size,size]``."""
     across, along = _local(size, rng)
     radius = int(rng.integers(size // 7, size * 3 // 8))
-    if kind > 2:
-        radius = radius * 6 // 5
+    if CLASSES[kind] in ("triangle", "ring", "cross"):
+        radius = radius * 6 // 5  # they cover less of their circle than the others
     return OUTLINES[CLASSES[kind]](across, along, radius)
 
 

@@ -33,20 +33,16 @@ class SupOnly:
         """Run one optimiser step on ``batch["labelled"]`` and return the loss."""
         images = self.session.tensor(batch["labelled"]["image"])
         labels = batch["labelled"]["label"]
-        self.student.set_train()
-        masks = self.session.masks(self.student, "student", clock, len(images))
-
-        def terms() -> dict[str, Tensor]:
-            outputs = forward(self.student, images, masks)
-            size = labels.shape[1:]
-            aux = resize(outputs["aux"], size) if "aux" in outputs else None
-            return {"sup": supervised_loss(self.config.criterion, resize(outputs["logits"], size), labels, aux)}
-
-        self.optimizer.zero_grad()
-        losses = self.optimizer.differentiate(terms)
+        losses = self.optimizer.differentiate(lambda: {"sup": self._supervised(images, labels, clock)})
         check_finite(losses, batch)
         self.optimizer.step(clock)
         return losses
+
+    def _supervised(self, images: Tensor, labels: np.ndarray, clock: Clock) -> Tensor:
+        network, size = self.student.set_train(), labels.shape[1:]
+        outputs = forward(network, images, self.session.masks(network, "student", clock, len(images)))
+        aux = resize(outputs["aux"], size) if "aux" in outputs else None
+        return supervised_loss(self.config.criterion, resize(outputs["logits"], size), labels, aux)
 
     def networks(self) -> dict[str, dict[str, np.ndarray]]:
         """Return the network's tensors."""

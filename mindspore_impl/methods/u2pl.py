@@ -64,7 +64,12 @@ def unsupervised_loss(logits: Tensor, pseudo_label: np.ndarray) -> Tensor:
 
 
 def reliability_masks(
-    uncertainty: np.ndarray, labels: np.ndarray, pseudo_label: np.ndarray, percent: float, anchor_entropy: str, size: Size
+    uncertainty: np.ndarray,
+    labels: np.ndarray,
+    pseudo_label: np.ndarray,
+    percent: float,
+    anchor_entropy: str,
+    size: Size,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the low and high entropy masks, bool ``[Bl+Bu,h,w]`` at ``size`` (section 5, item 9; 18.5).
 
@@ -103,7 +108,6 @@ class U2PL:
     def step(self, batch: Batch, clock: Clock, draws: Draws | None = None) -> dict[str, float]:
         """Run one optimiser step and return the loss terms as they enter the sum (section 5)."""
         images, labels = batch["labelled"]["image"], batch["labelled"]["label"]
-        self.optimizer.zero_grad()
         if clock.epoch < self.settings.sup_only_epochs:
             losses = self._supervised_losses(images, labels, clock)
         else:

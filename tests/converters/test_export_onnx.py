@@ -34,8 +34,9 @@ CLASSES = ("sky", "road", "tree", "car")
 TINY = NetworkConfig(encoder="tiny", width=16, low_level_channels=8, aspp_dilations=(2, 4))
 SUM = NetworkConfig(encoder="resnet18", stages=3, stem_pool="same", aspp="sum", width=16, low_level_channels=8)
 DEEP = NetworkConfig(
-    encoder="resnet18", stem="deep", stem_pool="ceil", output_stride=8, multi_grid=(1, 2), width=16, low_level_channels=8,
-    aspp_pool_position="first", aspp_merge_kernel=3, fuse_order="low_first", representation=16, auxiliary=True,
+    encoder="resnet18", stem="deep", stem_pool="ceil", output_stride=8, multi_grid=(1, 2), width=16,
+    low_level_channels=8, aspp_pool_position="first", aspp_merge_kernel=3, fuse_order="low_first",
+    representation=16, auxiliary=True,
 )  # fmt: skip
 
 
@@ -56,8 +57,8 @@ def made_up(config: NetworkConfig, seed: int = 0) -> dict[str, np.ndarray]:
 
 def describe(config: NetworkConfig, **changes) -> dict:
     described = {
-        "format_version": FORMAT_VERSION, "experiment": "own/1/u2pl", "network": to_plain(config), "classes": list(CLASSES),
-        "mean": [100.0, 110.0, 120.0], "std": [50.0, 60.0, 70.0], "role": "teacher",
+        "format_version": FORMAT_VERSION, "experiment": "own/1/u2pl", "network": to_plain(config),
+        "classes": list(CLASSES), "mean": [100.0, 110.0, 120.0], "std": [50.0, 60.0, 70.0], "role": "teacher",
     }  # fmt: skip
     return {key: value for key, value in (described | changes).items() if value is not None}
 
@@ -243,7 +244,8 @@ def test_a_size_that_was_traced_in_is_noticed(tiny, small, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("relative", "flips", "pixels", "passed"),
     [
-        (1e-4, 1e-4, 10_000, True), (3e-4, 0.0, 10_000, False), (1e-4, 3e-4, 10_000, False), (math.nan, 0.0, 100, False),
+        (1e-4, 1e-4, 10_000, True), (3e-4, 0.0, 10_000, False), (1e-4, 3e-4, 10_000, False),
+        (math.nan, 0.0, 100, False),
         (None, 0.0, 100, True), (None, 0.01, 100, True), (None, 0.02, 100, False),
     ],
 )  # fmt: skip

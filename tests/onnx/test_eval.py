@@ -1,4 +1,4 @@
-"""One evaluation command for three runtimes: the same numbers from one checkpoint, and one line for what does not fit."""
+"""One evaluation command for three runtimes: one checkpoint, the same numbers; one line for what does not fit."""
 
 from __future__ import annotations
 

@@ -1,0 +1,103 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+
+import pytest
+
+from common.errors import UserError, run_command
+from common.files import atomic_path, sha256, write_json_atomic, write_text_atomic
+from common.paths import PROJECT, data_root, weights_path
+
+
+def test_write_makes_folders_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "a" / "b" / "note.txt"
+    write_text_atomic(path, "grün\n")
+    assert path.read_bytes() == "grün\n".encode()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_temporary_lies_beside_and_keeps_the_suffix(tmp_path):
+    with atomic_path(tmp_path / "x.npy") as temporary:
+        assert temporary.parent == tmp_path and temporary.suffix == ".npy" and temporary.name != "x.npy"
+        assert not (tmp_path / "x.npy").exists()
+        temporary.write_bytes(b"1")
+    assert (tmp_path / "x.npy").read_bytes() == b"1"
+
+
+def test_failure_keeps_the_old_file_and_removes_the_temporary(tmp_path):
+    path = tmp_path / "best.bin"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="half way"), atomic_path(path) as temporary:
+        temporary.write_text("new, but not all of")
+        raise RuntimeError("half way")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_permissions_are_those_of_an_ordinary_file_or_of_the_replaced_one(tmp_path):
+    fresh, shared = tmp_path / "fresh", tmp_path / "shared"
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    shared.touch(0o640)
+    os.chmod(shared, 0o640)
+    write_text_atomic(fresh, "")
+    write_text_atomic(shared, "")
+    assert stat.S_IMODE(fresh.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o640
+
+
+def test_a_folder_in_the_way_is_bad_use(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "below.txt"):
+        assert run_command(lambda _, path=path: write_text_atomic(path, "x")) == 2
+        captured = capsys.readouterr().err
+        assert captured.count("\n") == 1 and f"cannot write {path}" in captured
+
+
+def test_a_full_disk_names_the_file_and_keeps_the_old_one(tmp_path):
+    path = tmp_path / "last.ckpt"
+    path.write_text("old")
+    with pytest.raises(OSError) as caught, atomic_path(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(path) and not isinstance(caught.value, UserError)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_json_round_trip_and_refusal_of_nan(tmp_path):
+    path = tmp_path / "result.json"
+    write_json_atomic(path, {"miou": 0.5, "name": "ö"})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"miou": 0.5, "name": "ö"}
+    with pytest.raises(ValueError):
+        write_json_atomic(path, {"miou": float("nan")})
+    assert json.loads(path.read_text(encoding="utf-8"))["miou"] == 0.5
+
+
+def test_sha256_reads_the_whole_file(tmp_path):
+    data = bytes(range(256)) * 10_000
+    (tmp_path / "large").write_bytes(data)
+    assert sha256(tmp_path / "large") == hashlib.sha256(data).hexdigest()
+    assert sha256(tmp_path / "large") != hashlib.sha256(data[: 1 << 20]).hexdigest()
+
+
+def test_data_root_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    assert data_root() == PROJECT / "data"
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    assert data_root() == tmp_path
+
+
+def test_weights_are_looked_for_here_then_in_the_weights_root(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WEIGHTS_ROOT", str(tmp_path / "store"))
+    assert weights_path("trunk.safetensors") == tmp_path / "store" / "trunk.safetensors"
+    (tmp_path / "trunk.safetensors").touch()
+    assert weights_path("trunk.safetensors") == tmp_path / "trunk.safetensors"
+    assert weights_path("/else/x.pth").as_posix() == "/else/x.pth"
+    monkeypatch.delenv("WEIGHTS_ROOT")
+    assert weights_path("absent.pth") == PROJECT / "weights" / "absent.pth"
