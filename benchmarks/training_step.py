@@ -42,7 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
         seconds = figures[f"median_{kind}_seconds"]
         figures[f"mindspore_over_torch_{kind}"] = round(seconds["mindspore"] / seconds["torch"], 2)
         print(f"{kind}: {figures[f'mindspore_over_torch_{kind}']} times as long", seconds)
-    save("training_step", " ".join(["python -m benchmarks.training_step", *(sys.argv[1:] if arguments is None else arguments)]), figures)
+    given = sys.argv[1:] if arguments is None else arguments
+    save("training_step", " ".join(["python -m benchmarks.training_step", *given]), figures)
 
 
 def compare(parsed: argparse.Namespace) -> dict:

@@ -128,7 +128,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command; raises :class:`CheckFailed` when there are problems."""
     parser = argparse.ArgumentParser(prog="python -m common.check_data", description=__doc__.partition("\n")[0])
     parser.add_argument("experiment", metavar="EXPERIMENT", help="DATASET/SPLIT/METHOD, for example camvid/1_8/u2pl")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings over the experiment's, e.g. dataset.root=DIR")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="a.b=c", help="settings over the experiment's, e.g. dataset.root=DIR"
+    )
     options = parser.parse_args(arguments)
 
     from common.data.datasets import FileDataset, open_dataset

@@ -83,10 +83,11 @@ def _check_range(field: dataclasses.Field, value: Any, key: str, sources: Source
     low, high = field.metadata.get("low"), field.metadata.get("high")
     numbers = value if isinstance(value, tuple) else (value,)
     for number in numbers:
-        if isinstance(number, (int, float)) and not isinstance(number, bool):
-            if (low is not None and number < low) or (high is not None and number > high):
-                span = f"{'' if low is None else low} .. {'' if high is None else high}"
-                raise UserError(f"{_origin(key, sources)}: {key} = {number} is out of range ({span.strip()})")
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            continue
+        if (low is not None and number < low) or (high is not None and number > high):
+            span = f"{'' if low is None else low} .. {'' if high is None else high}"
+            raise UserError(f"{_origin(key, sources)}: {key} = {number} is out of range ({span.strip()})")
 
 
 def _convert(hint: Any, value: Any, key: str, sources: Sources) -> Any:

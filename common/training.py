@@ -70,6 +70,7 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
     dataset = open_dataset(config.dataset)
     split = resolve(dataset, config.split)
     method, notes = framework.make_method(config)
+    notes += config.method.warnings(len(dataset.classes))
     if not arguments.resume:
         folder.start(dump(config))
     with Trainer(framework, config, folder, dataset, split, method) as trainer:

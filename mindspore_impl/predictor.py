@@ -28,7 +28,7 @@ RECYCLE_AFTER = 10
 class MindSporePredictor:
     """Runs a network in eval mode without gradient; implements :class:`common.predictor.Predictor`."""
 
-    def __init__(self, network: nn.Cell, device: str = "CPU") -> None:
+    def __init__(self, network: nn.Cell, device: str = "cpu") -> None:
         self.network = network
         self.device = device
         self.classes = network.classes
@@ -90,7 +90,7 @@ class MindSporePredictor:
 def describe_device(device: str) -> str:
     """Return ``CPU`` or ``Ascend:N``, the one device of this process; raises UserError if it is not ``device``."""
     target, index = ms.get_current_device()
-    if target != device:
+    if target.lower() != device.lower():
         raise UserError(f"MindSpore runs on {target} in this process, not on {device}; call start() first")
     return f"{target}:{index}" if target == "Ascend" else target
 

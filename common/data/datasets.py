@@ -91,13 +91,17 @@ def read_list(path: Path, config: DatasetConfig) -> tuple[ListEntry, ...]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"list {path} of data set {config.name} does not exist; put it there or correct the name") from None
+        raise UserError(
+            f"list {path} of data set {config.name} does not exist; put it there or correct the name"
+        ) from None
     except OSError as error:
         raise UserError(f"list {path} of data set {config.name} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"list {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    entries = tuple(ListEntry(reduce_to_id(line.split()[0], config), n) for n, line in enumerate(lines, 1) if line.strip())
+    entries = tuple(
+        ListEntry(reduce_to_id(line.split()[0], config), n) for n, line in enumerate(lines, 1) if line.strip()
+    )
     if not entries:
         raise UserError(f"list {path} of data set {config.name} is empty; it needs one image id per line")
     return entries
@@ -112,7 +116,9 @@ class FileDataset:
         self.classes = config.classes
         self.root = data_root() / Path(config.root).expanduser()
         if not 0 <= config.ignore_index <= 255:
-            raise UserError(f"dataset.ignore_index = {config.ignore_index} of data set {config.name} must lie in 0..255")
+            raise UserError(
+                f"dataset.ignore_index = {config.ignore_index} of data set {config.name} must lie in 0..255"
+            )
         if config.label_encoding == "cityscapes_ids" and len(config.classes) != 19:
             raise UserError(
                 f"dataset.label_encoding=cityscapes_ids gives 19 classes, but data set {config.name} names {len(config.classes)}"

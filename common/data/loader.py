@@ -56,7 +56,9 @@ class Plan:
         # An epoch passes over the unlabelled list, which is the longer one; the labelled list is repeated to its length.
         self._leading = "unlabelled" if "unlabelled" in {stream.source for stream in streams} else "labelled"
         self._keep = (
-            config.loader.last_batch == "keep" and self._leading == "labelled" and not config.trainer.iterations_per_epoch
+            config.loader.last_batch == "keep"
+            and self._leading == "labelled"
+            and not config.trainer.iterations_per_epoch
         )
         self._check(split.id)
         self.iterations_per_epoch = self._count(config)
@@ -104,7 +106,9 @@ class Plan:
             raise UserError("loader.last_batch=keep is for one process only; use fill or drop with several")
         for source in dict.fromkeys(stream.source for stream in self._streams):
             if not self._lists[source]:
-                raise UserError(f"split {split_id} has no {source} images, but the method needs them; choose another split")
+                raise UserError(
+                    f"split {split_id} has no {source} images, but the method needs them; choose another split"
+                )
             if self._batch[source] % self._processes:
                 raise UserError(
                     f"loader.batch_{source} = {self._batch[source]} cannot be shared by {self._processes} processes; "

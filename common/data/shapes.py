@@ -31,12 +31,15 @@ class ShapesDataset:
         if config.classes != CLASSES:
             raise UserError(f"dataset.classes of layout shapes must be {', '.join(CLASSES)}")
         if min(config.images) < 1:
-            raise UserError(f"dataset.images = {list(config.images)}: layout shapes needs at least one training and one validation image")
+            raise UserError(
+                f"dataset.images = {list(config.images)}: layout shapes needs at least one training and one validation image"
+            )
         self.config = config
         self.name = config.name
         self.classes = config.classes
         self.train_ids, self.val_ids = (
-            tuple(f"{part}_{index:04d}" for index in range(count)) for part, count in zip(("train", "val"), config.images)
+            tuple(f"{part}_{index:04d}" for index in range(count))
+            for part, count in zip(("train", "val"), config.images)
         )
         self._ids = frozenset(self.train_ids + self.val_ids)
 
@@ -50,7 +53,9 @@ class ShapesDataset:
 
     def _drawn(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
         if image_id not in self._ids:
-            raise UserError(f"image {image_id!r} is not one of the {len(self._ids)} drawn images of data set {self.name}")
+            raise UserError(
+                f"image {image_id!r} is not one of the {len(self._ids)} drawn images of data set {self.name}"
+            )
         return _draw_once(self.config.size, self.config.seed, image_id)
 
 

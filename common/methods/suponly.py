@@ -17,3 +17,7 @@ class SupOnlySettings:
     def streams(self) -> tuple[Stream, ...]:
         """The labelled images with weak augmentation."""
         return (Stream(name="labelled", source="labelled", pipeline="weak", labels=("label",)),)
+
+    def warnings(self, classes: int) -> list[str]:
+        """Nothing can be meant otherwise."""
+        return []

@@ -90,6 +90,16 @@ class U2PLSettings:
             Stream(name="unlabelled", source="unlabelled", pipeline="weak"),
         )
 
+    def warnings(self, classes: int) -> list[str]:
+        """What is probably not meant, one line each (section 16, last paragraph)."""
+        low_rank = self.contrastive.low_rank
+        if low_rank < max(classes - 1, 2):
+            return []
+        return [
+            f"warning: method.contrastive.low_rank = {low_rank} leaves at most one rank among {classes} classes, so the "
+            f"contrastive term finds hardly any negatives; set it to {max(classes - 2, 1)}"
+        ]
+
     def percent_kept(self, clock: Clock) -> float:
         """Share of unlabelled pixels that keep their pseudo-label, in percent (section 4)."""
         return 100 - (100 - self.drop_percent) * (1 - clock.epoch / clock.epochs)

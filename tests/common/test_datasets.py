@@ -128,7 +128,9 @@ def test_palette_labels_are_read_as_indices(root):
     image = palette_image(LABEL)
     save(root / "labels" / "one.png", image)
     np.testing.assert_array_equal(open_dataset(config_of(root)).label("one"), LABEL)
-    assert not np.array_equal(np.asarray(image.convert("L")), LABEL), "the conversion that must not happen would go unseen"
+    assert not np.array_equal(np.asarray(image.convert("L")), LABEL), (
+        "the conversion that must not happen would go unseen"
+    )
 
 
 def test_sixteen_bit_labels_and_another_ignore_index(root):
@@ -250,7 +252,10 @@ def test_what_is_wrong_with_a_list(root, what, message):
         ("label missing", "label .*one.png does not exist"),
         ("label colour", "label .*one.png is a colour image"),
         ("label size", "label .*one.png is 4x6 pixels but its image is 6x4"),
-        ("label value", r"label .*one.png has the value 3 at row 0, column 2, outside the classes 0..2 .*4 such pixels"),
+        (
+            "label value",
+            r"label .*one.png has the value 3 at row 0, column 2, outside the classes 0..2 .*4 such pixels",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_file(root, what, message):

@@ -167,7 +167,8 @@ class DeepLab(nn.Module):
             outputs["aux"] = self.auxiliary(stages[2], masks)
         if self.classifier_subclass is not None:
             high = self.encoder.subclass_features(stages[0])
-            outputs["subclass_logits"] = self.classifier_subclass(self.decoder_subclass(stages[0], high, masks), masks)[0]
+            fused = self.decoder_subclass(stages[0], high, masks)
+            outputs["subclass_logits"] = self.classifier_subclass(fused, masks)[0]
         return outputs
 
     def stages(self, x: Tensor) -> dict[str, Tensor]:
