@@ -10,15 +10,15 @@ CONFIGS = PROJECT / "configs"
 
 
 def data_root() -> Path:
-    """The folder that relative data set roots start from: ``DATA_ROOT`` of the environment, else ``data/`` of the project."""
+    """Where relative data set roots start: ``DATA_ROOT`` of the environment, else ``data/`` of the project."""
     return Path(os.environ.get("DATA_ROOT") or PROJECT / "data").expanduser()
 
 
 def weights_path(name: str | os.PathLike) -> Path:
     """Where the weights file ``name`` is expected.
 
-    An absolute name stays as it is; a name that exists relative to the working folder is that file; otherwise it lies in
-    ``WEIGHTS_ROOT`` of the environment, else in ``weights/`` of the project. The file need not exist.
+    An absolute name stays as it is; a name that exists relative to the working folder is that file; otherwise it lies
+    in ``WEIGHTS_ROOT`` of the environment, else in ``weights/`` of the project. The file need not exist.
     """
     path = Path(name).expanduser()
     if path.is_absolute():

@@ -1,6 +1,7 @@
 """Augmentation pipelines: from one decoded image and its label images to the arrays of one training sample.
 
-A pipeline is split into drawing (random numbers only) and applying (no randomness), so that recorded draws can be replayed.
+A pipeline is split into drawing (random numbers only) and applying (no randomness), so that recorded draws can be
+replayed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ class WeakDraws:
 
 
 def scale_from_draws(a: float, b: float, resize_range: tuple[float, float]) -> float:
-    """Scale of two draws from [0, 1): ``a`` below one half shrinks to ``low..1``, else enlarges to ``1..high`` (``specs/u2pl.md`` 2.2)."""
+    """Return the scale of two draws from [0, 1): ``a`` < 0.5 shrinks to ``low..1``, else it enlarges to ``1..high``.
+
+    ``b`` is the position in that range (``specs/u2pl.md`` section 2.2, step 3).
+    """
     low, high = resize_range
     return low + (1 - low) * b if a < 0.5 else 1 + (high - 1) * b
 
@@ -56,15 +60,14 @@ def apply_weak(image: np.ndarray, labels: Labels, draws: WeakDraws, config: Augm
     pixels = resize_linear(image, size, rows, columns, config)
     sample = {"image": np.pad(pixels, [(0, 0), row_margin, column_margin])}
     for name, label in labels.items():
-        picked = label[
-            nearest_index(label.shape[0], size[0])[rows][:, None], nearest_index(label.shape[1], size[1])[columns]
-        ]
+        down, along = (nearest_index(old, new) for old, new in zip(label.shape, size))
+        picked = label[down[rows][:, None], along[columns]]
         sample[name] = np.pad(picked, [row_margin, column_margin], constant_values=config.pad_label)
     return sample
 
 
 def _crop_window(length: int, crop: int, start: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return which of ``length`` positions a window shows that starts at ``start`` of the padded axis, and its margins."""
+    """Return which of ``length`` positions a window from ``start`` of the padded axis shows, and its margins."""
     before = max(crop - length, 0) // 2
     positions = np.arange(start, start + crop) - before
     shown = positions[(positions >= 0) & (positions < length)]
@@ -77,8 +80,9 @@ def resize_linear(
 ) -> np.ndarray:
     """Return the pixels at ``rows`` and ``columns`` of the normalised image resized to ``size``, float32 ``[3,R,C]``.
 
-    Bilinear with half-pixel centres and no antialiasing, source positions in float32 as PyTorch computes them: OpenCV's own
-    rounding of positions differs by up to 2e-4 of the largest value on large images. Only what the crop shows is computed.
+    Bilinear with half-pixel centres and no antialiasing, source positions in float32 as PyTorch computes them: OpenCV's
+    own rounding of positions differs by up to 2e-4 of the largest value on large images. Only what the crop shows is
+    computed.
     """
     (top, bottom, down), (left, right, along) = (
         _linear_taps(old, new, picked) for old, new, picked in zip(image.shape, size, (rows, columns))
@@ -93,9 +97,8 @@ def resize_linear(
 def _linear_taps(old: int, new: int, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return lower and upper source index and the upper one's weight for the ``picked`` of ``new`` output positions."""
     ratio = float(np.float32(old) / np.float32(new))
-    source = np.maximum(ratio * (picked + 0.5) - 0.5, 0).astype(
-        np.float32
-    )  # rounded once, as a fused multiply-add does
+    # Computed in float64 and rounded once, as a fused multiply-add does.
+    source = np.maximum(ratio * (picked + 0.5) - 0.5, 0).astype(np.float32)
     lower = np.minimum(source.astype(np.int64), old - 1)
     return lower, np.minimum(lower + 1, old - 1), source - lower.astype(np.float32)
 
@@ -108,9 +111,10 @@ def weak(image: np.ndarray, labels: Labels, config: AugmentConfig, rng: np.rando
 def center_crop(
     image: np.ndarray, label: np.ndarray, size: int, config: AugmentConfig, pad_label: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The authors' validation input: normalised centre window of ``size`` x ``size``, padded where the image is smaller.
+    """Return the authors' validation input: the normalised centre window, padded where the image is smaller.
 
-    Returns float32 ``[3,size,size]`` (padding 0) and uint8 ``[size,size]`` (padding ``pad_label``; section 2.2, last paragraph).
+    float32 ``[3,size,size]`` (padding 0) and uint8 ``[size,size]`` (padding ``pad_label``); ``specs/u2pl.md`` section
+    2.2, last paragraph.
     """
     image = pad_to(normalise(image, config), size, 0.0)
     label = pad_to(label, size, pad_label)

@@ -57,7 +57,7 @@ class Dataset(Protocol):
         """Return uint8 RGB ``[H,W,3]``; raises :class:`UserError` when the file is missing or damaged."""
 
     def label(self, image_id: str) -> np.ndarray:
-        """Return uint8 ``[H,W]``, class ids and 255 = ignore; raises :class:`UserError` unless it fits image and classes."""
+        """Return uint8 ``[H,W]``, class ids and 255 = ignore; raises :class:`UserError` unless it fits the image."""
 
 
 class ListEntry(NamedTuple):
@@ -121,7 +121,8 @@ class FileDataset:
             )
         if config.label_encoding == "cityscapes_ids" and len(config.classes) != 19:
             raise UserError(
-                f"dataset.label_encoding=cityscapes_ids gives 19 classes, but data set {config.name} names {len(config.classes)}"
+                f"dataset.label_encoding=cityscapes_ids gives 19 classes, but data set {config.name} names "
+                f"{len(config.classes)}"
             )
 
     @cached_property
@@ -143,7 +144,7 @@ class FileDataset:
             )
 
     def list_path(self, key: ListKey) -> Path:
-        """The file of a list; raises :class:`UserError` when the data folder is missing or the list is not configured."""
+        """The file of a list; raises :class:`UserError` when the data folder is missing or the list is not set."""
         self.require_root()
         if not getattr(self.config, key):
             raise UserError(f"dataset.{key} of data set {self.name} is not set; name a file of image ids")
@@ -171,7 +172,8 @@ class FileDataset:
         with self._open(self.image_path(image_id), image_id, "image") as file:
             if file.mode not in COLOUR_MODES:
                 raise UserError(
-                    f"image {file.filename} has pixels of type {file.mode}; save it with 8 bits per channel{self.where(image_id)}"
+                    f"image {file.filename} has pixels of type {file.mode}; save it with 8 bits per channel"
+                    f"{self.where(image_id)}"
                 )
             return np.array(self._decode(file, image_id, "image").convert("RGB"))
 
@@ -181,7 +183,8 @@ class FileDataset:
         with self._open(path, image_id, "label") as file:
             if file.mode not in INDEX_MODES:
                 raise UserError(
-                    f"label {path} is a colour image ({file.mode}); labels are one channel of class ids{self.where(image_id)}"
+                    f"label {path} is a colour image ({file.mode}); labels are one channel of class ids"
+                    f"{self.where(image_id)}"
                 )
             label = self._class_ids(np.asarray(self._decode(file, image_id, "label")), path, image_id)
         with self._open(self.image_path(image_id), image_id, "image") as image:
@@ -248,8 +251,9 @@ class FileDataset:
         if bad.any():
             row, column = np.argwhere(bad)[0]
             raise UserError(
-                f"label {path} has the value {int(values[row, column])} at row {row}, column {column}, outside the classes "
-                f"0..{len(self.classes) - 1} and not {self.config.ignore_index} (ignore); {int(bad.sum())} such pixels"
+                f"label {path} has the value {int(values[row, column])} at row {row}, column {column}, outside the "
+                f"classes 0..{len(self.classes) - 1} and not {self.config.ignore_index} (ignore); "
+                f"{int(bad.sum())} such pixels"
                 f"{self.where(image_id)}"
             )
         return label.astype(np.uint8)

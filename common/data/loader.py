@@ -1,7 +1,7 @@
 """Training batches as NumPy arrays: the same bytes for every framework, whatever the number of worker processes.
 
 Which image comes when is decided by a generator per stream and epoch, how it is augmented by a generator per stream,
-epoch, step and position in the batch. So any step of any epoch can be computed alone, and resuming needs no saved state.
+epoch, step and position in the batch. So any step of any epoch can be computed alone, and resuming needs no state.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Plan:
         self._batch = {"labelled": config.loader.batch_labelled, "unlabelled": config.loader.batch_unlabelled}
         self._streams, self._seed = tuple(streams), config.trainer.seed
         self._process, self._processes = process, processes
-        # An epoch passes over the unlabelled list, which is the longer one; the labelled list is repeated to its length.
+        # An epoch passes over the unlabelled list, usually the longer one; the labelled list is repeated as needed.
         self._leading = "unlabelled" if "unlabelled" in {stream.source for stream in streams} else "labelled"
         self._keep = (
             config.loader.last_batch == "keep"
@@ -142,10 +142,10 @@ class SampleMaker:
 class Loader:
     """Batches of a method's streams, prepared ahead by worker processes. Use it as a context manager, or close it.
 
-    ``config.loader`` holds the batch sizes over all ``processes``; this loader gives the part of ``process``. An epoch has
-    ``trainer.iterations_per_epoch`` steps; if unset, it is one pass over the unlabelled list, or, if no stream reads that,
-    over the labelled list. A list that is used up goes on in a new order. Raises :class:`UserError` when lists and batch
-    sizes do not fit.
+    ``config.loader`` holds the batch sizes over all ``processes``; this loader gives the part of ``process``. An epoch
+    has ``trainer.iterations_per_epoch`` steps; if unset, it is one pass over the unlabelled list, or, where no stream
+    reads that, over the labelled list. A list that is used up goes on in a new order. Raises :class:`UserError` when lists
+    and batch sizes do not fit.
     """
 
     def __init__(
@@ -211,8 +211,8 @@ class Loader:
         except BrokenProcessPool:
             self.close()
             raise UserError(
-                "a worker process of the data loader was killed, most likely because memory ran out; lower loader.workers "
-                "or loader.prefetch, or set loader.workers=0 to see the cause"
+                "a worker process of the data loader was killed, most likely because memory ran out; "
+                "lower loader.workers or loader.prefetch, or set loader.workers=0 to see the cause"
             ) from None
         finally:
             for _, futures in running:
@@ -262,7 +262,8 @@ class _WorkerContext(SpawnContext):
 def _start_worker(maker: SampleMaker) -> None:
     global _worker
     _worker = maker
-    # Ctrl-C, and SIGTERM of a scheduler, reach all processes; the main one decides what they mean and needs batches until then.
+    # Ctrl-C, and SIGTERM of a scheduler, reach all processes; the main one decides what they mean and needs its
+    # batches until then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)

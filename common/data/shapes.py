@@ -1,8 +1,9 @@
 """The drawn data set ``shapes``: no download, no files, the same pixels on every machine.
 
-Discs, squares, triangles, rings and crosses of any size and turn, partly hidden by one another. Every class has its colour,
-but tint, texture and noise change from image to image and bars of the same colours are background, so a dozen labelled
-images show too little of it. Everything is integer arithmetic on NumPy's generator, so nothing depends on a drawing library.
+Discs, squares, triangles, rings and crosses of any size and turn, partly hidden by one another. Every class has its
+colour, but tint, texture and noise change from image to image and bars of the same colours are background, so a dozen
+labelled images show too little of it. Everything is integer arithmetic on NumPy's generator, so nothing depends on a
+drawing library.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ TURNS = ((1, 0, 1), (4, 3, 5), (3, 4, 5), (12, 5, 13), (5, 12, 13), (15, 8, 17),
 
 
 class ShapesDataset:
-    """Layout ``shapes``: ``config.images`` = (training, validation) images of ``config.size`` pixels, drawn from ``config.seed``."""
+    """Layout ``shapes``: ``config.images`` (training, validation) of ``config.size`` pixels, from ``config.seed``.
+
+    Implements :class:`common.data.datasets.Dataset`.
+    """
 
     def __init__(self, config: DatasetConfig) -> None:
         if config.classes != CLASSES:
             raise UserError(f"dataset.classes of layout shapes must be {', '.join(CLASSES)}")
         if min(config.images) < 1:
             raise UserError(
-                f"dataset.images = {list(config.images)}: layout shapes needs at least one training and one validation image"
+                f"dataset.images = {list(config.images)}: layout shapes needs at least one image of either kind"
             )
         self.config = config
         self.name = config.name

@@ -241,6 +241,19 @@ def test_a_killed_worker_is_an_error_and_no_hang():
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_killed_while_idle_is_noticed_too(victim):
+    """One of two idle workers holds the lock of the queue of tasks; without it the other cannot be told to end."""
+    with loader_of("loader.workers=2") as loader:
+        list(loader.epoch(0))
+        time.sleep(0.2)
+        os.kill(multiprocessing.active_children()[victim].pid, signal.SIGKILL)
+        with pytest.raises(UserError, match="worker process of the data loader was killed"):
+            for epoch in range(1, 50):
+                list(loader.epoch(epoch))
+        assert not multiprocessing.active_children()
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_workers_leave_signals_to_the_main_process(sent):
     with loader_of("loader.workers=1", "trainer.iterations_per_epoch=30") as loader:

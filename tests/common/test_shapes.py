@@ -111,7 +111,7 @@ def test_unknown_ids(image_id):
 
 
 def test_settings_that_make_no_data_set():
-    with pytest.raises(UserError, match="at least one training and one validation"):
+    with pytest.raises(UserError, match="at least one image of either kind"):
         shapes(images=(10, 0))
     with pytest.raises(UserError, match="dataset.classes of layout shapes must be background, disc"):
         shapes(classes=("background", "blob"))
