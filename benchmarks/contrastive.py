@@ -35,7 +35,12 @@ def main(arguments: list[str] | None = None) -> None:
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratio = medians["plain"] / medians["fast"]
     print(f"plain {medians['plain']:.2f} s, fast {medians['fast']:.2f} s: {ratio:.1f} times as fast")
-    figures = {"runs": parsed.runs, "threads": parsed.threads, "median_seconds": medians, "plain_over_fast": round(ratio, 2)}
+    figures = {
+        "runs": parsed.runs,
+        "threads": parsed.threads,
+        "median_seconds": medians,
+        "plain_over_fast": round(ratio, 2),
+    }
     save("contrastive", "python -m benchmarks.contrastive", figures)
 
 
@@ -56,10 +61,14 @@ def make_cases():
     classes, width, labelled, size = 21, 256, 4, 129
     rep = torch.randn(8, width, size, size, requires_grad=True)
     rep_teacher = torch.randn(8, width, size, size)
-    probabilities = (3 * torch.randn(8, classes, 9, 9)).repeat_interleave(15, 2).repeat_interleave(15, 3)[:, :, :size, :size]
+    probabilities = (
+        (3 * torch.randn(8, classes, 9, 9)).repeat_interleave(15, 2).repeat_interleave(15, 3)[:, :, :size, :size]
+    )
     probabilities = (probabilities + torch.randn(8, classes, size, size)).softmax(1)
     labels = probabilities.argmax(1).to(torch.uint8)
-    labels[labelled:] = torch.from_numpy(np.random.default_rng(0).permutation(classes))[labels[labelled:].long()].to(torch.uint8)
+    labels[labelled:] = torch.from_numpy(np.random.default_rng(0).permutation(classes))[labels[labelled:].long()].to(
+        torch.uint8
+    )
     maps = label_maps(labels, classes, "onehot")
     low = torch.rand(8, size, size) < 0.5
     high = torch.rand(8, size, size) < 0.5
@@ -74,7 +83,9 @@ def make_cases():
     def fast():
         rep.grad = None
         draws = StepDraws(settings, 0, clock)
-        contrastive_loss(rep, rep_teacher, probabilities, maps, low, high, labelled, bank, contrastive, draws).loss.backward()
+        contrastive_loss(
+            rep, rep_teacher, probabilities, maps, low, high, labelled, bank, contrastive, draws
+        ).loss.backward()
         return rep.grad
 
     def plain():

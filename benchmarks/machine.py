@@ -20,7 +20,9 @@ def describe() -> dict[str, Any]:
     processor = platform.processor()
     information = Path("/proc/cpuinfo")
     if information.exists():
-        names = [line.partition(":")[2].strip() for line in information.read_text().splitlines() if "model name" in line]
+        names = [
+            line.partition(":")[2].strip() for line in information.read_text().splitlines() if "model name" in line
+        ]
         processor = names[0] if names else processor
     versions = {}
     for package in PACKAGES:

@@ -42,7 +42,11 @@ def main(arguments: list[str] | None = None) -> None:
             scores.setdefault(f"{method} ({framework})", []).append(best)
             print(f"{method} ({framework}) seed {seed}: best mIoU {best:.2f}, last {100 * last:.2f}", flush=True)
     figures = {
-        name: {"miou_percent": values, "mean": round(statistics.mean(values), 3), "spread": round(max(values) - min(values), 3)}
+        name: {
+            "miou_percent": values,
+            "mean": round(statistics.mean(values), 3),
+            "spread": round(max(values) - min(values), 3),
+        }
         for name, values in scores.items()
     }
     for name, row in figures.items():

@@ -39,7 +39,9 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.classes) <= 254:
-            raise ValueError(f"{len(self.classes)} classes; between 2 and 254 are possible (labels are 8-bit, 255 is ignore)")
+            raise ValueError(
+                f"{len(self.classes)} classes; between 2 and 254 are possible (labels are 8-bit, 255 is ignore)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

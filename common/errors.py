@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable
 
-
 EXTRAS = {"torch": "torch", "mindspore": "mindspore", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
 """Packages that a command may need, and the extra of ``pyproject.toml`` that brings them."""
 

@@ -42,7 +42,9 @@ def initial_tensors(shapes: Mapping[str, tuple[int, ...]], config: NetworkConfig
     return values
 
 
-def _draw(rng: np.random.Generator, leaf: str, shape: tuple, fan_in: int, kernel: tuple, name: str, config: NetworkConfig):
+def _draw(
+    rng: np.random.Generator, leaf: str, shape: tuple, fan_in: int, kernel: tuple, name: str, config: NetworkConfig
+):
     if leaf == "weight" and name.startswith("encoder."):
         fan_out = kernel[0] * math.prod(kernel[2:])
         return (rng.standard_normal(shape) * math.sqrt(2 / fan_out)).astype(np.float32)

@@ -127,7 +127,9 @@ def _convert(hint: Any, value: Any, key: str, sources: Sources) -> Any:
         return float(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise _wrong_type(key, value, {int: "an integer", float: "a number", bool: "true or false", str: "text"}[hint], sources)
+    raise _wrong_type(
+        key, value, {int: "an integer", float: "a number", bool: "true or false", str: "text"}[hint], sources
+    )
 
 
 def _wrong_type(key: str, value: Any, wanted: str, sources: Sources) -> UserError:

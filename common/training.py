@@ -52,7 +52,9 @@ def parser(framework: str) -> argparse.ArgumentParser:
     arguments.add_argument("experiment", help="DATASET/SPLIT/METHOD, e.g. camvid/1_8/u2pl")
     arguments.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings, e.g. trainer.epochs=2")
     arguments.add_argument("--run-dir", type=Path, help="run folder (default: runs/FRAMEWORK/EXPERIMENT)")
-    arguments.add_argument("--resume", action="store_true", help="continue the run in the run folder exactly where it stopped")
+    arguments.add_argument(
+        "--resume", action="store_true", help="continue the run in the run folder exactly where it stopped"
+    )
     arguments.add_argument("--overwrite", action="store_true", help="start anew in a run folder that is already used")
     return arguments
 
@@ -74,7 +76,10 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
     if not arguments.resume:
         folder.start(dump(config))
     with Trainer(framework, config, folder, dataset, split, method) as trainer:
-        for note in [f"{config.name}: {len(split.labelled)} labelled, {len(split.unlabelled)} unlabelled images", *notes]:
+        for note in [
+            f"{config.name}: {len(split.labelled)} labelled, {len(split.unlabelled)} unlabelled images",
+            *notes,
+        ]:
             trainer.say(note)
         if arguments.resume:
             trainer.resume()
@@ -120,7 +125,11 @@ class Trainer:
         each = self.loader.iterations_per_epoch
         epoch, step = divmod(self.iteration, each)
         return Clock(
-            epoch=epoch, step=step, iteration=self.iteration, epochs=self.config.trainer.epochs, iterations_per_epoch=each
+            epoch=epoch,
+            step=step,
+            iteration=self.iteration,
+            epochs=self.config.trainer.epochs,
+            iterations_per_epoch=each,
         )
 
     def resume(self) -> None:
@@ -137,7 +146,9 @@ class Trainer:
     def run(self) -> None:
         """Train to the end, or until asked to stop."""
         total = self.clock().total
-        self.bar = tqdm(total=total, initial=self.iteration, unit="it", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self.bar = tqdm(
+            total=total, initial=self.iteration, unit="it", disable=not sys.stderr.isatty(), dynamic_ncols=True
+        )
         with self._stop_signals(), self.bar:
             while self.iteration < total:
                 self._epoch()
@@ -190,7 +201,9 @@ class Trainer:
         predictor = self.method.predictor(role)
         outcome = evaluate(predictor, self.dataset, self.dataset.val_ids, self.config, False, keep_picture)
         self.folder.log(kind="evaluation", iteration=self.iteration, epoch=clock.epoch, miou=outcome.miou, role=role)
-        self.say(f"epoch {clock.epoch + 1}/{clock.epochs} mIoU {100 * outcome.miou:.3f} ({role}, {outcome.images} images)")
+        self.say(
+            f"epoch {clock.epoch + 1}/{clock.epochs} mIoU {100 * outcome.miou:.3f} ({role}, {outcome.images} images)"
+        )
         if outcome.miou > self.best_miou:
             self.best_miou = outcome.miou
             self._save_best(role, outcome, pictures)
@@ -199,7 +212,9 @@ class Trainer:
         meta = self._meta(role) | {"miou": outcome.miou}
         model = self.method.networks()[role]
         self.framework.save(self.best, Checkpoint(meta=meta, networks={"model": model}, state={}))
-        write_result(self.folder.result, outcome, self.config, split_digest=self.split.digest, checkpoint=self.best, role=role)
+        write_result(
+            self.folder.result, outcome, self.config, split_digest=self.split.digest, checkpoint=self.best, role=role
+        )
         palette = colours(self.config.dataset.palette, len(self.dataset.classes))
         for image_id, image, label, prediction in pictures:
             write_png(self.folder.pictures / f"{image_id}.png", comparison(image, label, prediction, palette))
@@ -207,7 +222,9 @@ class Trainer:
     def _save_last(self) -> None:
         role = self.method.evaluated(self.clock() if self.iteration < self.clock().total else self._final_clock())
         meta = self._meta(role) | {"best_miou": self.best_miou}
-        self.framework.save(self.last, Checkpoint(meta=meta, networks=self.method.networks(), state=self.method.state()))
+        self.framework.save(
+            self.last, Checkpoint(meta=meta, networks=self.method.networks(), state=self.method.state())
+        )
 
     def _final_clock(self) -> Clock:
         return dataclasses.replace(self.clock(), epoch=self.config.trainer.epochs - 1)

@@ -42,7 +42,9 @@ class Gates:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parsed = _parser().parse_intermixed_args(arguments)
-    outcome = run_parity(parsed.experiment, parsed.overrides, parsed.checkpoint, parsed.out, parsed.limit, parsed.logits)
+    outcome = run_parity(
+        parsed.experiment, parsed.overrides, parsed.checkpoint, parsed.out, parsed.limit, parsed.logits
+    )
     print(format_report(outcome))
     if outcome["failures"]:
         raise CheckFailed(f"parity failed: {'; '.join(outcome['failures'])} (details: {parsed.out / 'parity.json'})")
@@ -78,7 +80,9 @@ def run_parity(
     if outcome["failures"]:
         outcome["first_difference"] = locate(models, out, Gates().relative_error)
         outcome["failures"] += [
-            f"{runtime}: first stage that differs is {found['stage']}" if found else f"{runtime}: no single stage differs"
+            f"{runtime}: first stage that differs is {found['stage']}"
+            if found
+            else f"{runtime}: no single stage differs"
             for runtime, found in outcome["first_difference"].items()
         ]
     write_json_atomic(out / "parity.json", outcome)
@@ -108,7 +112,9 @@ def run_module(module: str, *arguments: str, show: bool = False) -> None:
     """Run ``python -m MODULE`` in the project and raise with its own last line if it fails; ``show``: let it print."""
     print(f"running {module} {' '.join(arguments[:1])}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", module, *arguments]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    }
     done = subprocess.run(command, env=environment, capture_output=not show, text=True)
     if done.returncode:
         lines = ((done.stderr or "").strip() or (done.stdout or "").strip() or "see above").splitlines()
@@ -142,7 +148,9 @@ def compare(out: Path, gates: Gates) -> dict[str, Any]:
         pairs.append(pair)
         for quantity in ("miou_points", "flips", "relative_error"):
             if not pair[quantity] <= getattr(gates, quantity):
-                failures.append(f"{first} and {second}: {quantity} {pair[quantity]:.2e} above {getattr(gates, quantity):g}")
+                failures.append(
+                    f"{first} and {second}: {quantity} {pair[quantity]:.2e} above {getattr(gates, quantity):g}"
+                )
     for runtime, score in scores.items():
         if not score["times_torch_error"] <= gates.times_float64_error:
             failures.append(f"{runtime}: error against float64 is {score['times_torch_error']:.1f} times PyTorch's own")
@@ -188,7 +196,9 @@ def locate(models: dict[str, Path], out: Path, gate: float) -> dict[str, Any]:
         del staged["onnx"]
     found = {}
     for runtime, model in staged.items():
-        run_module("converters.stages", runtime, str(model), str(out / "stages_image.npy"), str(out / f"stages_{runtime}.npz"))
+        run_module(
+            "converters.stages", runtime, str(model), str(out / "stages_image.npy"), str(out / f"stages_{runtime}.npz")
+        )
         found[runtime] = dict(np.load(out / f"stages_{runtime}.npz"))
     return {runtime: first_difference(found["torch"], found[runtime], gate) for runtime in staged if runtime != "torch"}
 

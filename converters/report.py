@@ -37,7 +37,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     body = ""
     for row in rows:
         parts = [
-            f'<td class="number">{value:.4g}</td>' if isinstance(value, float) else f"<td>{html.escape(str(value))}</td>"
+            f'<td class="number">{value:.4g}</td>'
+            if isinstance(value, float)
+            else f"<td>{html.escape(str(value))}</td>"
             for value in row
         ]
         body += f"<tr>{''.join(parts)}</tr>"
@@ -69,7 +71,13 @@ def parity_report(
     """
     config = compose(experiment, overrides)
     dataset = open_dataset(config.dataset)
-    sections = [_verdict(outcome), "<h2>Scores</h2>", _scores(outcome, extra_rows), "<h2>Agreement</h2>", _pairs(outcome)]
+    sections = [
+        _verdict(outcome),
+        "<h2>Scores</h2>",
+        _scores(outcome, extra_rows),
+        "<h2>Agreement</h2>",
+        _pairs(outcome),
+    ]
     if run_folder is not None:
         sections += _curves(RunFolder(run_folder))
     palette = colours(config.dataset.palette, len(dataset.classes))
@@ -115,7 +123,8 @@ def _curves(folder: RunFolder) -> list[str]:
         return []
     names = list(train[-1]["losses"])
     losses = {
-        name: [(e["iteration"], e["losses"][name]) for e in train if e["losses"].get(name) is not None] for name in names
+        name: [(e["iteration"], e["losses"][name]) for e in train if e["losses"].get(name) is not None]
+        for name in names
     }
     parts = ["<h2>Training</h2>", line_chart("loss terms", losses, "iteration", "loss")]
     if scores:
@@ -149,7 +158,9 @@ def _strip(out: Path, name: str, dataset: Any, palette: np.ndarray, runtimes: Se
         panels.append((f"{runtime}: {wrong} pixels wrong", palette[ids[runtime]]))
     for runtime in runtimes[1:]:
         count = int((ids[runtime] != reference).sum())
-        panels.append((f"{runtime} against {runtimes[0]}: {count} pixels differ", difference_map(reference, ids[runtime])))
+        panels.append(
+            (f"{runtime} against {runtimes[0]}: {count} pixels differ", difference_map(reference, ids[runtime]))
+        )
     figures = "".join(
         f'<figure><img alt="{html.escape(text)}" src="{png_data_uri(picture)}"><figcaption>{html.escape(text)}</figcaption></figure>'
         for text, picture in panels

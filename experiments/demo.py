@@ -21,8 +21,12 @@ SPLIT = "shapes/12"
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__.splitlines()[0])
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings for both trainings, e.g. trainer.seed=2")
-    parser.add_argument("--out", type=Path, default=PROJECT / "runs" / "demo", help="folder for everything (default: runs/demo)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="a.b=c", help="settings for both trainings, e.g. trainer.seed=2"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=PROJECT / "runs" / "demo", help="folder for everything (default: runs/demo)"
+    )
     parsed = parser.parse_intermixed_args(arguments)
     from converters.parity import format_report, run_parity
     from converters.report import parity_report
@@ -54,7 +58,9 @@ def train(method: str, overrides: list[str], out: Path) -> RunFolder:
     from converters.parity import run_module
 
     folder = RunFolder(out / method)
-    run_module("torch_impl.train", f"{SPLIT}/{method}", *overrides, "--run-dir", str(folder.path), "--overwrite", show=True)
+    run_module(
+        "torch_impl.train", f"{SPLIT}/{method}", *overrides, "--run-dir", str(folder.path), "--overwrite", show=True
+    )
     return folder
 
 

@@ -99,7 +99,11 @@ def test_first_difference_names_the_stage():
     other["logits"] = other["logits"] * 2
     assert first_difference(reference, other, 2e-4)["stage"] == "layer1"
     other["stem"] = np.ones((1, 5))
-    assert first_difference(reference, other, 2e-4) == {"stage": "stem", "shapes": [[1, 2], [1, 5]], "relative_error": None}
+    assert first_difference(reference, other, 2e-4) == {
+        "stage": "stem",
+        "shapes": [[1, 2], [1, 5]],
+        "relative_error": None,
+    }
 
 
 def test_report_is_one_self_contained_page(dumps, tmp_path):
@@ -109,7 +113,9 @@ def test_report_is_one_self_contained_page(dumps, tmp_path):
     run.log(kind="train", iteration=1, epoch=0, losses={"sup": 1.0, "unsup": 0.5})
     run.log(kind="train", iteration=2, epoch=0, losses={"sup": 0.8, "unsup": 0.4})
     run.log(kind="evaluation", iteration=2, epoch=0, miou=0.5)
-    path = parity_report(folder, outcome, "shapes/12/u2pl", run_folder=run.path, extra_rows=[("sup-only", "40.000", 0.1, "cpu")])
+    path = parity_report(
+        folder, outcome, "shapes/12/u2pl", run_folder=run.path, extra_rows=[("sup-only", "40.000", 0.1, "cpu")]
+    )
     text = path.read_text()
     assert "http://www.w3.org/2000/svg" in text and text.count("http") == text.count("http://www.w3.org/2000/svg")
     assert text.count("data:image/png;base64") == len(NAMES) * 7

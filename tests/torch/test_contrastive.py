@@ -45,7 +45,9 @@ def run(settings: ContrastiveSettings, inputs, encoding: str = "onehot", rows: i
     for index in range(classes):
         bank.append(index, start[index])
     maps = torch.cat([label_maps(part, classes, encoding) for part in (labels[:2], labels[2:])])
-    result = contrastive_loss(rep, teacher, probabilities, maps, low, high, 2, bank, settings, StepDraws(u2pl, 3, CLOCK))
+    result = contrastive_loss(
+        rep, teacher, probabilities, maps, low, high, 2, bank, settings, StepDraws(u2pl, 3, CLOCK)
+    )
     result.loss.backward()
     return result, rep.grad, bank, maps, start, u2pl
 
@@ -95,7 +97,10 @@ def test_pairings_agree_when_every_lower_class_is_present():
     by_class = run(dataclasses.replace(SMALL, class_pairing="class"), inputs)[0].loss.item()
     assert by_position == by_class
     inputs = make_inputs(4, absent=1)
-    assert run(SMALL, inputs)[0].loss.item() != run(dataclasses.replace(SMALL, class_pairing="class"), inputs)[0].loss.item()
+    assert (
+        run(SMALL, inputs)[0].loss.item()
+        != run(dataclasses.replace(SMALL, class_pairing="class"), inputs)[0].loss.item()
+    )
 
 
 def test_encodings_agree_for_one_image():
@@ -133,7 +138,9 @@ def test_positive_of_anchors_ignores_unsure_pixels():
     anchors = run(dataclasses.replace(SMALL, positive="anchors"), inputs)[0]
     members = inputs[3] == 3
     sure = members & inputs[4] & (inputs[2][:, 3] > SMALL.anchor_threshold)
-    torch.testing.assert_close(anchors.class_means[3], inputs[1].permute(0, 2, 3, 1)[sure].mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        anchors.class_means[3], inputs[1].permute(0, 2, 3, 1)[sure].mean(0), rtol=1e-5, atol=1e-6
+    )
     assert not torch.allclose(all_low.class_means[3], anchors.class_means[3])
 
 

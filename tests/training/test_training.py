@@ -117,7 +117,15 @@ def test_loss_that_is_not_finite_stops_before_the_optimiser(framework, tmp_path,
 
 def test_sigterm_saves_and_resume_continues(framework, tmp_path):
     settings = [s for s in SHORT if not s.startswith("trainer.epochs")] + ["trainer.epochs=100000"]
-    command = [sys.executable, "-m", f"{framework}_impl.train", "shapes/12/u2pl", *settings, "--run-dir", str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        "-m",
+        f"{framework}_impl.train",
+        "shapes/12/u2pl",
+        *settings,
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
     log = tmp_path / "run" / "log.jsonl"
     process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, env=os.environ)
     deadline = time.monotonic() + 120
@@ -149,7 +157,9 @@ def test_full_disk_while_saving_keeps_the_old_checkpoint(framework, tmp_path, mo
 
     assert train(framework, tmp_path / "run", settings=[*SHORT, "trainer.epochs=1", "trainer.evaluate_every=1"]) == 0
     suffix = SUFFIX[framework]
-    before = {name: (tmp_path / "run" / name).read_bytes() for name in (f"last{suffix}", f"best{suffix}", "result.json")}
+    before = {
+        name: (tmp_path / "run" / name).read_bytes() for name in (f"last{suffix}", f"best{suffix}", "result.json")
+    }
 
     def full(_descriptor):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "run"))

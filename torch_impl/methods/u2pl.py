@@ -123,7 +123,9 @@ class U2PL:
 
         return self.optimizer.differentiate(terms)
 
-    def _losses(self, images: Tensor, labels: Tensor, unlabelled: Tensor, clock: Clock, draws: Draws) -> dict[str, float]:
+    def _losses(
+        self, images: Tensor, labels: Tensor, unlabelled: Tensor, clock: Clock, draws: Draws
+    ) -> dict[str, float]:
         settings, size, count = self.settings, labels.shape[1:], len(images)
         unlabelled, pseudo_label = self._mixed(unlabelled, size, draws)
         together = torch.cat([images, unlabelled])

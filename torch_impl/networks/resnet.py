@@ -60,7 +60,9 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     return nn.Sequential(conv(inputs, outputs, 1, stride), batch_norm(outputs))
 
 
-def make_stage(block: type[nn.Module], inputs: int, planes: int, stride: int, dilations: tuple[int, ...]) -> nn.Sequential:
+def make_stage(
+    block: type[nn.Module], inputs: int, planes: int, stride: int, dilations: tuple[int, ...]
+) -> nn.Sequential:
     """Return one stage: a block per entry of ``dilations``, the first one with the stride."""
     blocks = []
     for index, dilation in enumerate(dilations):
@@ -81,7 +83,13 @@ class ResNet(nn.Module):
         block = Bottleneck if spec.bottleneck else BasicBlock
         if config.stem == "deep":
             self.conv1 = nn.Sequential(
-                conv(3, 64, 3, 2), batch_norm(64), nn.ReLU(), conv(64, 64, 3), batch_norm(64), nn.ReLU(), conv(64, 128, 3)
+                conv(3, 64, 3, 2),
+                batch_norm(64),
+                nn.ReLU(),
+                conv(64, 64, 3),
+                batch_norm(64),
+                nn.ReLU(),
+                conv(64, 128, 3),
             )
         else:
             self.conv1 = conv(3, 64, 7, 2)
