@@ -1,7 +1,7 @@
 """``python -m benchmarks.seeds``: supervised-only and U2PL on ``shapes/12``, U2PL in both frameworks, several seeds.
 
 Shows that U2PL beats the supervised-only network on the same labels, and that training in MindSpore ends where training in
-PyTorch ends, within the spread of the seeds.
+PyTorch ends, within the spread of the seeds. Runs already finished in ``--out`` are used again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import statistics
 from pathlib import Path
 
 from common.errors import run_command
+from common.experiment import compose, load
 from common.paths import PROJECT
 from common.results import read_result
 from common.runs import RunFolder
@@ -20,11 +21,11 @@ RUNS = (("torch", "suponly"), ("torch", "u2pl"), ("mindspore", "u2pl"))
 
 def main(arguments: list[str] | None = None) -> None:
     """Train every run, print and save the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.seeds", description=__doc__.splitlines()[0])
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.seeds", description="Train supervised-only and U2PL with several seeds, U2PL in both frameworks.")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings for every run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
     parser.add_argument("--experiment", default="shapes/12", help="DATASET/SPLIT (default: shapes/12)")
-    parser.add_argument("--out", type=Path, default=PROJECT / "runs" / "seeds")
+    parser.add_argument("--out", type=Path, default=PROJECT / "runs" / "seeds", help="folder of the runs")
     parsed = parser.parse_intermixed_args(arguments)
     from benchmarks.machine import save
     from converters.parity import run_module
@@ -33,14 +34,13 @@ def main(arguments: list[str] | None = None) -> None:
     for framework, method in RUNS:
         for seed in parsed.seeds:
             folder = RunFolder(parsed.out / f"{framework}_{method}_{seed}")
-            run_module(
-                f"{framework}_impl.train", f"{parsed.experiment}/{method}", *parsed.overrides, f"trainer.seed={seed}",
-                "--run-dir", str(folder.path), "--overwrite",
-            )  # fmt: skip
-            last = [entry["miou"] for entry in folder.entries() if entry["kind"] == "evaluation"][-1]
+            settings = [f"{parsed.experiment}/{method}", *parsed.overrides, f"trainer.seed={seed}"]
+            if not finished(folder, settings):
+                module = f"{framework}_impl.train"
+                run_module(module, *settings, "--run-dir", str(folder.path), "--overwrite")
             best = read_result(folder.result)["miou_percent"]
             scores.setdefault(f"{method} ({framework})", []).append(best)
-            print(f"{method} ({framework}) seed {seed}: best mIoU {best:.2f}, last {100 * last:.2f}", flush=True)
+            print(f"{method} ({framework}) seed {seed}: best mIoU {best:.2f}", flush=True)
     figures = {
         name: {
             "miou_percent": values,
@@ -53,6 +53,15 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name:<20} mean {row['mean']:.2f}  spread {row['spread']:.2f}")
     command = " ".join(["python -m benchmarks.seeds --experiment", parsed.experiment, *parsed.overrides])
     save(f"seeds-{parsed.experiment.replace('/', '_')}", command, {"seeds": parsed.seeds, "best": figures})
+
+
+def finished(folder: RunFolder, settings: list[str]) -> bool:
+    """Whether ``folder`` holds a run of exactly these settings to its last iteration."""
+    if not folder.config.exists() or load(folder.config) != compose(settings[0], settings[1:]):
+        return False
+    config = load(folder.config)
+    steps = config.trainer.epochs * (config.trainer.iterations_per_epoch or 0)
+    return any(entry["kind"] == "evaluation" and entry["iteration"] == steps for entry in folder.entries())
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ class DatasetConfig:
     train_list: str = ""
     val_list: str = ""
     size: int = ranged(64, low=16)
-    images: tuple[int, int] = (0, 0)
-    seed: int = 0
+    images: tuple[int, int] = ranged((0, 0), low=0)
+    seed: int = ranged(0, low=0)
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.classes) <= 254:
@@ -66,11 +66,11 @@ class NetworkConfig:
     stem_pool: Literal["floor", "ceil", "same"] = "floor"
     stages: Literal[3, 4] = 4
     output_stride: Literal[8, 16] = 16
-    multi_grid: tuple[int, ...] = ()
+    multi_grid: tuple[int, ...] = ranged((), low=1)
     zero_init_residual: bool = False
     width: int = ranged(256, low=1)
     aspp: Literal["concat", "sum"] = "concat"
-    aspp_dilations: tuple[int, ...] = (6, 12, 18)
+    aspp_dilations: tuple[int, ...] = ranged((6, 12, 18), low=1)
     aspp_pool_position: Literal["first", "last"] = "last"
     aspp_merge_kernel: Literal[1, 3] = 1
     aspp_dropout: float = ranged(0.0, low=0.0, high=0.99)
@@ -87,6 +87,12 @@ class NetworkConfig:
     subclasses: int = ranged(0, low=0)
     backbone_weights: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.encoder == "tiny" and (self.subclasses or self.backbone_weights):
+            raise ValueError("the tiny encoder has neither a subclass branch nor backbone weights; choose a ResNet")
+        if self.multi_grid and len(self.multi_grid) != (2 if self.encoder == "resnet18" else 3):
+            raise ValueError(f"multi_grid = {list(self.multi_grid)} needs one multiplier per block of the last stage")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
@@ -97,7 +103,11 @@ class AugmentConfig:
     flip: float = ranged(0.5, low=0.0, high=1.0)
     pad_label: int = ranged(255, low=0, high=255)
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    std: tuple[float, float, float] = ranged((58.395, 57.12, 57.375), low=1e-6)
+
+    def __post_init__(self) -> None:
+        if not self.resize_range[0] <= 1 <= self.resize_range[1]:
+            raise ValueError(f"resize_range = {list(self.resize_range)} must go from at most 1 to at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,12 +147,12 @@ class TrainerConfig:
     """Length of a run and when it reports. ``iterations_per_epoch`` null: from the lists and batch sizes."""
 
     epochs: int = ranged(80, low=1)
-    iterations_per_epoch: int | None = None
+    iterations_per_epoch: int | None = ranged(None, low=1)
     seed: int = ranged(1, low=0)
     log_every: int = ranged(20, low=1)
     evaluate_every: int = ranged(1, low=1)
     save_every: int = ranged(1, low=1)
-    threads: int | None = None
+    threads: int | None = ranged(None, low=1)
     device: str = "auto"
     deterministic_dropout: bool = False
     pictures: int = ranged(4, low=0)
@@ -154,8 +164,8 @@ class EvaluationConfig:
     square of ``resize``; ``stride`` of ``slide``; ``pad_label`` what the padding of ``center_crop`` counts as."""
 
     protocol: Literal["whole", "slide", "center_crop", "resize"] = "whole"
-    size: int | None = None
-    stride: int | None = None
+    size: int | None = ranged(None, low=1)
+    stride: int | None = ranged(None, low=1)
     accumulate: Literal["mean_logits", "sum_logits", "sum_softmax"] = "mean_logits"
     window_rule: Literal["shift_back", "cut_off"] = "shift_back"
     pad_label: int = ranged(255, low=0, high=255)
@@ -194,3 +204,13 @@ class ExperimentConfig:
     evaluation: EvaluationConfig
     reference: Reference
     method: Any
+
+    def __post_init__(self) -> None:
+        if self.method.name == "u2pl" and not self.network.representation:
+            raise ValueError("method u2pl needs network.representation (features of the contrastive loss), e.g. 256")
+        kinds = {self.network.head_dropout_kind} if any(self.network.head_dropout) else set()
+        kinds |= {self.network.aspp_dropout_kind} if self.network.aspp_dropout else set()
+        if self.trainer.deterministic_dropout and "element" in kinds:
+            raise ValueError(
+                "trainer.deterministic_dropout draws masks for channel dropout only, not for element dropout"
+            )

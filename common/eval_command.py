@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.arguments import positive
 from common.config import ExperimentConfig
 from common.data.augment import normalise
 from common.data.datasets import Dataset, open_dataset
@@ -89,7 +90,7 @@ def _parser(runtime: str, add_options: AddOptions) -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", type=Path, help=f"{kinds} (default: best of the experiment's run folder)")
     parser.add_argument("--role", help="which network of a file of several, e.g. teacher (default: the one to deploy)")
     parser.add_argument("--list", choices=("train", "val"), default="val", help="which images (default: val)")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N images")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where result.json goes (default: eval/ of the run folder)"
     )
@@ -97,18 +98,11 @@ def _parser(runtime: str, add_options: AddOptions) -> argparse.ArgumentParser:
         "--dump", type=Path, metavar="DIR", help="also write the class ids of every image to DIR/ids/ID.png"
     )
     parser.add_argument(
-        "--dump-logits", type=_positive, default=0, metavar="N",
+        "--dump-logits", type=positive, default=0, metavar="N",
         help="with --dump: logits of the first N images, each as a whole and at its own size, to DIR/logits/ID.npy",
     )  # fmt: skip
     add_options(parser)
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
 
 
 def _ids(dataset: Dataset, options: argparse.Namespace) -> tuple[str, ...]:

@@ -50,6 +50,18 @@ class Clock:
         return self.epochs * self.iterations_per_epoch
 
 
+class Settings(Protocol):
+    """A method's settings: a frozen dataclass with a field ``name`` and, besides its own fields, these two methods."""
+
+    name: str
+
+    def streams(self) -> tuple[Stream, ...]:
+        """Return the streams a step draws from."""
+
+    def warnings(self, classes: int) -> list[str]:
+        """Return one line for every setting that is probably not meant with this number of classes."""
+
+
 class Method(Protocol):
     """A training method in one framework. Arrays cross this interface as NumPy arrays."""
 
@@ -73,7 +85,7 @@ class Method(Protocol):
 
 
 class NonFiniteLoss(Exception):
-    """A loss term is NaN or infinite; nothing has been changed by the step."""
+    """A loss term is NaN or infinite; the optimiser has not stepped (running statistics and banks may have moved)."""
 
 
 def check_finite(losses: dict[str, float], batch: Batch) -> None:

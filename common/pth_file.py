@@ -75,7 +75,7 @@ class _Unpickler(pickle.Unpickler):
             return super().find_class(module, name)
         raise UserError(
             f"{self.path}: loading it would run {module}.{name}, which is more than tensors and plain values; refused. "
-            "Have it saved again as a plain state dict, or pass --unsafe if you trust its origin"
+            "Have it saved again as a plain state dict, or, if you trust it, convert it with converters.convert_ckpt --unsafe"
         )
 
     def persistent_load(self, reference: tuple) -> np.ndarray:

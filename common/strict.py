@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -85,7 +86,7 @@ def _check_range(field: dataclasses.Field, value: Any, key: str, sources: Source
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             continue
-        if (low is not None and number < low) or (high is not None and number > high):
+        if not math.isfinite(number) or (low is not None and number < low) or (high is not None and number > high):
             span = f"{'' if low is None else low} .. {'' if high is None else high}"
             raise UserError(f"{_origin(key, sources)}: {key} = {number} is out of range ({span.strip()})")
 

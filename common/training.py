@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import signal
 import sys
 import time
@@ -71,8 +72,12 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
         )
     dataset = open_dataset(config.dataset)
     split = resolve(dataset, config.split)
+    check_lists(split, dataset)
     method, notes = framework.make_method(config)
     notes += config.method.warnings(len(dataset.classes))
+    if config.reference.published_miou is not None:
+        source = f"{config.reference.source}; {config.reference.hardware}"
+        notes.append(f"the authors report mIoU {config.reference.published_miou:.2f} ({source})")
     if not arguments.resume:
         folder.start(dump(config))
     with Trainer(framework, config, folder, dataset, split, method) as trainer:
@@ -84,6 +89,18 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
         if arguments.resume:
             trainer.resume()
         trainer.run()
+
+
+def check_lists(split: Split, dataset: Dataset) -> None:
+    """Raise :class:`UserError` if an image is in two of the labelled, unlabelled and validation lists."""
+    lists = {"labelled": split.labelled, "unlabelled": split.unlabelled, "validation": dataset.val_ids}
+    for first, second in itertools.combinations(lists, 2):
+        shared = sorted(set(lists[first]) & set(lists[second]))
+        if shared:
+            raise UserError(
+                f"split {split.id}: {len(shared)} images are in the {first} and in the {second} list, e.g. {shared[0]}; "
+                f"remove them from one of the lists (python -m common.check_data names them all)"
+            )
 
 
 class Trainer:
@@ -160,22 +177,30 @@ class Trainer:
         trainer = self.config.trainer
         for batch in self.loader.epoch(start.epoch, start.step):
             self._step(batch)
-            if self.stop_asked:
-                self._save_last()
-                raise Interrupted(f"stopped at iteration {self.iteration} and saved {self.last}: --resume continues")
+            if self.stop_asked and self.clock().epoch == start.epoch:
+                self._stop()
         done, finished = start.epoch + 1, self.clock().iteration == start.total
         if done % trainer.evaluate_every == 0 or finished:
             self._evaluate(start)
         if done % trainer.save_every == 0 or finished:
             self._save_last()
+        if self.stop_asked and not finished:
+            self._stop()
+
+    def _stop(self) -> None:
+        """Save and leave; an epoch that is complete has been evaluated before, so that a resumed run has its score."""
+        self._save_last()
+        raise Interrupted(f"stopped at iteration {self.iteration} and saved {self.last}: --resume continues")
 
     def _step(self, batch) -> None:
         clock, started = self.clock(), time.perf_counter()
         try:
             losses = self.method.step(batch, clock)
         except NonFiniteLoss as error:
+            saved = f"the last checkpoint is {self.last}" if self.last.exists() else "no checkpoint has been saved yet"
             raise CheckFailed(
-                f"iteration {clock.iteration}: {error}; nothing was changed, the last checkpoint is {self.last}"
+                f"iteration {clock.iteration}: {error}; the optimiser has not stepped, {saved}: "
+                "lower optimizer.lr, or look at these images"
             ) from None
         self.iteration += 1
         self.bar.update()

@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from common.arguments import positive
+from common.checkpoints import read
+from common.config import ExperimentConfig
 from common.errors import CheckFailed, UserError, run_command
+from common.experiment import compose
 from common.files import write_json_atomic
 from common.paths import PROJECT
+from common.strict import to_plain
+from converters.convert_ckpt import save
 
 RUNTIMES = ("torch", "mindspore", "onnx")
 SUFFIX = {"torch": ".pth", "mindspore": ".ckpt", "onnx": ".onnx"}
@@ -53,23 +60,39 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m converters.parity", description=__doc__.splitlines()[0])
-    parser.add_argument("experiment", help="DATASET/SPLIT/METHOD")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c")
+    parser.add_argument("experiment", help="DATASET/SPLIT/METHOD, e.g. camvid/1_8/u2pl")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings, e.g. evaluation.protocol=whole")
     parser.add_argument("--checkpoint", type=Path, required=True, help=".pth, .ckpt or .safetensors")
     parser.add_argument("--out", type=Path, default=Path("parity"), help="folder for results (default: parity/)")
-    parser.add_argument("--limit", type=int, help="only the first N validation images")
-    parser.add_argument("--logits", type=int, default=4, help="images whose logits are compared (default: 4)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N validation images")
+    parser.add_argument(
+        "--logits", type=positive, metavar="N", default=4, help="images whose logits are compared (default: 4)"
+    )
     return parser
 
 
 def run_parity(
-    experiment: str, overrides: list[str], checkpoint: Path, out: Path, limit: int | None = None, logits: int = 4
+    experiment: str,
+    overrides: list[str],
+    checkpoint: Path,
+    out: Path,
+    limit: int | None = None,
+    logits: int = 4,
+    baselines: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Convert, evaluate three times, compare; write ``parity.json`` and ``report.html`` into ``out`` and return the figures."""
+    """Convert, evaluate three times, compare; write ``parity.json`` and ``report.html`` into ``out``; return the figures.
+
+    ``baselines`` are results (``result.json``) of other networks by name, shown above the three.
+    """
     from converters.report import parity_report
 
+    config = compose(experiment, overrides)
+    if not checkpoint.is_file():
+        raise UserError(f"no checkpoint at {checkpoint}; check the path")
     out.mkdir(parents=True, exist_ok=True)
-    models = convert_all(checkpoint, out)
+    for runtime in (*RUNTIMES, "float64"):
+        shutil.rmtree(out / runtime, ignore_errors=True)
+    models = convert_all(checkpoint, out, config)
     options = ["--limit", str(limit)] if limit else []
     for runtime in RUNTIMES:
         dump = ["--dump", str(out / runtime), "--dump-logits", str(logits)]
@@ -77,6 +100,7 @@ def run_parity(
     dump = ["--dump", str(out / "float64"), "--dump-logits", str(logits), "--float64", "--limit", str(logits)]
     evaluate_in("torch", experiment, overrides, models["torch"], out / "float64", dump)
     outcome = compare(out, Gates()) | {"experiment": experiment, "checkpoint": str(checkpoint)}
+    outcome["baselines"] = {name: shown_of(result) for name, result in (baselines or {}).items()}
     if outcome["failures"]:
         outcome["first_difference"] = locate(models, out, Gates().relative_error)
         outcome["failures"] += [
@@ -90,12 +114,23 @@ def run_parity(
     return outcome
 
 
-def convert_all(checkpoint: Path, out: Path) -> dict[str, Path]:
-    """Write the checkpoint as ``model.pth``, ``model.ckpt`` and ``model.onnx`` into ``out`` and return the paths."""
+def convert_all(path: Path, out: Path, config: ExperimentConfig) -> dict[str, Path]:
+    """Write the checkpoint as ``model.pth``, ``model.ckpt`` and ``model.onnx`` into ``out`` and return the paths.
+
+    A file of another program does not say what network it holds; then the converted ones say what ``config`` says.
+    """
     models = {runtime: out / f"model{suffix}" for runtime, suffix in SUFFIX.items()}
+    checkpoint = read(path).only()
+    described = {
+        "network": to_plain(config.network),
+        "classes": list(config.dataset.classes),
+        "mean": list(config.augment.mean),
+        "std": list(config.augment.std),
+    }
+    checkpoint = dataclasses.replace(checkpoint, meta=described | checkpoint.meta)
     for runtime in ("torch", "mindspore"):
-        run_module("converters.convert_ckpt", str(checkpoint), str(models[runtime]))
-    run_module("converters.export_onnx", str(checkpoint), str(models["onnx"]))
+        save(models[runtime], checkpoint)
+    run_module("converters.export_onnx", str(models["torch"]), str(models["onnx"]))
     return models
 
 
@@ -128,12 +163,7 @@ def compare(out: Path, gates: Gates) -> dict[str, Any]:
     scores = {}
     for runtime, result in results.items():
         error = relative_error(out / runtime, out / "float64")
-        scores[runtime] = {
-            "miou_percent": result["miou_percent"],
-            "seconds_per_image": result["seconds"] / result["images"],
-            "device": result["runtime"]["device"],
-            "version": result["runtime"]["version"],
-            "images": result["images"],
+        scores[runtime] = shown_of(result) | {
             "error_against_float64": error,
             "times_torch_error": error / own_error if own_error else 1.0,
         }
@@ -155,6 +185,17 @@ def compare(out: Path, gates: Gates) -> dict[str, Any]:
         if not score["times_torch_error"] <= gates.times_float64_error:
             failures.append(f"{runtime}: error against float64 is {score['times_torch_error']:.1f} times PyTorch's own")
     return {"gates": dataclasses.asdict(gates), "scores": scores, "pairs": pairs, "failures": failures}
+
+
+def shown_of(result: dict[str, Any]) -> dict[str, Any]:
+    """Return what the tables show of one ``result.json``."""
+    return {
+        "miou_percent": result["miou_percent"],
+        "seconds_per_image": result["seconds"] / result["images"],
+        "device": result["runtime"]["device"],
+        "version": result["runtime"]["version"],
+        "images": result["images"],
+    }
 
 
 def relative_error(folder: Path, reference: Path) -> float:
@@ -205,11 +246,12 @@ def locate(models: dict[str, Path], out: Path, gate: float) -> dict[str, Any]:
 
 def format_report(outcome: dict[str, Any]) -> str:
     """Return the tables of scores and differences as text."""
-    lines = [f"{'runtime':<10} {'mIoU %':>8} {'s/image':>8} {'err vs f64':>11}  device"]
-    for runtime, score in outcome["scores"].items():
+    lines = [f"{'network / runtime':<20} {'mIoU %':>8} {'s/image':>8} {'err vs f64':>11}  device"]
+    for name, row in (outcome.get("baselines", {}) | outcome["scores"]).items():
+        error = f"{row['error_against_float64']:.1e}" if "error_against_float64" in row else ""
         lines.append(
-            f"{runtime:<10} {score['miou_percent']:>8.3f} {score['seconds_per_image']:>8.3f} "
-            f"{score['error_against_float64']:>11.1e}  {score['device']} ({score['version']})"
+            f"{name:<20} {row['miou_percent']:>8.3f} {row['seconds_per_image']:>8.3f} {error:>11}  "
+            f"{row['device']} ({row['version']})"
         )
     lines += ["", f"{'pair':<21} {'mIoU points':>11} {'flips':>9} {'rel. error':>11}"]
     for pair in outcome["pairs"]:

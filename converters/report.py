@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from common.config import ExperimentConfig
+from common.data.augment import pad_to
 from common.data.datasets import open_dataset
 from common.experiment import compose
 from common.files import write_text_atomic
@@ -61,20 +63,18 @@ def parity_report(
     experiment: str,
     overrides: Sequence[str] = (),
     run_folder: Path | None = None,
-    extra_rows: Sequence[Sequence[Any]] = (),
     pictures: int = 6,
 ) -> Path:
     """Write ``report.html`` from the dumps of a parity run in ``out`` and return its path.
 
-    ``run_folder`` is the training run whose log gives the curves; ``extra_rows`` are put above the runtimes' scores as
-    (name, mIoU in percent, seconds per image, device).
+    ``run_folder`` is the training run whose log gives the curves.
     """
     config = compose(experiment, overrides)
     dataset = open_dataset(config.dataset)
     sections = [
         _verdict(outcome),
         "<h2>Scores</h2>",
-        _scores(outcome, extra_rows),
+        _scores(outcome),
         "<h2>Agreement</h2>",
         _pairs(outcome),
     ]
@@ -84,7 +84,7 @@ def parity_report(
     sections += ["<h2>Pictures</h2>", _legend(dataset.classes, palette)]
     names = sorted(path.stem for path in (out / "torch" / "ids").glob("*.png"))
     for name in _spread(names, pictures):
-        sections.append(_strip(out, name, dataset, palette, list(outcome["scores"])))
+        sections.append(_strip(out, name, dataset, palette, list(outcome["scores"]), config))
     path = out / "report.html"
     write_text_atomic(path, page(f"{experiment}: one checkpoint, {len(outcome['scores'])} runtimes", sections))
     return path
@@ -97,11 +97,11 @@ def _verdict(outcome: dict[str, Any]) -> str:
     return '<p class="pass">All gates hold.</p>'
 
 
-def _scores(outcome: dict[str, Any], extra_rows: Sequence[Sequence[Any]]) -> str:
-    rows = [list(row) for row in extra_rows]
-    for runtime, score in outcome["scores"].items():
+def _scores(outcome: dict[str, Any]) -> str:
+    rows = []
+    for name, score in (outcome.get("baselines", {}) | outcome["scores"]).items():
         where = f"{score['device']} ({score['version']})"
-        rows.append([runtime, f"{score['miou_percent']:.3f}", score["seconds_per_image"], where])
+        rows.append([name, f"{score['miou_percent']:.3f}", score["seconds_per_image"], where])
     return table(["network / runtime", "mIoU %", "seconds per image", "device"], rows)
 
 
@@ -147,9 +147,22 @@ def _spread(names: Sequence[str], count: int) -> list[str]:
     return [names[round(index * (len(names) - 1) / (count - 1))] for index in range(count)]
 
 
-def _strip(out: Path, name: str, dataset: Any, palette: np.ndarray, runtimes: Sequence[str]) -> str:
+def judged(image: np.ndarray, label: np.ndarray, config: ExperimentConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return the part of image uint8 ``[H,W,3]`` and label uint8 ``[H,W]`` that the evaluation protocol judges."""
+    if config.evaluation.protocol != "center_crop":
+        return image, label
+    size = config.evaluation.size
+    image, label = pad_to(image, size, 0), pad_to(label, size, config.evaluation.pad_label)
+    top, left = ((side - size) // 2 for side in label.shape)
+    window = (slice(top, top + size), slice(left, left + size))
+    return image[window], label[window]
+
+
+def _strip(
+    out: Path, name: str, dataset: Any, palette: np.ndarray, runtimes: Sequence[str], config: ExperimentConfig
+) -> str:
     """Return one row of pictures: image, truth, every runtime's prediction and where the others differ from the first."""
-    image, label = dataset.image(name), dataset.label(name)
+    image, label = judged(dataset.image(name), dataset.label(name), config)
     ids = {runtime: np.asarray(Image.open(out / runtime / "ids" / f"{name}.png")) for runtime in runtimes}
     reference = ids[runtimes[0]]
     panels = [(f"{name}", image), ("ground truth", palette[label])]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from common.arguments import positive
 from common.errors import UserError, run_command
 from common.files import sha256, write_json_atomic
 from common.rng import generator
@@ -102,24 +103,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", type=Path, help="a .onnx file of converters.export_onnx")
     parser.add_argument(
-        "--size", type=_positive, nargs=2, default=(321, 321), metavar=("H", "W"), help="image (default: 321 321)"
+        "--size", type=positive, nargs=2, default=(321, 321), metavar=("H", "W"), help="image (default: 321 321)"
     )
-    parser.add_argument("--batch", type=_positive, default=1, metavar="B", help="images at a time (default: 1)")
+    parser.add_argument("--batch", type=positive, default=1, metavar="B", help="images at a time (default: 1)")
     parser.add_argument(
         "--provider", choices=("cpu", "cuda", "tensorrt"), default="cpu", help="what must run it (default: cpu)"
     )
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all)")
-    parser.add_argument("--warm-up", type=_positive, default=3, metavar="N", help="runs that do not count (default: 3)")
-    parser.add_argument("--runs", type=_positive, default=20, metavar="N", help="runs that count (default: 20)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
+    parser.add_argument("--warm-up", type=positive, default=3, metavar="N", help="runs that do not count (default: 3)")
+    parser.add_argument("--runs", type=positive, default=20, metavar="N", help="runs that count (default: 20)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers, versions and the machine to FILE")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
 
 
 if __name__ == "__main__":

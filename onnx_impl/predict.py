@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from common.arguments import positive
 from common.config import AugmentConfig
 from common.data.augment import normalise, pad_to
 from common.errors import UserError, run_command
@@ -144,11 +145,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--provider", choices=("cpu", "cuda", "tensorrt"), default="cpu", help="what must run it (default: cpu)"
     )
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
     parser.add_argument(
-        "--window", type=_positive, metavar="N", help="slide a window of N x N pixels, for large pictures"
+        "--window", type=positive, metavar="N", help="slide a window of N x N pixels, for large pictures"
     )
-    parser.add_argument("--stride", type=_positive, metavar="N", help="step of the window (default: two thirds of it)")
+    parser.add_argument("--stride", type=positive, metavar="N", help="step of the window (default: two thirds of it)")
     parser.add_argument(
         "--overlay",
         type=_share,
@@ -160,13 +161,6 @@ def _parser() -> argparse.ArgumentParser:
         "--palette", choices=("voc", "cityscapes", "camvid"), default="voc", help="colours (default: voc)"
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
 
 
 def _share(text: str) -> float:

@@ -113,9 +113,8 @@ def test_report_is_one_self_contained_page(dumps, tmp_path):
     run.log(kind="train", iteration=1, epoch=0, losses={"sup": 1.0, "unsup": 0.5})
     run.log(kind="train", iteration=2, epoch=0, losses={"sup": 0.8, "unsup": 0.4})
     run.log(kind="evaluation", iteration=2, epoch=0, miou=0.5)
-    path = parity_report(
-        folder, outcome, "shapes/12/u2pl", run_folder=run.path, extra_rows=[("sup-only", "40.000", 0.1, "cpu")]
-    )
+    outcome["baselines"] = {"sup-only": outcome["scores"]["torch"]}
+    path = parity_report(folder, outcome, "shapes/12/u2pl", run_folder=run.path)
     text = path.read_text()
     assert "http://www.w3.org/2000/svg" in text and text.count("http") == text.count("http://www.w3.org/2000/svg")
     assert text.count("data:image/png;base64") == len(NAMES) * 7

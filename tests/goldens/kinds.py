@@ -59,7 +59,7 @@ def cases(folder: Path) -> list[Case]:
     for method in methods:
         kinds = kinds_of(method.name)
         for path in sorted(method.rglob("*")):
-            if path.is_file() and not ignored(path):
+            if path.is_file() and "__pycache__" not in path.parts and not ignored(path):
                 kind = find_kind(path.stem, kinds)
                 frameworks = kind.frameworks if kind else ("unknown kind",)
                 found += [Case(method.name, path, kind, framework) for framework in frameworks]

@@ -98,4 +98,4 @@ def onehot_rce(golden: Golden, framework: Framework) -> list[Check]:
 
 def zero_for_nan(golden: np.ndarray) -> np.ndarray:
     """What we return where the authors' program gives NaN: 0 for a loss over no pixel (``specs/u2pl.md`` 18.12)."""
-    return np.zeros_like(golden) if np.isnan(golden).any() else golden
+    return np.where(np.isnan(golden), np.zeros_like(golden), golden)

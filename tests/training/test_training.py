@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from common.training import Trainer
 
 SUFFIX = {"torch": ".pth", "mindspore": ".ckpt"}
 SHORT = [
-    "trainer.epochs=3", "trainer.iterations_per_epoch=2", "trainer.log_every=1", "trainer.evaluate_every=3",
+    "trainer.epochs=3", "trainer.iterations_per_epoch=2", "trainer.log_every=1", "trainer.evaluate_every=2",
     "loader.workers=0", "loader.batch_labelled=2", "loader.batch_unlabelled=2", "trainer.pictures=1",
     "method.contrastive.num_queries=8", "method.contrastive.num_negatives=6", "method.contrastive.low_rank=1",
     "method.sup_only_epochs=1", "augment.crop=33",
@@ -55,23 +57,48 @@ def all_tensors(path) -> dict[str, np.ndarray]:
     return tensors | {f"state/{name}": value for name, value in checkpoint.state.items()}
 
 
-@pytest.mark.parametrize("stop", [1, 4, 5])
-def test_resumed_run_equals_the_whole_run_bit_for_bit(framework, tmp_path, monkeypatch, stop):
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """A finished run per framework, made once."""
+    folders = {}
+
+    def get(framework: str):
+        if framework not in folders:
+            folder = tmp_path_factory.mktemp(f"whole_{framework}") / "run"
+            assert train(framework, folder) == 0
+            folders[framework] = folder
+        return folders[framework]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("framework", "stop"),
+    [("torch", 1), ("torch", 3), ("torch", 4), ("torch", 6), ("mindspore", 4)],
+    indirect=["framework"],
+)
+def test_resumed_run_equals_the_whole_run_bit_for_bit(framework, tmp_path, monkeypatch, whole_run, stop):
     suffix = SUFFIX[framework]
-    assert train(framework, tmp_path / "whole") == 0
+    whole = whole_run(framework)
     with monkeypatch.context() as patch:
         stop_after(patch, stop)
-        assert train(framework, tmp_path / "parts") == 130
+        assert train(framework, tmp_path / "parts") == (130 if stop < 6 else 0)
     assert read(tmp_path / "parts" / f"last{suffix}").meta["iteration"] == stop
     assert train(framework, tmp_path / "parts", "--resume") == 0
-    expected, found = (all_tensors(tmp_path / run / f"last{suffix}") for run in ("whole", "parts"))
+    assert_equal_runs(whole, tmp_path / "parts", suffix)
+
+
+def assert_equal_runs(whole, parts, suffix: str) -> None:
+    """Every tensor of ``last`` and ``best``, the state and the log are the same."""
+    best, found = (all_tensors(run / f"best{suffix}") for run in (whole, parts))
+    assert all(np.array_equal(best[name], found[name]) for name in best)
+    expected, found = (all_tensors(run / f"last{suffix}") for run in (whole, parts))
     assert expected.keys() == found.keys()
     assert any(name.startswith("state/bank.") and len(value) for name, value in expected.items())
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
     logs = [
-        [(e["iteration"], e.get("losses"), e.get("miou")) for e in RunFolder(tmp_path / run).entries()]
-        for run in ("whole", "parts")
+        [(e["iteration"], e.get("losses"), e.get("miou")) for e in RunFolder(run).entries()] for run in (whole, parts)
     ]
     assert logs[0] == logs[1]
 
@@ -84,12 +111,12 @@ def test_resume_comparison_can_fail(tmp_path, monkeypatch):
     assert any(not np.array_equal(one[name], two[name]) for name in one)
 
 
-def test_run_folder_holds_everything(framework, tmp_path):
-    assert train(framework, tmp_path / "run") == 0
-    names = {path.name for path in (tmp_path / "run").iterdir()}
+def test_run_folder_holds_everything(framework, whole_run):
+    folder = whole_run(framework)
+    names = {path.name for path in folder.iterdir()}
     suffix = SUFFIX[framework]
     assert {"config.yaml", "log.jsonl", "result.json", "pictures", f"best{suffix}", f"last{suffix}"} <= names
-    best = read(tmp_path / "run" / f"best{suffix}")
+    best = read(folder / f"best{suffix}")
     assert list(best.networks) == ["model"] and not best.state
     assert best.meta["role"] == "teacher" and best.meta["classes"][1] == "disc"
 
@@ -140,6 +167,19 @@ def test_sigterm_saves_and_resume_continues(framework, tmp_path):
     assert read(tmp_path / "run" / f"last{SUFFIX[framework]}").meta["iteration"] >= 2
 
 
+def test_image_in_two_lists_is_refused(tmp_path, capsys):
+    pytest.importorskip("torch")
+    lists = tmp_path / "splits" / "shapes" / "own"
+    lists.mkdir(parents=True)
+    (lists / "labeled.txt").write_text("train_0000\nval_0001\n")
+    (lists / "unlabeled.txt").write_text("train_0001\ntrain_0002\n")
+    settings = [*SHORT, f"split.folder={tmp_path / 'splits'}"]
+    assert train("torch", tmp_path / "run", experiment="shapes/own/u2pl", settings=settings) == 2
+    error = capsys.readouterr().err.strip()
+    assert "val_0001" in error and "validation list" in error and "\n" not in error
+    assert not (tmp_path / "run").exists()
+
+
 def test_used_folder_and_other_settings_are_refused(tmp_path, capsys):
     pytest.importorskip("torch")
     assert train("torch", tmp_path / "run") == 0
@@ -152,10 +192,8 @@ def test_used_folder_and_other_settings_are_refused(tmp_path, capsys):
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
 
 
-def test_full_disk_while_saving_keeps_the_old_checkpoint(framework, tmp_path, monkeypatch, capsys):
-    import errno
-
-    assert train(framework, tmp_path / "run", settings=[*SHORT, "trainer.epochs=1", "trainer.evaluate_every=1"]) == 0
+def test_full_disk_while_saving_keeps_the_old_checkpoint(framework, tmp_path, monkeypatch, capsys, whole_run):
+    shutil.copytree(whole_run(framework), tmp_path / "run")
     suffix = SUFFIX[framework]
     before = {
         name: (tmp_path / "run" / name).read_bytes() for name in (f"last{suffix}", f"best{suffix}", "result.json")
@@ -169,6 +207,6 @@ def test_full_disk_while_saving_keeps_the_old_checkpoint(framework, tmp_path, mo
     monkeypatch.setattr(os, "fsync", full)
     assert run_command(lambda _: main(tmp_path / "run" / f"last{suffix}", saved)) == 2
     error = capsys.readouterr().err.strip()
-    assert "no space left" in error and "\n" not in error.splitlines()[-1]
+    assert "no space left" in error and "\n" not in error
     after = {name: (tmp_path / "run" / name).read_bytes() for name in before}
     assert after == before and not list((tmp_path / "run").glob(".last*"))
