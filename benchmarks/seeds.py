@@ -21,7 +21,10 @@ RUNS = (("torch", "suponly"), ("torch", "u2pl"), ("mindspore", "u2pl"))
 
 def main(arguments: list[str] | None = None) -> None:
     """Train every run, print and save the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.seeds", description="Train supervised-only and U2PL with several seeds, U2PL in both frameworks.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.seeds",
+        description="Train supervised-only and U2PL with several seeds, U2PL in both frameworks.",
+    )
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings for every run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
     parser.add_argument("--experiment", default="shapes/12", help="DATASET/SPLIT (default: shapes/12)")

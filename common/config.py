@@ -89,7 +89,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         if self.encoder == "tiny" and (self.subclasses or self.backbone_weights):
-            raise ValueError("the tiny encoder has neither a subclass branch nor backbone weights; choose a ResNet")
+            raise ValueError("the tiny encoder knows neither subclasses nor backbone_weights; choose a ResNet")
         if self.multi_grid and len(self.multi_grid) != (2 if self.encoder == "resnet18" else 3):
             raise ValueError(f"multi_grid = {list(self.multi_grid)} needs one multiplier per block of the last stage")
 

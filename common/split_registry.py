@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from common.config import SplitConfig
@@ -15,8 +15,6 @@ from common.paths import CONFIGS, PROJECT
 from common.strict import build, ranged
 
 LABELLED_FILE, UNLABELLED_FILE = "labeled.txt", "unlabeled.txt"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-CITYSCAPES_SUFFIXES = ("_leftImg8bit", "_gtFine_labelTrainIds", "_gtFine_labelIds", "_gtFine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +89,6 @@ def canonical(ids: Iterable[str]) -> tuple[str, ...]:
 def digest(ids: Iterable[str]) -> str:
     """SHA-256 of the canonical form: sorted distinct ids, one a line, each ended by ``\\n``, UTF-8 (``specs/splits_u2pl.md`` 2)."""
     return hashlib.sha256("".join(f"{name}\n" for name in canonical(ids)).encode("utf-8")).hexdigest()
-
-
-def image_id(field: str) -> str:
-    """The image id in a field of anyone's list: file name without folder, image suffix and Cityscapes' suffixes."""
-    name = PurePosixPath(field.replace("\\", "/")).name
-    for suffix in (*IMAGE_SUFFIXES, *CITYSCAPES_SUFFIXES):
-        if name.lower().endswith(suffix.lower()):
-            name = name[: -len(suffix)]
-    return name
 
 
 def list_folder(dataset: str, split: SplitConfig) -> Path:

@@ -44,7 +44,7 @@ def build(cls: type, values: Mapping[str, Any], sources: Sources, where: str = "
     try:
         return cls(**built)
     except ValueError as error:
-        raise UserError(f"{_origin(where, sources)}: {where}: {error}") from None
+        raise UserError(f"{_origin(where, sources)}: {where + ': ' if where else ''}{error}") from None
 
 
 def unknown_key(dotted: str, key: str, valid: Any, sources: Sources) -> str:

@@ -24,8 +24,10 @@ def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Names
     from mindspore_impl.checkpoint import load_network
     from mindspore_impl.networks import build_network
     from mindspore_impl.predictor import MindSporePredictor, choose_device
+    from mindspore_impl.start import processors
 
-    device = choose_device(options.device or config.trainer.device)
+    with processors(config.trainer.threads):
+        device = choose_device(options.device or config.trainer.device)
     stored = read_network(path, options.role, config)
     network = build_network(stored.config, len(stored.classes))
     load_network(network, stored.tensors, str(path))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
@@ -18,6 +14,7 @@ from common.rng import generator
 from mindspore_impl.checkpoint import load_network, network_tensors
 from mindspore_impl.networks import build_network
 from mindspore_impl.predictor import choose_device
+from mindspore_impl.start import processors
 
 
 class Session:
@@ -26,7 +23,7 @@ class Session:
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
         # MindSpore starts its threads when a device is selected, for the processors that this thread may then use.
-        with _processors(config.trainer.threads):
+        with processors(config.trainer.threads):
             self.device = choose_device(config.trainer.device)
         self.notes: list[str] = []
 
@@ -56,17 +53,3 @@ class Session:
             return []
         rng = generator(trainer.seed, f"dropout {purpose}", clock.epoch, clock.step)
         return [self.tensor(mask) for mask in draw_masks(network.dropouts, batch, rng)]
-
-
-@contextmanager
-def _processors(threads: int | None) -> Iterator[None]:
-    """Keep what is started inside to ``threads`` processors (None: all that this process may use)."""
-    if threads is None or not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(allowed)[:threads])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)

@@ -9,6 +9,8 @@ import ctypes
 import functools
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +85,17 @@ def cap_onednn() -> bool:
         return ctypes.CDLL(str(package / "lib" / "libdnnl.so.3")).dnnl_set_max_cpu_isa(_AVX2) == 0
     except (OSError, AttributeError):  # another platform or build: no such library, or without this function
         return False
+
+
+@contextmanager
+def processors(threads: int | None) -> Iterator[None]:
+    """Keep what is started inside to ``threads`` processors (None: all that this process may use)."""
+    if threads is None or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:threads])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)

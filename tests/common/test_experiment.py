@@ -110,7 +110,7 @@ def test_authors_settings(name, key, value):
 
 def test_later_files_win_and_only_where_they_say_so(configs):
     (configs / "methods" / "u2pl.yaml").write_text(
-        "network: {preset: tiny, width: 16}\n"
+        "network: {preset: tiny, width: 16, representation: 4}\n"
         "optimizer: {lr: 0.1, momentum: 0.5, weight_decay: 0.3}\n"
         "evaluation: {protocol: resize, size: 65}\n"
         "split_lists: {shapes: {few: '12'}}\n"

@@ -15,7 +15,7 @@ from common.config import SplitConfig
 from common.data.datasets import open_dataset
 from common.errors import CheckFailed, UserError
 from common.experiment import dataset_config
-from common.split_registry import KnownSplit, ListFacts, canonical, digest, identify, image_id, known_splits, registry
+from common.split_registry import KnownSplit, ListFacts, canonical, digest, identify, known_splits, registry
 from common.splits import DigestMismatch, main, resolve, seeded
 
 SHARED = Path(os.environ.get("SHARED", Path(__file__).resolve().parents[3] / "shared"))
@@ -42,20 +42,6 @@ def test_digest_is_of_the_canonical_form():
     assert digest(["b", "a", "b"]) == digest(("a", "b")) != digest(["a"])
     assert digest(["2007_000032"]) == "1f8323e6461bac9bd3f230179abb3914a8588ceeecbcbc84372bb4c5250baf44"
     assert digest([]) == NOTHING
-
-
-@pytest.mark.parametrize(
-    ("field", "name"),
-    [
-        ("2007_000733", "2007_000733"),
-        ("/JPEGImages/2007_000733.jpg", "2007_000733"),
-        ("leftImg8bit/train/hamburg/hamburg_000000_080169_leftImg8bit.png", "hamburg_000000_080169"),
-        ("/images/train/jena_000078_000019.png", "jena_000078_000019"),
-        ("segmentation/train/jena_000078_000019_gtFine_labelTrainIds.png", "jena_000078_000019"),
-    ],
-)
-def test_image_ids_of_all_authors_lists(field, name):
-    assert image_id(field) == name
 
 
 def test_the_registry_is_consistent():
