@@ -19,6 +19,8 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(RUN) -m benchmarks.contrastive
+	$(RUN) -m benchmarks.training_step
+	$(RUN) -m benchmarks.seeds
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

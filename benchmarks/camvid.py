@@ -17,9 +17,12 @@ EXPERIMENT = "camvid/1_8/u2pl"
 
 def main(arguments: list[str] | None = None) -> None:
     """Train (unless the run folder already holds a checkpoint), compare, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.camvid", description=__doc__.splitlines()[0])
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c")
-    parser.add_argument("--out", type=Path, default=PROJECT / "runs" / "camvid")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.camvid",
+        description="Train U2PL on camvid/1_8, then compare the checkpoint in three runtimes.",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings for the training")
+    parser.add_argument("--out", type=Path, default=PROJECT / "runs" / "camvid", help="folder for everything")
     parsed = parser.parse_intermixed_args(arguments)
     from benchmarks.machine import save
     from converters.parity import format_report, run_module, run_parity

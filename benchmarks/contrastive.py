@@ -15,9 +15,12 @@ from common.errors import run_command
 
 def main(arguments: list[str] | None = None) -> None:
     """Run both forms in turn and save the ratio."""
-    options = argparse.ArgumentParser(prog="python -m benchmarks.contrastive", description=__doc__.splitlines()[0])
-    options.add_argument("--runs", type=int, default=5)
-    options.add_argument("--threads", type=int, default=2)
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks.contrastive",
+        description="Time U2PL's contrastive term against its plain transcription.",
+    )
+    options.add_argument("--runs", type=int, default=5, help="default: 5")
+    options.add_argument("--threads", type=int, default=2, help="default: 2")
     parsed = options.parse_intermixed_args(arguments)
     import torch
 

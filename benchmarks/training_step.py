@@ -23,7 +23,9 @@ NETWORK = ("network.preset=resnet18_os16", "network.encoder=resnet50", "network.
 
 def main(arguments: list[str] | None = None) -> None:
     """Run both frameworks in turn and save the ratio."""
-    options = argparse.ArgumentParser(prog="python -m benchmarks.training_step", description=__doc__.splitlines()[0])
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks.training_step", description="Time a training step in MindSpore against PyTorch."
+    )
     options.add_argument("--experiment", default="voc/366/suponly")
     options.add_argument("--runs", type=int, default=10)
     options.add_argument("--threads", type=int, default=2)

@@ -206,7 +206,7 @@ class ExperimentConfig:
     method: Any
 
     def __post_init__(self) -> None:
-        if self.method.name == "u2pl" and not self.network.representation:
+        if getattr(self.method, "name", None) == "u2pl" and not self.network.representation:
             raise ValueError("method u2pl needs network.representation (features of the contrastive loss), e.g. 256")
         kinds = {self.network.head_dropout_kind} if any(self.network.head_dropout) else set()
         kinds |= {self.network.aspp_dropout_kind} if self.network.aspp_dropout else set()

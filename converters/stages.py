@@ -53,7 +53,9 @@ def first_difference(reference: dict[str, np.ndarray], other: dict[str, np.ndarr
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m converters.stages", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m converters.stages", description="Write every intermediate result of one network in one runtime."
+    )
     parser.add_argument("runtime", choices=RUNTIMES)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("images", type=Path, help=".npy file, normalised float32 [B,3,H,W]")
