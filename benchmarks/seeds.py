@@ -27,6 +27,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings for every run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
+    parser.add_argument(
+        "--mindspore-runs", type=int, default=3, help="how many of the seeds MindSpore trains (default: 3)"
+    )
     parser.add_argument("--experiment", default="shapes/12", help="DATASET/SPLIT (default: shapes/12)")
     parser.add_argument("--out", type=Path, default=PROJECT / "runs" / "seeds", help="folder of the runs")
     parsed = parser.parse_intermixed_args(arguments)
@@ -35,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     scores: dict[str, list[float]] = {}
     for framework, method in RUNS:
-        for seed in parsed.seeds:
+        for seed in parsed.seeds if framework == "torch" else parsed.seeds[: parsed.mindspore_runs]:
             folder = RunFolder(parsed.out / f"{framework}_{method}_{seed}")
             settings = [f"{parsed.experiment}/{method}", *parsed.overrides, f"trainer.seed={seed}"]
             if not finished(folder, settings):

@@ -88,8 +88,6 @@ class Plan:
         """Iterations per epoch: as set, else one pass over the leading list (``specs/u2pl.md`` sections 2.3 and 11)."""
         wanted = config.trainer.iterations_per_epoch
         if wanted is not None:
-            if wanted < 1:
-                raise UserError(f"trainer.iterations_per_epoch = {wanted} must be at least 1, or null")
             return wanted
         length, batch = len(self._lists[self._leading]), self._batch[self._leading]
         if self._leading == "labelled" and config.loader.last_batch != "drop":

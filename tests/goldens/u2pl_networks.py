@@ -115,4 +115,5 @@ def network_config(document: dict) -> NetworkConfig:
         f"network.representation={width}",
         f"network.auxiliary={str(variant['aux_head']).lower()}",
     )
-    return compose("voc/1464/u2pl", overrides).network
+    method = "u2pl" if width else "suponly"
+    return compose(f"voc/1464/{method}", overrides).network
