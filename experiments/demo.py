@@ -7,6 +7,7 @@ scores it in all three runtimes and writes ``report.html``.
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, default=PROJECT / "runs" / "demo", help="folder for everything (default: runs/demo)"
     )
+    parser.add_argument("--benchmark", action="store_true", help="also write the figures to benchmarks/")
     parsed = parser.parse_intermixed_args(arguments)
+    from benchmarks.machine import save
     from converters.parity import format_report, run_parity
 
     started = time.monotonic()
@@ -41,9 +44,19 @@ def main(arguments: list[str] | None = None) -> None:
     outcome = run_parity(f"{SPLIT}/u2pl", parsed.overrides, u2pl.best(".pth"), out, baselines=baselines)
     print(f"\n{SPLIT}: a supervised-only network, and U2PL from the same labels in three runtimes")
     print(format_report(outcome))
-    print(f"\nreport: {out / 'report.html'}\n{time.monotonic() - started:.0f} seconds")
+    seconds = time.monotonic() - started
+    print(f"\nreport: {out / 'report.html'}\n{seconds:.0f} seconds, largest process {largest_process():.1f} GiB")
+    if parsed.benchmark:
+        figures = {key: outcome[key] for key in ("baselines", "scores", "pairs", "failures")}
+        figures |= {"seconds": round(seconds), "largest_process_gib": round(largest_process(), 2)}
+        save("demo", " ".join(["python -m experiments.demo --benchmark", *parsed.overrides]), figures)
     if outcome["failures"]:
         raise CheckFailed(f"parity failed: {'; '.join(outcome['failures'])}")
+
+
+def largest_process() -> float:
+    """Return the peak memory, in GiB, of the largest of this process and those it ran (Linux counts in KiB)."""
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 2**20
 
 
 def train(method: str, overrides: list[str], out: Path) -> RunFolder:
