@@ -73,6 +73,7 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
     dataset = open_dataset(config.dataset)
     split = resolve(dataset, config.split)
     check_lists(split, dataset)
+    check_batches(config, split)
     method, notes = framework.make_method(config)
     notes += config.method.warnings(len(dataset.classes))
     if config.reference.published_miou is not None:
@@ -101,6 +102,19 @@ def check_lists(split: Split, dataset: Dataset) -> None:
                 f"split {split.id}: {len(shared)} images are in the {first} and in the {second} list, e.g. {shared[0]}; "
                 f"remove them from one of the lists (python -m common.check_data names them all)"
             )
+
+
+def check_batches(config: ExperimentConfig, split: Split) -> None:
+    """Raise :class:`UserError` if a batch would hold one image: BatchNorm over the pooled map needs two."""
+    size, count = config.loader.batch_labelled, len(split.labelled)
+    streams = config.method.streams()
+    kept_short = len(streams) == 1 and config.loader.last_batch == "keep" and not config.trainer.iterations_per_epoch
+    if size == 1 or (kept_short and count % size == 1):
+        last = "" if size == 1 else f", whose last batch of {count} images holds one"
+        raise UserError(
+            f"loader.batch_labelled = {size}{last}: BatchNorm over the pooled map needs at least two images; "
+            "use a larger batch or loader.last_batch=fill"
+        )
 
 
 class Trainer:

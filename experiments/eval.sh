@@ -12,5 +12,9 @@ case "$framework" in
 esac
 python="$root/.venv/bin/python"
 [ -x "$python" ] || python=python3
+"$python" -c 'import cv2, numpy, yaml' >/dev/null 2>&1 || {
+  echo "error: $python lacks this project's packages: run make demo once, or pip install -r requirements/$framework.txt" >&2
+  exit 2
+}
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" -m "${framework}_impl.eval" "$@"

@@ -180,6 +180,17 @@ def test_image_in_two_lists_is_refused(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "settings", [["loader.batch_labelled=1"], ["loader.batch_labelled=11", "loader.last_batch=keep"]]
+)
+def test_batch_of_one_image_is_refused(settings, tmp_path, capsys):
+    pytest.importorskip("torch")
+    settings = [*settings, "trainer.iterations_per_epoch=null"]
+    assert train("torch", tmp_path / "run", experiment="shapes/12/suponly", settings=settings) == 2
+    assert "at least two images" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_used_folder_and_other_settings_are_refused(tmp_path, capsys):
     pytest.importorskip("torch")
     assert train("torch", tmp_path / "run") == 0
