@@ -30,9 +30,6 @@ AddOptions = Callable[[argparse.ArgumentParser], None]
 
 RUNTIMES = {"torch": "PyTorch", "mindspore": "MindSpore", "onnx": "ONNX Runtime"}
 
-PACKAGES = {"torch": "torch", "mindspore": "mindspore", "onnxruntime": "onnx"}
-"""Package that may be missing and the extra that brings it."""
-
 
 def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor, add_options: AddOptions) -> None:
     """Evaluate a checkpoint: print the table and write ``result.json``, and what ``--dump`` asks for.
@@ -49,14 +46,7 @@ def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor
     dataset = open_dataset(config.dataset)
     ids = _ids(dataset, options)
     out = options.out or default_run_folder(runtime, config.name) / "eval"
-    try:
-        predictor, role = load_predictor(path, config, options)
-    except ModuleNotFoundError as error:
-        if error.name not in PACKAGES:
-            raise
-        raise UserError(
-            f"{error.name} is not installed; install the extra: pip install '.[{PACKAGES[error.name]}]'"
-        ) from None
+    predictor, role = load_predictor(path, config, options)
     _make_folder(out, "--out")
     print(f"{config.name}: {path} ({role}), {len(ids)} images of the {options.list} list", file=sys.stderr, flush=True)
     outcome = evaluate(predictor, dataset, ids, config, on_image=_dumper(predictor, config, options))
