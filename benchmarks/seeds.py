@@ -63,9 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def finished(folder: RunFolder, settings: list[str]) -> bool:
     """Whether ``folder`` holds a run of exactly these settings to its last iteration."""
-    if not folder.config.exists() or load(folder.config) != compose(settings[0], settings[1:]):
+    config = compose(settings[0], settings[1:])
+    if not folder.config.exists() or load(folder.config) != config:
         return False
-    config = load(folder.config)
     steps = config.trainer.epochs * (config.trainer.iterations_per_epoch or 0)
     return any(entry["kind"] == "evaluation" and entry["iteration"] == steps for entry in folder.entries())
 

@@ -206,8 +206,8 @@ class ExperimentConfig:
     method: Any
 
     def __post_init__(self) -> None:
-        if getattr(self.method, "name", None) == "u2pl" and not self.network.representation:
-            raise ValueError("method u2pl needs network.representation (features of the contrastive loss), e.g. 256")
+        if self.method is not None:
+            self.method.check(self.network)
         kinds = {self.network.head_dropout_kind} if any(self.network.head_dropout) else set()
         kinds |= {self.network.aspp_dropout_kind} if self.network.aspp_dropout else set()
         if self.trainer.deterministic_dropout and "element" in kinds:

@@ -13,8 +13,7 @@ from common.config import NetworkConfig
 from common.errors import UserError
 from common.paths import weights_path
 from common.rng import generator
-
-Tensors = dict[str, np.ndarray]
+from common.tensors import Tensors
 
 
 def initial_tensors(shapes: Mapping[str, tuple[int, ...]], config: NetworkConfig, seed: int, role: str) -> Tensors:

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from common.config import NetworkConfig
+
 StreamBatch = dict[str, Any]
 """One stream's part of a batch: ``ids`` (list of image ids) and one array per view and label.
 
@@ -51,12 +53,15 @@ class Clock:
 
 
 class Settings(Protocol):
-    """A method's settings: a frozen dataclass with a field ``name`` and, besides its own fields, these two methods."""
+    """A method's settings: a frozen dataclass with a field ``name`` and, besides its own fields, these methods."""
 
     name: str
 
     def streams(self) -> tuple[Stream, ...]:
         """Return the streams a step draws from."""
+
+    def check(self, network: NetworkConfig) -> None:
+        """Raise :class:`ValueError` if the method cannot train this network."""
 
     def warnings(self, classes: int) -> list[str]:
         """Return one line for every setting that is probably not meant with this number of classes."""

@@ -18,7 +18,7 @@ def draw_half_area_box(size: tuple[int, int], rng: np.random.Generator) -> Box:
     """Draw width, left and top (in this order) of a box of half the area, wider than half the image."""
     image_height, image_width = size
     width = int(rng.integers(int(image_width / 2 + 1), image_width))
-    height = round(image_height * image_width / 2 / width)
+    height = half_area_box(size, width, 0, 0)[2]
     left = int(rng.integers(0, image_width - width + 1))
     top = int(rng.integers(0, image_height - height + 1))
     return half_area_box(size, width, left, top)

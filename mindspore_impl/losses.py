@@ -13,10 +13,9 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from common.config import CriterionConfig
+from common.metrics import IGNORE
 from common.percentile import interpolate_percentile, percentile_position
 from common.predictor import Size
-
-IGNORE = 255
 
 
 def cross_entropy(logits: Tensor, labels: np.ndarray) -> Tensor:

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.config import CriterionConfig
+from common.metrics import IGNORE
 from common.percentile import interpolate_percentile, percentile_position
 from common.predictor import Size
-
-IGNORE = 255
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

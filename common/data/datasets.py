@@ -13,9 +13,9 @@ from PIL import Image, UnidentifiedImageError
 from common.config import DatasetConfig
 from common.data.shapes import ShapesDataset
 from common.errors import UserError
+from common.metrics import IGNORE
 from common.paths import data_root
 
-IGNORE = 255
 CITYSCAPES_TRAIN_IDS = {
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,
     31: 16, 32: 17, 33: 18,

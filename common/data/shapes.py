@@ -15,10 +15,10 @@ import numpy as np
 
 from common.config import DatasetConfig
 from common.errors import UserError
+from common.metrics import IGNORE
 from common.rng import generator
 
 CLASSES = ("background", "disc", "square", "triangle", "ring", "cross")
-IGNORE = 255
 COLOURS = ((210, 60, 60), (200, 190, 60), (60, 190, 80), (60, 110, 210), (180, 70, 190))
 """RGB of the shapes, in the order of their classes."""
 TURNS = ((1, 0, 1), (4, 3, 5), (3, 4, 5), (12, 5, 13), (5, 12, 13), (15, 8, 17), (8, 15, 17))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from common.config import NetworkConfig
 from common.method import Stream
 
 
@@ -17,6 +18,9 @@ class SupOnlySettings:
     def streams(self) -> tuple[Stream, ...]:
         """The labelled images with weak augmentation."""
         return (Stream(name="labelled", source="labelled", pipeline="weak", labels=("label",)),)
+
+    def check(self, network: NetworkConfig) -> None:
+        """Every network will do."""
 
     def warnings(self, classes: int) -> list[str]:
         """Nothing can be meant otherwise."""

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from common.config import NetworkConfig
 from common.method import Clock, Stream
 from common.mixing import box_mask, class_mask, draw_half_area_box
 from common.rng import generator
@@ -90,6 +91,11 @@ class U2PLSettings:
             Stream(name="unlabelled", source="unlabelled", pipeline="weak"),
         )
 
+    def check(self, network: NetworkConfig) -> None:
+        """Raise :class:`ValueError` for a network without features for the contrastive loss."""
+        if not network.representation:
+            raise ValueError("method u2pl needs network.representation (features of the contrastive loss), e.g. 256")
+
     def warnings(self, classes: int) -> list[str]:
         """What is probably not meant, one line each (section 16, last paragraph)."""
         low_rank = self.contrastive.low_rank
@@ -110,8 +116,15 @@ class U2PLSettings:
 
     def teacher_decay(self, clock: Clock) -> float:
         """EMA decay d(i) of section 4."""
-        since = clock.iteration - clock.iterations_per_epoch * self.sup_only_epochs + 1
-        return min(1 - 1 / since, self.ema_decay)
+        return min(1 - 1 / self._semi_supervised_steps(clock), self.ema_decay)
+
+    def prototype_decay(self, clock: Clock) -> float:
+        """Decay of the moving prototypes of ``anchor_ema`` (section 8.3)."""
+        return min(1 - 1 / self._semi_supervised_steps(clock), 0.999)
+
+    def _semi_supervised_steps(self, clock: Clock) -> int:
+        """Number of semi-supervised steps up to this one, from 1."""
+        return clock.iteration - clock.iterations_per_epoch * self.sup_only_epochs + 1
 
     def queue_sizes(self, classes: int) -> list[int]:
         """Length of every class's queue of negatives (section 4)."""

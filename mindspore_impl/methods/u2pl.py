@@ -196,10 +196,9 @@ class U2PL:
         maps = np.concatenate(
             [label_maps(nearest(part, size), self.classes, settings.label_encoding) for part in (labels, pseudo_label)]
         )
-        since = clock.iteration - clock.iterations_per_epoch * self.settings.sup_only_epochs + 1
         result = contrastive_loss(
             representation, teacher_representation, probabilities, maps, low, high, len(labels), self.bank, settings,
-            draws, self.prototype, min(1 - 1 / since, 0.999),
+            draws, self.prototype, self.settings.prototype_decay(clock),
         )  # fmt: skip
         if result.prototype is not None:
             self.prototype = result.prototype
