@@ -21,25 +21,17 @@ from mindspore import Tensor, ops
 from common.config import ExperimentConfig
 from common.method import Batch, Clock, check_finite
 from common.methods.u2pl import Draws, StepDraws
-from common.mixing import partners
 from common.predictor import Size
 from mindspore_impl.checkpoint import load_network, network_tensors
 from mindspore_impl.contrastive import contrastive_loss, label_maps
 from mindspore_impl.layers import resize
 from mindspore_impl.losses import IGNORE, cross_entropy, entropy, nearest, percentile, supervised_loss
 from mindspore_impl.memory_bank import MemoryBank
+from mindspore_impl.mixing import mix
 from mindspore_impl.networks.deeplab import forward
 from mindspore_impl.optimizer import Optimizer, update_teacher
 from mindspore_impl.predictor import MindSporePredictor
 from mindspore_impl.session import Session
-
-
-def mix(values: np.ndarray, masks: np.ndarray, replacement: str | float) -> np.ndarray:
-    """Return ``values`` ``[B,...,H,W]`` where ``masks`` ``[B,H,W]`` is true, elsewhere the partner's or a constant."""
-    values = np.asarray(values)
-    keep = masks if values.ndim == 3 else masks[:, None]
-    other = values[partners(len(values))] if replacement == "partner" else values.dtype.type(replacement)
-    return np.where(keep, values, other)
 
 
 def drop_unreliable(

@@ -167,7 +167,10 @@ class DeepLab(nn.Cell):
 
     def outputs(self, x: Tensor, masks: Masks = ()) -> tuple[Tensor, ...]:
         """Return the values of :meth:`construct` in the order of ``output_names``."""
-        stages = self.encoder(x)
+        return self.heads(self.encoder(x), masks)
+
+    def heads(self, stages: list[Tensor], masks: Masks = ()) -> tuple[Tensor, ...]:
+        """Return the values of :meth:`construct`, in the order of ``output_names``, for the encoder's ``stages``."""
         features = self.decoder(stages[0], stages[-1], masks)
         logits, decoder = self.classifier(features, masks)
         outputs = (features, logits, decoder)

@@ -19,14 +19,10 @@ from common.errors import run_command
 from common.paths import PROJECT
 from common.runs import RunFolder
 from common.training import Trainer
+from tests.training.methods import CASES
 
 SUFFIX = {"torch": ".pth", "mindspore": ".ckpt"}
-SHORT = [
-    "trainer.epochs=3", "trainer.iterations_per_epoch=2", "trainer.log_every=1", "trainer.evaluate_every=2",
-    "loader.workers=0", "loader.batch_labelled=2", "loader.batch_unlabelled=2", "trainer.pictures=1",
-    "method.contrastive.num_queries=8", "method.contrastive.num_negatives=6", "method.contrastive.low_rank=1",
-    "method.sup_only_epochs=1", "augment.crop=33",
-]  # fmt: skip
+SHORT = CASES["u2pl"].options
 
 
 @pytest.fixture(params=["torch", "mindspore"])
@@ -59,42 +55,47 @@ def all_tensors(path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
-    """A finished run per framework, made once."""
+    """A finished run per framework and method, made once."""
     folders = {}
 
-    def get(framework: str):
-        if framework not in folders:
-            folder = tmp_path_factory.mktemp(f"whole_{framework}") / "run"
-            assert train(framework, folder) == 0
-            folders[framework] = folder
-        return folders[framework]
+    def get(framework: str, method: str = "u2pl"):
+        key = framework, method
+        if key not in folders:
+            folder = tmp_path_factory.mktemp(f"whole_{framework}_{method}") / "run"
+            case = CASES[method]
+            assert train(framework, folder, experiment=case.experiment, settings=case.options) == 0
+            folders[key] = folder
+        return folders[key]
 
     return get
 
 
-@pytest.mark.parametrize(
-    ("framework", "stop"),
-    [("torch", 1), ("torch", 3), ("torch", 4), ("torch", 6), ("mindspore", 4)],
-    indirect=["framework"],
-)
-def test_resumed_run_equals_the_whole_run_bit_for_bit(framework, tmp_path, monkeypatch, whole_run, stop):
-    suffix = SUFFIX[framework]
-    whole = whole_run(framework)
+STOPS = [("u2pl", "torch", 1), ("u2pl", "torch", 3), ("u2pl", "torch", 6)]
+STOPS += [(method, framework, 4) for method in CASES for framework in SUFFIX]
+"""Where a run is stopped: the third step is in the middle of an epoch, the fourth at the end of one, the sixth the last."""
+
+
+@pytest.mark.parametrize(("method", "framework", "stop"), STOPS, indirect=["framework"])
+def test_resumed_run_equals_the_whole_run_bit_for_bit(method, framework, tmp_path, monkeypatch, whole_run, stop):
+    suffix, case = SUFFIX[framework], CASES[method]
+    run = {"experiment": case.experiment, "settings": case.options}
+    whole = whole_run(framework, method)
     with monkeypatch.context() as patch:
         stop_after(patch, stop)
-        assert train(framework, tmp_path / "parts") == (130 if stop < 6 else 0)
+        assert train(framework, tmp_path / "parts", **run) == (130 if stop < 6 else 0)
     assert read(tmp_path / "parts" / f"last{suffix}").meta["iteration"] == stop
-    assert train(framework, tmp_path / "parts", "--resume") == 0
-    assert_equal_runs(whole, tmp_path / "parts", suffix)
+    assert train(framework, tmp_path / "parts", "--resume", **run) == 0
+    assert_equal_runs(whole, tmp_path / "parts", suffix, case.state)
 
 
-def assert_equal_runs(whole, parts, suffix: str) -> None:
-    """Every tensor of ``last`` and ``best``, the state and the log are the same."""
+def assert_equal_runs(whole, parts, suffix: str, state: tuple[str, ...]) -> None:
+    """Every tensor of ``last`` and ``best``, the state, which holds entries of all these names, and the log are the same."""
     best, found = (all_tensors(run / f"best{suffix}") for run in (whole, parts))
     assert all(np.array_equal(best[name], found[name]) for name in best)
     expected, found = (all_tensors(run / f"last{suffix}") for run in (whole, parts))
     assert expected.keys() == found.keys()
-    assert any(name.startswith("state/bank.") and len(value) for name, value in expected.items())
+    filled = [name for name, value in expected.items() if value.size]
+    assert all(any(name.startswith(f"state/{beginning}") for name in filled) for beginning in state)
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
     logs = [
@@ -111,14 +112,15 @@ def test_resume_comparison_can_fail(tmp_path, monkeypatch):
     assert any(not np.array_equal(one[name], two[name]) for name in one)
 
 
-def test_run_folder_holds_everything(framework, whole_run):
-    folder = whole_run(framework)
+@pytest.mark.parametrize("method", CASES)
+def test_run_folder_holds_everything(method, framework, whole_run):
+    folder = whole_run(framework, method)
     names = {path.name for path in folder.iterdir()}
     suffix = SUFFIX[framework]
     assert {"config.yaml", "log.jsonl", "result.json", "pictures", f"best{suffix}", f"last{suffix}"} <= names
     best = read(folder / f"best{suffix}")
     assert list(best.networks) == ["model"] and not best.state
-    assert best.meta["role"] == "teacher" and best.meta["classes"][1] == "disc"
+    assert best.meta["role"] == CASES[method].deployed and best.meta["classes"][1] == "disc"
 
 
 def test_loss_that_is_not_finite_stops_before_the_optimiser(framework, tmp_path, monkeypatch, capsys):

@@ -18,26 +18,16 @@ from torch import Tensor
 from common.config import ExperimentConfig
 from common.method import Batch, Clock, check_finite
 from common.methods.u2pl import Draws, StepDraws
-from common.mixing import partners
 from common.predictor import Size
 from torch_impl.checkpoint import load_network, network_tensors
 from torch_impl.contrastive import contrastive_loss, label_maps
 from torch_impl.layers import resize
 from torch_impl.losses import IGNORE, cross_entropy, entropy, nearest, percentile, supervised_loss
 from torch_impl.memory_bank import MemoryBank
+from torch_impl.mixing import mix
 from torch_impl.optimizer import Optimizer, update_teacher
 from torch_impl.predictor import TorchPredictor
 from torch_impl.session import Session
-
-
-def mix(values: Tensor, masks: Tensor, replacement: str | float) -> Tensor:
-    """Return ``values`` ``[B,...,H,W]`` where ``masks`` ``[B,H,W]`` is true, elsewhere the partner's or a constant."""
-    keep = masks if values.dim() == 3 else masks.unsqueeze(1)
-    if replacement == "partner":
-        other = values[torch.from_numpy(partners(len(values))).to(values.device)]
-    else:
-        other = torch.full_like(values, replacement)
-    return torch.where(keep, values, other)
 
 
 def drop_unreliable(uncertainty: Tensor, pseudo_label: Tensor, percent: float) -> tuple[Tensor, float | None]:

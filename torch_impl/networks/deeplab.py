@@ -158,7 +158,10 @@ class DeepLab(nn.Module):
 
     def forward(self, x: Tensor, masks: Masks = ()) -> dict[str, Tensor]:
         """Run the network on normalised images ``[B,3,H,W]``; see the class for the outputs."""
-        stages = self.encoder(x)
+        return self.heads(self.encoder(x), masks)
+
+    def heads(self, stages: list[Tensor], masks: Masks = ()) -> dict[str, Tensor]:
+        """Return the outputs of :meth:`forward` for the encoder's ``stages``."""
         outputs = {"features": self.decoder(stages[0], stages[-1], masks)}
         outputs["logits"], outputs["decoder"] = self.classifier(outputs["features"], masks)
         if self.representation is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
 from types import SimpleNamespace
 
 import mindspore as ms
@@ -12,26 +11,32 @@ import numpy as np
 import pytest
 import torch
 
-import mindspore_impl.methods.u2pl
 import mindspore_impl.optimizer
 import mindspore_impl.session
-import torch_impl.methods
 import torch_impl.optimizer
-import torch_impl.session
 from common.checkpoints import FORMAT_VERSION, Checkpoint, read
 from common.config import CriterionConfig, ExperimentConfig, OptimizerConfig
 from common.experiment import compose
-from common.method import Clock, NonFiniteLoss
+from common.method import NonFiniteLoss
 from common.tensors import is_counter
-from mindspore_impl.checkpoint import load_network, network_tensors, save_checkpoint
+from mindspore_impl.checkpoint import save_checkpoint
 from mindspore_impl.optimizer import update_teacher
+from tests.parity import steps
 from tests.parity.pairs import relative_error
-
-FIRST_STEP, CURVE = 1e-4, 1e-3
-"""The design's gates: relative error of every loss term in the first step, and over 20 steps."""
-
-GRADIENTS = 1e-4
-"""Relative error of all gradients of the first step together; the float32 noise of this network is 100 times smaller."""
+from tests.parity.steps import (
+    CURVE,
+    FIRST_STEP,
+    GRADIENTS,
+    STEPS,
+    STEPS_PER_EPOCH,
+    Checkerboards,
+    apart,
+    clock,
+    gradients,
+    in_mindspore,
+    in_torch,
+    together,
+)
 
 CONFIG = compose(
     "shapes/12/u2pl",
@@ -42,64 +47,29 @@ CONFIG = compose(
         "method.contrastive={num_queries: 16, num_negatives: 8, queue_first: 200, queue_other: 100, low_rank: 1}",
     ],
 )  # fmt: skip
-STEPS_PER_EPOCH, STEPS, SIZE = 5, 20, 33
 
 
 def batches(count: int) -> list[dict]:
-    """Return ``count`` batches of 2 labelled and 2 unlabelled noisy checkerboards of 33x33."""
-    rng = np.random.default_rng(18)  # with this seed no entropy lies within rounding of a percentile, whatever the step
-
-    def coarse(values: np.ndarray) -> np.ndarray:
-        return values.repeat(7, -2).repeat(7, -1)[..., :SIZE, :SIZE]
-
-    def images() -> np.ndarray:
-        noise = 0.3 * rng.standard_normal((2, 3, SIZE, SIZE))
-        return (coarse(rng.standard_normal((2, 3, 5, 5))) + noise).astype(np.float32)
-
+    """Return ``count`` batches of 2 labelled and 2 unlabelled images."""
+    # With this seed no entropy lies within rounding of a percentile, whatever the step.
+    boards = Checkerboards(seed=18, classes=len(CONFIG.dataset.classes))
     result = []
     for _ in range(count):
-        labels = coarse(rng.integers(0, len(CONFIG.dataset.classes), (2, 5, 5))).astype(np.uint8)
-        labels[:, :3] = 255
-        labelled = {"ids": ["a", "b"], "image": images(), "label": labels}
-        result.append({"labelled": labelled, "unlabelled": {"ids": ["c", "d"], "image": images()}})
+        labels = boards.labels()
+        labelled = {"ids": ["a", "b"], "image": boards.images(), "label": labels}
+        result.append({"labelled": labelled, "unlabelled": {"ids": ["c", "d"], "image": boards.images()}})
     return result
 
 
-def clock(iteration: int) -> Clock:
-    """Return where a run of 4 epochs of 5 steps stands."""
-    epoch, step = divmod(iteration, STEPS_PER_EPOCH)
-    return Clock(epoch=epoch, step=step, iteration=iteration, epochs=4, iterations_per_epoch=STEPS_PER_EPOCH)
-
-
-class CompiledOnce(mindspore_impl.session.Session):
-    """A session that hands out the same two networks again and again, because compiling them takes seconds."""
-
-    networks: dict = {}
-
-    def network(self, role: str):
-        """Return the network of ``role`` with its initial values."""
-        if role not in self.networks:
-            network = super().network(role)
-            self.networks[role] = network, network_tensors(network)
-        network, initial = self.networks[role]
-        load_network(network, initial, role)
-        return network
-
-
-def in_torch(config: ExperimentConfig = CONFIG):
-    """Return the method in PyTorch at its start."""
-    return torch_impl.methods.METHODS[config.method.name](config, torch_impl.session.Session(config))
-
-
-def in_mindspore(config: ExperimentConfig = CONFIG):
-    """Return the method in MindSpore at its start; all share their networks, so only the latest is usable."""
-    return mindspore_impl.methods.METHODS[config.method.name](config, CompiledOnce(config))
+def run(method, start: int = 0, stop: int = STEPS) -> list[dict[str, float]]:
+    """Return the losses of steps ``start`` to ``stop`` - 1."""
+    return steps.run(method, batches(stop)[start:], start)
 
 
 @pytest.fixture(scope="module")
 def only_method():
     """Return one method whose update is compiled once, and its start."""
-    method = in_mindspore()
+    method = in_mindspore(CONFIG)
     return method, method.networks(), method.state()
 
 
@@ -109,23 +79,6 @@ def theirs(only_method):
     method, networks, state = only_method
     method.restore(networks, state)
     return method
-
-
-def run(method, start: int = 0, stop: int = STEPS) -> list[dict[str, float]]:
-    """Return the losses of steps ``start`` to ``stop`` - 1."""
-    return [method.step(batch, clock(start + i)) for i, batch in enumerate(batches(stop)[start:])]
-
-
-def apart(found: list[dict[str, float]], expected: list[dict[str, float]]) -> float:
-    """Return the largest relative difference of a loss term in any step."""
-    assert [list(losses) for losses in found] == [list(losses) for losses in expected]
-    pairs = [(a[name], b[name]) for a, b in zip(found, expected) for name in a]
-    return max(abs(a - b) / max(abs(b), 1e-12) for a, b in pairs)
-
-
-def together(found: Iterable[np.ndarray], expected: Iterable[np.ndarray]) -> float:
-    """Return the relative error of all arrays as one vector; some alone are noise (a bias before a BatchNorm)."""
-    return relative_error(*(np.concatenate([array.ravel() for array in arrays]) for arrays in (found, expected)))
 
 
 def changed(**method) -> ExperimentConfig:
@@ -162,10 +115,7 @@ def test_first_step(name, monkeypatch):
     monkeypatch.setattr(theirs.optimizer, "step", lambda _: None)
     expected, found = run(ours, stop=1), run(theirs, stop=1)
     assert apart(found, expected) <= FIRST_STEP and all(expected[0].values())
-    gradients = {n: p.grad for n, p in ours.student.named_parameters()}
-    pairs = zip(theirs.optimizer.names, theirs.optimizer.gradients, strict=True)
-    both = [(gradient.asnumpy(), gradients[name].numpy()) for name, gradient in pairs if gradients[name] is not None]
-    assert together(*zip(*both)) <= GRADIENTS
+    assert together(*gradients(ours.optimizer, theirs.optimizer)) <= GRADIENTS
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +127,7 @@ def curve(only_method):
 
 
 def test_twenty_steps(curve):
-    ours = in_torch()
+    ours = in_torch(CONFIG)
     losses, networks, state = curve
     assert apart(run(ours), losses) <= CURVE
     assert sum(ours.bank.counts) and all(step["contra"] for step in losses[STEPS_PER_EPOCH:])
@@ -206,13 +156,13 @@ def wrong_momentum(method) -> None:
 
 @pytest.mark.parametrize("break_one", [wrong_decay, wrong_norm, wrong_momentum])
 def test_a_rule_broken_in_one_framework_leaves_the_gate(curve, break_one):
-    ours = in_torch()
+    ours = in_torch(CONFIG)
     break_one(ours)
     assert apart(run(ours), curve[0]) > CURVE
 
 
 def test_other_dropout_masks_leave_the_gate(curve, monkeypatch):
-    ours = in_torch()
+    ours = in_torch(CONFIG)
     masks = ours.session.masks
     monkeypatch.setattr(ours.session, "masks", lambda network, role, *rest: masks(network, f"other {role}", *rest))
     assert apart(run(ours, stop=1), curve[0][:1]) > FIRST_STEP
@@ -226,7 +176,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(theirs, tmp_path):
     losses += run(theirs, kept, stop)
     networks, state = theirs.networks(), theirs.state()
 
-    resumed = in_mindspore()
+    resumed = in_mindspore(CONFIG)
     run(resumed, stop=1)
     saved = read(tmp_path / "last.ckpt")
     resumed.restore(saved.networks, saved.state)
@@ -247,7 +197,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimiser(theirs):
 
 def test_optimiser_with_weight_decay_and_teacher():
     config = OptimizerConfig(lr=0.1, head_lr_times=3.0, momentum=0.8, weight_decay=0.1)
-    methods, modules = [in_torch(), in_mindspore()], [torch_impl.optimizer, mindspore_impl.optimizer]
+    methods, modules = [in_torch(CONFIG), in_mindspore(CONFIG)], [torch_impl.optimizer, mindspore_impl.optimizer]
     ours, theirs = (module.Optimizer(method.student, config) for module, method in zip(modules, methods))
     rng = np.random.default_rng(1)
     for iteration in range(3):

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from common.methods import u2pl as settings
-from tests.goldens import u2pl_settings, u2pl_steps
+from tests.goldens import controls, u2pl_settings, u2pl_steps
+from tests.goldens.controls import half_pixel_resize, ohem_below_threshold, other_batch_norm_momentum
 from tests.goldens.frameworks import FRAMEWORKS, Framework, installed, load_framework
-from tests.goldens.golden import Check, Golden, close, exact
+from tests.goldens.golden import Golden
 from tests.goldens.kinds import NEUTRAL, find_kind
 from tests.goldens.kinds_u2pl import KINDS
 
 FILES = Path(__file__).parent / "u2pl"
-ROOT = Path(__file__).parents[2]
+
+
+def differing(path: Path, framework: Framework | None) -> list[str]:
+    """Return the quantities of one of U2PL's files that do not agree."""
+    return controls.differing(path, framework, "u2pl")
 
 
 @pytest.fixture(params=FRAMEWORKS)
@@ -32,12 +34,6 @@ def framework(request) -> Framework:
     u2pl_steps.run_case.cache_clear()
     yield load_framework(request.param)
     u2pl_steps.run_case.cache_clear()
-
-
-def differing(path: Path, framework: Framework | None) -> list[str]:
-    """Return the quantities of a file that do not agree."""
-    checks = find_kind(path.stem, KINDS).check(Golden(path), framework)
-    return [check.quantity for check in checks if not check.passed]
 
 
 def lower_percentile(framework: Framework, monkeypatch) -> None:
@@ -61,43 +57,6 @@ def teacher_copied_once(framework: Framework, monkeypatch) -> None:
     monkeypatch.setattr(
         u2pl_settings, "method", lambda document: dataclasses.replace(method(document), ema_first_epoch="copy_once")
     )
-
-
-def other_batch_norm_momentum(framework: Framework, monkeypatch) -> None:
-    """The share of the old running statistics taken for that of the new ones."""
-    if framework.name == "torch":
-        from torch.nn import BatchNorm2d
-
-        momentum = 0.9
-    else:
-        from mindspore.nn import BatchNorm2d
-
-        momentum = 0.1
-    monkeypatch.setattr(framework.module("layers"), "batch_norm", partial(BatchNorm2d, momentum=momentum))
-
-
-def half_pixel_resize(module: str) -> Callable:
-    """Resizing without aligned corners."""
-
-    def broken(framework: Framework, monkeypatch) -> None:
-        if framework.name == "torch":
-            from torch.nn.functional import interpolate
-        else:
-            from mindspore.ops import interpolate
-
-        def resize(x, size):
-            return interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
-
-        monkeypatch.setattr(framework.module(module), "resize", resize)
-
-    return broken
-
-
-def ohem_below_threshold(framework: Framework, monkeypatch) -> None:
-    """Pixels at the threshold itself go: one kept pixel less where the threshold is a pixel's probability."""
-    losses = framework.module("losses")
-    ohem_labels = losses.ohem_labels
-    monkeypatch.setattr(losses, "ohem_labels", lambda s, labels, thresh, kept: ohem_labels(s, labels, thresh, kept - 1))
 
 
 RULES = {
@@ -175,51 +134,3 @@ def test_an_unknown_entry_of_a_description_is_an_error(name: str, tmp_path) -> N
     path.write_text(json.dumps(document))
     with pytest.raises(KeyError, match="something_new"):
         differing(path, load_framework("torch"))
-
-
-def run_pytest(folder: Path, method: str) -> subprocess.CompletedProcess:
-    """Run the golden tests of ``folder`` in a process of their own."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/goldens/test_goldens.py"]
-    return subprocess.run([*command, "--goldens", folder, "-k", method], cwd=ROOT, capture_output=True, text=True)
-
-
-def test_a_file_of_an_unknown_kind_fails(tmp_path) -> None:
-    """It stands beside a known kind under another suffix, one that is still pending, and a description."""
-    folder = tmp_path / "u2pl"
-    folder.mkdir()
-    (folder / "metric_hidden.npz").write_bytes((FILES / "metric_a.npz").read_bytes())
-    (folder / "README.md").write_text("not a golden file")
-    np.savez(folder / "ael_something_a.npz", a=1)
-    assert run_pytest(tmp_path, "u2pl").returncode == 0
-    np.savez(folder / "new_loss_a.npz", a=1)
-    outcome = run_pytest(tmp_path, "u2pl")
-    assert outcome.returncode == 1
-    assert "1 failed, 1 passed, 2 skipped" in outcome.stdout
-    assert "unknown kind" in outcome.stdout and "new_loss_a" in outcome.stdout
-
-
-def test_a_method_without_kinds_fails(tmp_path) -> None:
-    """Every file of a folder that has no table of kinds fails."""
-    folder = tmp_path / "nonesuch"
-    folder.mkdir()
-    np.savez(folder / "metric_a.npz", a=1)
-    np.savez(folder / "metric_b.npz", a=1)
-    outcome = run_pytest(tmp_path, "nonesuch")
-    assert outcome.returncode == 1
-    assert "2 failed" in outcome.stdout and "unknown kind" in outcome.stdout
-
-
-def test_a_folder_without_goldens_is_an_error(tmp_path) -> None:
-    """A wrong path does not pass silently."""
-    outcome = run_pytest(tmp_path / "wrong", "u2pl")
-    assert outcome.returncode not in (0, 1)
-    assert "holds no folder of golden files" in outcome.stdout + outcome.stderr
-
-
-def test_comparisons() -> None:
-    """NaN and another shape never agree; the difference is relative to the largest golden entry."""
-    assert not close("x", [np.nan], [0.0]).passed
-    assert not close("x", [1.0, 1.0], [1.0]).passed
-    assert not exact("x", [1, 1], [1]).passed
-    assert close("x", [10.0, 1.0], [10.0, 2.0]).difference == pytest.approx(0.1)
-    assert exact("x", [1, 2, 3], [1, 0, 0]) == Check("x", 2.0, 0.0)

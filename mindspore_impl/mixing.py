@@ -1,0 +1,15 @@
+"""Mixing the images of a batch by masks; the PyTorch file of the same name mirrors this one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.mixing import partners
+
+
+def mix(values: np.ndarray, masks: np.ndarray, replacement: str | float) -> np.ndarray:
+    """Return ``values`` ``[B,...,H,W]`` where ``masks`` ``[B,H,W]`` is true, elsewhere the partner's or a constant."""
+    values = np.asarray(values)
+    keep = masks if values.ndim == 3 else masks[:, None]
+    other = values[partners(len(values))] if replacement == "partner" else values.dtype.type(replacement)
+    return np.where(keep, values, other)

@@ -1,0 +1,54 @@
+"""What the negative controls of every method share: rules to break, and which quantities of a file then differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from tests.goldens.frameworks import Framework
+from tests.goldens.golden import Golden
+from tests.goldens.kinds import find_kind, kinds_of
+
+
+def differing(path: Path, framework: Framework | None, method: str) -> list[str]:
+    """Return the quantities of a file of ``method`` that do not agree."""
+    checks = find_kind(path.stem, kinds_of(method)).check(Golden(path), framework)
+    return [check.quantity for check in checks if not check.passed]
+
+
+def other_batch_norm_momentum(framework: Framework, monkeypatch) -> None:
+    """The share of the old running statistics taken for that of the new ones."""
+    if framework.name == "torch":
+        from torch.nn import BatchNorm2d
+
+        momentum = 0.9
+    else:
+        from mindspore.nn import BatchNorm2d
+
+        momentum = 0.1
+    monkeypatch.setattr(framework.module("layers"), "batch_norm", partial(BatchNorm2d, momentum=momentum))
+
+
+def half_pixel_resize(module: str) -> Callable:
+    """Resizing without aligned corners in ``module``."""
+
+    def broken(framework: Framework, monkeypatch) -> None:
+        if framework.name == "torch":
+            from torch.nn.functional import interpolate
+        else:
+            from mindspore.ops import interpolate
+
+        def resize(x, size):
+            return interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+        monkeypatch.setattr(framework.module(module), "resize", resize)
+
+    return broken
+
+
+def ohem_below_threshold(framework: Framework, monkeypatch) -> None:
+    """Pixels at the threshold itself go: one kept pixel less where the threshold is a pixel's probability."""
+    losses = framework.module("losses")
+    ohem_labels = losses.ohem_labels
+    monkeypatch.setattr(losses, "ohem_labels", lambda s, labels, thresh, kept: ohem_labels(s, labels, thresh, kept - 1))

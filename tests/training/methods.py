@@ -1,0 +1,40 @@
+"""The methods that the tests of the training command pass through, each with settings that make a run short."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SHORT = [
+    "trainer.epochs=3", "trainer.iterations_per_epoch=2", "trainer.log_every=1", "trainer.evaluate_every=2",
+    "loader.workers=0", "loader.batch_labelled=2", "loader.batch_unlabelled=2", "trainer.pictures=1", "augment.crop=33",
+]  # fmt: skip
+"""Settings of every run: 3 epochs of 2 steps with 2 images of 33x33 of each kind."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method: an experiment, its own short settings, and what the state of a run must hold (beginnings of names)."""
+
+    experiment: str
+    settings: tuple[str, ...] = ()
+    state: tuple[str, ...] = ("momentum.",)
+    deployed: str = "student"
+
+    @property
+    def options(self) -> list[str]:
+        """All settings of a short run."""
+        return [*SHORT, *self.settings]
+
+
+CASES = {
+    "suponly": Case("shapes/12/suponly"),
+    "u2pl": Case(
+        "shapes/12/u2pl",
+        (
+            "method.contrastive.num_queries=8", "method.contrastive.num_negatives=6", "method.contrastive.low_rank=1",
+            "method.sup_only_epochs=1",
+        ),
+        ("momentum.", "bank."),
+        "teacher",
+    ),
+}  # fmt: skip
