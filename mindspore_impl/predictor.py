@@ -19,10 +19,11 @@ COMPILE_AFTER = 4
 """Passes of one input shape before a graph is compiled for it: compiling costs about as much as 5 graphs save."""
 
 COMPILED_SHAPES = 8
-"""Most graphs of one predictor; each keeps its memory as long as the network lives."""
+"""Most input shapes for which graphs are compiled; once there are more, every pass runs operator by operator."""
 
 RECYCLE_AFTER = 10
-"""Passes between two returns of unused memory; without them every new input shape keeps some 10 MB for ever."""
+"""New shapes between two returns of unused memory, from then on: every shape keeps some 10 MB for ever otherwise. Not
+before, because a return of memory throws away all compiled graphs of the process, those of the training step too."""
 
 
 class MindSporePredictor:
@@ -34,7 +35,6 @@ class MindSporePredictor:
         self.classes = network.classes
         self.runtime = Runtime(name="mindspore", version=ms.__version__, device=describe_device(device))
         self._passes = Counter()
-        self._compiled: set[tuple[int, ...]] = set()
 
     def logits(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return float32 ``[B,K,h,w]`` logits at ``size`` for images ``[B,3,H,W]``."""
@@ -79,12 +79,13 @@ class MindSporePredictor:
 
     def _compiles(self, shape: tuple[int, ...]) -> bool:
         """Count this pass and return whether to run it by a compiled graph."""
+        new = shape not in self._passes
         self._passes[shape] += 1
-        if self._passes.total() % RECYCLE_AFTER == 0:
+        if len(self._passes) <= COMPILED_SHAPES:
+            return self._passes[shape] > COMPILE_AFTER
+        if new and len(self._passes) % RECYCLE_AFTER == 0:
             ms.ms_memory_recycle()
-        if self._passes[shape] > COMPILE_AFTER and len(self._compiled) < COMPILED_SHAPES:
-            self._compiled.add(shape)
-        return shape in self._compiled
+        return False
 
 
 def describe_device(device: str) -> str:

@@ -79,14 +79,31 @@ def test_evaluation_changes_no_statistics(predictors):
     assert np.array_equal(before, network.encoder.bn1.moving_mean.asnumpy())
 
 
-def test_graphs_are_compiled_for_repeated_shapes_only_and_only_so_many(predictors, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(ms_predictor, "forward", lambda network, x: compiled.append(x.shape) or network(x))
-    monkeypatch.setattr(ms_predictor, "COMPILED_SHAPES", 2)
-    for size in (33, 34, 35):
-        for _ in range(ms_predictor.COMPILE_AFTER + 2):
+@pytest.fixture
+def passes(predictors, monkeypatch):
+    """Run passes of one size each; return the sizes that were compiled and after how many passes memory was recycled."""
+    compiled, recycled = [], []
+    monkeypatch.setattr(ms_predictor, "forward", lambda network, x: compiled.append(x.shape[2]) or network(x))
+    monkeypatch.setattr(ms, "ms_memory_recycle", lambda: recycled.append(1))
+
+    def run(sizes) -> tuple[list[int], int]:
+        for size in sizes:
             predictors[1].class_ids(images(1, size, size), (size, size))
-    assert compiled == [(1, 3, 33, 33)] * 2 + [(1, 3, 34, 34)] * 2
+        return compiled, len(recycled)
+
+    return run
+
+
+def test_few_shapes_are_compiled_once_repeated_and_stay_so(passes):
+    compiled, recycled = passes([33, 34] * (ms_predictor.COMPILE_AFTER + 20))
+    assert compiled == [33, 34] * 20
+    assert recycled == 0  # it would throw the graphs away, and compiling them again takes longer than many passes
+
+
+def test_many_shapes_are_not_compiled_and_their_memory_is_returned(passes, monkeypatch):
+    monkeypatch.setattr(ms_predictor, "COMPILED_SHAPES", 2)
+    compiled, recycled = passes([*range(33, 53)] + [33] * (ms_predictor.COMPILE_AFTER + 2))
+    assert compiled == [] and recycled == 2
 
 
 def test_compiled_and_plain_passes_agree(predictors):
@@ -111,7 +128,7 @@ def resident():
         return int(file.read().split()[1]) * 4096 / 1e6
 
 predictor = module.MindSporePredictor(pair(network_config("tiny"))[1])
-growth(10, 90)
+growth(20, 80)
 recycled = growth(30, 60)
 module.RECYCLE_AFTER = 10**9
 print(recycled, growth(22, 100))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 SHORT = [
     "trainer.epochs=3", "trainer.iterations_per_epoch=2", "trainer.log_every=1", "trainer.evaluate_every=2",
     "loader.workers=0", "loader.batch_labelled=2", "loader.batch_unlabelled=2", "trainer.pictures=1", "augment.crop=33",
+    "dataset.images=[200, 8]",
 ]  # fmt: skip
-"""Settings of every run: 3 epochs of 2 steps with 2 images of 33x33 of each kind."""
+"""Settings of every run: 3 epochs of 2 steps with 2 images of 33x33 of each kind, 8 images to validate."""
 
 
 @dataclass(frozen=True)
