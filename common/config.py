@@ -13,15 +13,18 @@ from common.strict import ranged
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
-    """Where images and labels lie and what the labels mean.
+    """Where images and labels lie and what the labels mean; the layouts are those of ``common/data/layouts.py``.
 
     ``root`` is relative to the data root (environment variable ``DATA_ROOT``, else ``data/``) unless absolute. Lists are
-    relative to ``root``. ``label_encoding``: ``index`` (the pixel is the class), ``cityscapes_ids`` (official ids are
-    mapped to train ids).
+    relative to ``root``; in Cityscapes' layouts an empty one stands for ``train.txt`` or ``val.txt``, or without such a
+    file for the images in the folder. ``label_encoding``: ``index`` (the pixel is the class), ``cityscapes_ids``
+    (official ids are mapped to train ids), ``auto`` (as the file's name says). A label that is not in ``label_dir`` is
+    looked for in ``extra_label_dir``. ``cache`` is a folder for decoded images (``common/data/decoded_cache.py``),
+    relative to the data root; empty: none.
     """
 
     name: str
-    layout: Literal["voc", "cityscapes", "folders", "shapes"]
+    layout: Literal["voc", "voc_cps", "cityscapes", "cityscapes_cps", "cityscapes_usrn", "folders", "shapes"]
     root: str = ""
     classes: tuple[str, ...]
     palette: Literal["voc", "cityscapes", "camvid"] = "voc"
@@ -30,12 +33,14 @@ class DatasetConfig:
     label_dir: str = "SegmentationClass"
     image_suffix: str = ".jpg"
     label_suffix: str = ".png"
-    label_encoding: Literal["index", "cityscapes_ids"] = "index"
+    label_encoding: Literal["index", "cityscapes_ids", "auto"] = "index"
     train_list: str = ""
     val_list: str = ""
     size: int = ranged(64, low=16)
     images: tuple[int, int] = ranged((0, 0), low=0)
     seed: int = ranged(0, low=0)
+    extra_label_dir: str = ""
+    cache: str = ""
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.classes) <= 254:
