@@ -93,11 +93,14 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
 
 
 def check_lists(split: Split, dataset: Dataset) -> None:
-    """Raise :class:`UserError` if an image is in two of the labelled, unlabelled and validation lists."""
+    """Raise :class:`UserError` if an image is in two of the labelled, unlabelled and validation lists.
+
+    Labelled images may be in the unlabelled list where the split says so (``split.unlabelled: all``).
+    """
     lists = {"labelled": split.labelled, "unlabelled": split.unlabelled, "validation": dataset.val_ids}
     for first, second in itertools.combinations(lists, 2):
         shared = sorted(set(lists[first]) & set(lists[second]))
-        if shared:
+        if shared and not (split.overlapping and (first, second) == ("labelled", "unlabelled")):
             raise UserError(
                 f"split {split.id}: {len(shared)} images are in the {first} and in the {second} list, e.g. {shared[0]}; "
                 f"remove them from one of the lists (python -m common.check_data names them all)"

@@ -1,6 +1,8 @@
 """Settings and host-side draws of every method, one file each; ``SETTINGS`` maps a method's name to its dataclass."""
 
+from common.methods.cpcl import CPCLSettings
+from common.methods.cps import CPSSettings
 from common.methods.suponly import SupOnlySettings
 from common.methods.u2pl import U2PLSettings
 
-SETTINGS = {"suponly": SupOnlySettings, "u2pl": U2PLSettings}
+SETTINGS = {"cpcl": CPCLSettings, "cps": CPSSettings, "suponly": SupOnlySettings, "u2pl": U2PLSettings}

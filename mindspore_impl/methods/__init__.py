@@ -1,6 +1,8 @@
 """Training methods by name."""
 
+from mindspore_impl.methods.cpcl import CPCL
+from mindspore_impl.methods.cps import CPS
 from mindspore_impl.methods.suponly import SupOnly
 from mindspore_impl.methods.u2pl import U2PL
 
-METHODS = {"suponly": SupOnly, "u2pl": U2PL}
+METHODS = {"cpcl": CPCL, "cps": CPS, "suponly": SupOnly, "u2pl": U2PL}
