@@ -58,7 +58,8 @@ class NetworkConfig:
 
     ``multi_grid`` multiplies the dilation of the last stage's blocks; empty means the usual rule (first block keeps the
     dilation of the stage before). ``head_dropout`` is the channel dropout after the two 3x3 convolutions of a
-    prediction head. ``stages`` 3 stops after layer3 (output stride 16).
+    prediction head. ``stages`` 3 stops after layer3 (output stride 16). ``prototypes`` is PCR's number of prototypes per
+    class, ``prototype_norm`` whose rule normalises a tiny feature there, ``prototype_temperature`` what divides cosines.
     """
 
     encoder: Literal["resnet18", "resnet50", "resnet101", "tiny"]
@@ -86,6 +87,9 @@ class NetworkConfig:
     auxiliary: bool = False
     subclasses: int = ranged(0, low=0)
     backbone_weights: str | None = None
+    prototypes: int = ranged(0, low=0)
+    prototype_norm: Literal["torch", "mindspore"] = "torch"
+    prototype_temperature: float = ranged(0.1, low=1e-6)
 
     def __post_init__(self) -> None:
         if self.encoder == "tiny" and (self.subclasses or self.backbone_weights):
@@ -161,7 +165,8 @@ class TrainerConfig:
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """Named protocol (``common/evaluate.py``). ``size`` is the window of ``slide``, the crop of ``center_crop``, the
-    square of ``resize``; ``stride`` of ``slide``; ``pad_label`` what the padding of ``center_crop`` counts as."""
+    square of ``resize``; ``stride`` of ``slide``; ``pad_label`` what the padding of ``center_crop`` counts as. ``head`` is
+    the predictor that is evaluated: the classifier, or the prototypes of a network that has some."""
 
     protocol: Literal["whole", "slide", "center_crop", "resize"] = "whole"
     size: int | None = ranged(None, low=1)
@@ -170,6 +175,7 @@ class EvaluationConfig:
     window_rule: Literal["shift_back", "cut_off"] = "shift_back"
     pad_label: int = ranged(255, low=0, high=255)
     absent_class: Literal["zero", "skip"] = "zero"
+    head: Literal["linear", "prototype"] = "linear"
 
     def __post_init__(self) -> None:
         if self.protocol != "whole" and self.size is None:
@@ -210,6 +216,8 @@ class ExperimentConfig:
             self.method.check(self.network)
         kinds = {self.network.head_dropout_kind} if any(self.network.head_dropout) else set()
         kinds |= {self.network.aspp_dropout_kind} if self.network.aspp_dropout else set()
+        if self.evaluation.head == "prototype" and not self.network.prototypes:
+            raise ValueError("evaluation.head=prototype needs a network with prototypes (network.prototypes, method pcr)")
         if self.trainer.deterministic_dropout and "element" in kinds:
             raise ValueError(
                 "trainer.deterministic_dropout draws masks for channel dropout only, not for element dropout"
