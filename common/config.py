@@ -67,7 +67,8 @@ class NetworkConfig:
 
     ``multi_grid`` multiplies the dilation of the last stage's blocks; empty means the usual rule (first block keeps the
     dilation of the stage before). ``head_dropout`` is the channel dropout after the two 3x3 convolutions of a
-    prediction head. ``stages`` 3 stops after layer3 (output stride 16).
+    prediction head. ``stages`` 3 stops after layer3 (output stride 16). ``prototypes`` is PCR's number of prototypes per
+    class, ``prototype_norm`` whose rule normalises a tiny feature there, ``prototype_temperature`` what divides cosines.
     """
 
     encoder: Literal["resnet18", "resnet50", "resnet101", "tiny"]
@@ -95,6 +96,9 @@ class NetworkConfig:
     auxiliary: bool = False
     subclasses: int = ranged(0, low=0)
     backbone_weights: str | None = None
+    prototypes: int = ranged(0, low=0)
+    prototype_norm: Literal["torch", "mindspore"] = "torch"
+    prototype_temperature: float = ranged(0.1, low=1e-6)
 
     def __post_init__(self) -> None:
         if self.encoder == "tiny" and (self.subclasses or self.backbone_weights):
@@ -207,7 +211,8 @@ class EvaluationConfig:
 
     ``scales`` and ``flip`` add up logits of resized and mirrored images (``slide`` with ``sum_logits``), ``larger_pad`` is
     the padding of an image that is larger than the window in one direction only (``specs/cpcl.md`` section 8).
-    ``branch`` says which network of a method with two is judged, or the mean of both soft maxima.
+    ``branch`` says which network of a method with two is judged, or the mean of both soft maxima. ``head`` is the
+    predictor that is evaluated: the classifier, or the prototypes of a network that has some.
     """
 
     protocol: Literal["whole", "slide", "center_crop", "resize"] = "whole"
@@ -221,6 +226,7 @@ class EvaluationConfig:
     flip: bool = False
     larger_pad: Literal["mean", "black"] = "mean"
     branch: Literal[1, 2, "mean"] = 1
+    head: Literal["linear", "prototype"] = "linear"
 
     def __post_init__(self) -> None:
         if self.protocol != "whole" and self.size is None:
@@ -275,6 +281,8 @@ class ExperimentConfig:
             )
         kinds = {self.network.head_dropout_kind} if any(self.network.head_dropout) else set()
         kinds |= {self.network.aspp_dropout_kind} if self.network.aspp_dropout else set()
+        if self.evaluation.head == "prototype" and not self.network.prototypes:
+            raise ValueError("evaluation.head=prototype needs a network with prototypes (network.prototypes, method pcr)")
         if self.trainer.deterministic_dropout and "element" in kinds:
             raise ValueError(
                 "trainer.deterministic_dropout draws masks for channel dropout only, not for element dropout"

@@ -102,6 +102,11 @@ def percentile(values: np.ndarray, percent: float) -> float:
     return float(interpolate_percentile(ordered[lower], ordered[upper], fraction))
 
 
+def confident_labels(pseudo_label: np.ndarray, confidence: np.ndarray, threshold: float) -> np.ndarray:
+    """Return ``pseudo_label`` ``[B,H,W]`` with pixels whose ``confidence`` is below ``threshold`` set to 255."""
+    return np.where(confidence >= np.float32(threshold), pseudo_label, pseudo_label.dtype.type(IGNORE))
+
+
 def nearest(x: np.ndarray, size: Size) -> np.ndarray:
     """Reduce ``[B,H,W]`` to ``size`` by picking source index floor(i * in / out) on each axis."""
     x = np.asarray(x)

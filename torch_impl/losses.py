@@ -93,6 +93,11 @@ def percentile(values: Tensor, percent: float) -> float:
     return float(interpolate_percentile(low, high, fraction))
 
 
+def confident_labels(pseudo_label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
+    """Return ``pseudo_label`` ``[B,H,W]`` with pixels whose ``confidence`` is below ``threshold`` set to 255."""
+    return pseudo_label.masked_fill(~(confidence >= threshold), IGNORE)
+
+
 def nearest(x: Tensor, size: Size) -> Tensor:
     """Reduce ``[B,H,W]`` to ``size`` by picking source index floor(i * in / out) on each axis."""
     rows, columns = ((torch.arange(o) * (i / o)).floor().long().to(x.device) for i, o in zip(x.shape[1:], size))

@@ -2,7 +2,14 @@
 
 from common.methods.cpcl import CPCLSettings
 from common.methods.cps import CPSSettings
+from common.methods.pcr import PCRSettings
 from common.methods.suponly import SupOnlySettings
 from common.methods.u2pl import U2PLSettings
 
-SETTINGS = {"cpcl": CPCLSettings, "cps": CPSSettings, "suponly": SupOnlySettings, "u2pl": U2PLSettings}
+SETTINGS = {
+    "cpcl": CPCLSettings,
+    "cps": CPSSettings,
+    "pcr": PCRSettings,
+    "suponly": SupOnlySettings,
+    "u2pl": U2PLSettings,
+}

@@ -2,7 +2,14 @@
 
 from torch_impl.methods.cpcl import CPCL
 from torch_impl.methods.cps import CPS
+from torch_impl.methods.pcr import PCR
 from torch_impl.methods.suponly import SupOnly
 from torch_impl.methods.u2pl import U2PL
 
-METHODS = {"cpcl": CPCL, "cps": CPS, "suponly": SupOnly, "u2pl": U2PL}
+METHODS = {
+    "cpcl": CPCL,
+    "cps": CPS,
+    "pcr": PCR,
+    "suponly": SupOnly,
+    "u2pl": U2PL,
+}
