@@ -104,10 +104,13 @@ class AugmentConfig:
     pad_label: int = ranged(255, low=0, high=255)
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = ranged((58.395, 57.12, 57.375), low=1e-6)
+    paste_resize_range: tuple[float, float] = ranged((0.1, 2.0), low=0.01)
 
     def __post_init__(self) -> None:
-        if not self.resize_range[0] <= 1 <= self.resize_range[1]:
-            raise ValueError(f"resize_range = {list(self.resize_range)} must go from at most 1 to at least 1")
+        for name in ("resize_range", "paste_resize_range"):
+            low, high = getattr(self, name)
+            if not low <= 1 <= high:
+                raise ValueError(f"{name} = {[low, high]} must go from at most 1 to at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +189,7 @@ class Reference:
     hardware: str = ""
     published_miou: float | None = None
     source: str = ""
+    total_batch: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

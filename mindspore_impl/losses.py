@@ -20,16 +20,17 @@ from common.predictor import Size
 
 def cross_entropy(logits: Tensor, labels: np.ndarray) -> Tensor:
     """Return the mean cross entropy over pixels with a label; ``logits`` ``[B,K,H,W]``."""
-    valid, true_class = _true_classes(labels)
-    shifted, exponentials, total = _exponentials(logits)
-    count = max(int(valid.sum()), 1)
-    losses = np.log(total) - np.take_along_axis(shifted, true_class, 1)
-    gradient = exponentials
-    gradient /= total
-    np.put_along_axis(gradient, true_class, np.take_along_axis(gradient, true_class, 1) - 1, 1)
-    gradient /= count
-    np.copyto(gradient, 0, where=~valid)
-    return _KnownLoss(losses.sum(dtype=np.float64, where=valid) / count, gradient)(logits)
+    count = max(int((np.asarray(labels) != IGNORE).sum()), 1)
+    return _summed_cross_entropy(logits, labels, np.full((1, 1, 1, 1), 1 / count))
+
+
+def weighted_cross_entropy(logits: Tensor, labels: np.ndarray, weights: np.ndarray) -> Tensor:
+    """Return sum(weights * cross entropy) / sum(weights) with ``weights`` ``[B,H,W]``.
+
+    A pixel without a label adds nothing above but counts below (``specs/u2pl.md`` section 12); ``logits`` ``[B,K,H,W]``.
+    """
+    weights = np.asarray(weights)[:, None]
+    return _summed_cross_entropy(logits, labels, weights / (weights.sum(dtype=np.float64) + 1e-12))
 
 
 def ohem_labels(logits: Tensor, labels: np.ndarray, thresh: float, min_kept: int) -> np.ndarray:
@@ -42,7 +43,7 @@ def ohem_labels(logits: Tensor, labels: np.ndarray, thresh: float, min_kept: int
     valid = labels != IGNORE
     if min_kept == 0 or min_kept > int(valid.sum()):
         return labels
-    probability = _true_class_probability(logits, labels)[:, 0]
+    probability = true_class_probability(logits, labels)
     kth = np.partition(probability[valid], min_kept - 1)[min_kept - 1]
     return np.where(probability <= max(kth, np.float32(thresh)), labels, labels.dtype.type(IGNORE))
 
@@ -74,6 +75,12 @@ def reverse_cross_entropy(logits: Tensor, labels: np.ndarray) -> Tensor:
     gradient *= scale
     np.copyto(gradient, 0, where=~valid)
     return _KnownLoss(scale * (1 - probability).sum(dtype=np.float64, where=valid), gradient)(logits)
+
+
+def true_class_probability(logits: Tensor, labels: np.ndarray) -> np.ndarray:
+    """Return the probability of each pixel's label, ``[B,H,W]``; of class 0 where there is none."""
+    _, exponentials, total = _exponentials(logits)
+    return (np.take_along_axis(exponentials, _true_classes(labels)[1], 1) / total)[:, 0]
 
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:
@@ -114,6 +121,19 @@ class _KnownLoss(nn.Cell):
         return (ms.from_numpy(self.gradient * upstream.asnumpy()),)
 
 
+def _summed_cross_entropy(logits: Tensor, labels: np.ndarray, shares: np.ndarray) -> Tensor:
+    """Return the sum over pixels with a label of ``shares`` (float64 ``[B,1,H,W]``) times the cross entropy."""
+    valid, true_class = _true_classes(labels)
+    shifted, exponentials, total = _exponentials(logits)
+    losses = np.log(total) - np.take_along_axis(shifted, true_class, 1)
+    gradient = exponentials
+    gradient /= total
+    np.put_along_axis(gradient, true_class, np.take_along_axis(gradient, true_class, 1) - 1, 1)
+    gradient *= shares.astype(np.float32)
+    np.copyto(gradient, 0, where=~valid)
+    return _KnownLoss((losses * shares).sum(where=valid), gradient)(logits)
+
+
 def _true_classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return which pixels have a label, and their classes (0 where there is none), both ``[B,1,H,W]``."""
     labels = np.asarray(labels)[:, None]
@@ -127,9 +147,3 @@ def _exponentials(logits: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     shifted = logits - logits.max(1, keepdims=True)
     exponentials = np.exp(shifted)
     return shifted, exponentials, exponentials.sum(1, keepdims=True)
-
-
-def _true_class_probability(logits: Tensor, labels: np.ndarray) -> np.ndarray:
-    """Return the probability of each pixel's label, ``[B,1,H,W]``; of class 0 where there is none."""
-    _, exponentials, total = _exponentials(logits)
-    return np.take_along_axis(exponentials, _true_classes(labels)[1], 1) / total

@@ -2,5 +2,6 @@
 
 from common.methods.suponly import SupOnlySettings
 from common.methods.u2pl import U2PLSettings
+from common.methods.u2pl_ael import U2PLAELSettings
 
-SETTINGS = {"suponly": SupOnlySettings, "u2pl": U2PLSettings}
+SETTINGS = {"suponly": SupOnlySettings, "u2pl": U2PLSettings, "u2pl_ael": U2PLAELSettings}
