@@ -122,10 +122,13 @@ class AugmentConfig:
     std: tuple[float, float, float] = ranged((58.395, 57.12, 57.375), low=1e-6)
     scales: tuple[float, ...] = ranged((0.5, 0.75, 1.0, 1.5, 1.75, 2.0), low=0.01)
     crop_off_by_one: bool = True
+    paste_resize_range: tuple[float, float] = ranged((0.1, 2.0), low=0.01)
 
     def __post_init__(self) -> None:
-        if not self.resize_range[0] <= 1 <= self.resize_range[1]:
-            raise ValueError(f"resize_range = {list(self.resize_range)} must go from at most 1 to at least 1")
+        for name in ("resize_range", "paste_resize_range"):
+            low, high = getattr(self, name)
+            if not low <= 1 <= high:
+                raise ValueError(f"{name} = {[low, high]} must go from at most 1 to at least 1")
         if not self.scales:
             raise ValueError("scales must name at least one factor, e.g. [1.0]")
 
@@ -248,6 +251,7 @@ class Reference:
     hardware: str = ""
     published_miou: float | None = None
     source: str = ""
+    total_batch: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -31,13 +31,18 @@ class Stream:
     """One sequence of samples a method draws from in every step.
 
     ``source`` is the list it reads (``labelled`` or ``unlabelled``), ``pipeline`` the augmentation in
-    ``common/data/augment.py``, ``labels`` the label images that go through the same geometry.
+    ``common/data/augment.py``, ``labels`` the label images that go through the same geometry. ``order``: one permutation of
+    the list after the other, or each image drawn uniformly. ``one_of``: of so many consecutive images one, drawn at random, is
+    prepared. ``probability``: so likely is each image prepared at all; the others have the id ``""`` and are all zeros.
     """
 
     name: str
     source: str
     pipeline: str
     labels: tuple[str, ...] = ()
+    order: Literal["permuted", "uniform"] = "permuted"
+    one_of: int = 1
+    probability: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 Box = tuple[int, int, int, int]
@@ -22,6 +23,35 @@ def draw_half_area_box(size: tuple[int, int], rng: np.random.Generator) -> Box:
     left = int(rng.integers(0, image_width - width + 1))
     top = int(rng.integers(0, image_height - height + 1))
     return half_area_box(size, width, left, top)
+
+
+def proportioned_box(size: tuple[int, int], u: float, v_top: float, v_left: float) -> Box:
+    """The box of half the area with height share 0.5**u and width share 0.5**(1-u); ``v_*`` of [0, 1] place it.
+
+    Lengths and positions are rounded half to even (``specs/u2pl.md`` section 12).
+    """
+    height, width = (round(0.5**power * side) for power, side in zip((u, 1 - u), size))
+    top, left = (round(v * (side - length)) for v, side, length in zip((v_top, v_left), size, (height, width)))
+    return top, left, top + height, left + width
+
+
+def component_boxes(labels: np.ndarray, category: int, area: float) -> list[Box]:
+    """Return the bounding boxes of the 8-connected components of ``category`` in ``labels`` with more than ``area`` pixels."""
+    member = (labels == category).astype(np.uint8)
+    _, _, components, _ = cv2.connectedComponentsWithStats(member, connectivity=8)
+    large = components[1:][components[1:, cv2.CC_STAT_AREA] > area].tolist()
+    return [(top, left, top + height, left + width) for left, top, width, height, _ in large]
+
+
+def paste_classes(
+    images: np.ndarray, labels: np.ndarray, other: np.ndarray, other_labels: np.ndarray, classes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``images`` ``[B,3,H,W]`` and ``labels`` ``[B,H,W]`` under the pixels of ``classes`` in the other images.
+
+    Image i receives from image i of ``other``; a label map of nothing but 0 stands for no image.
+    """
+    pasted = np.isin(other_labels, classes) & other_labels.any((1, 2), keepdims=True)
+    return np.where(pasted[:, None], other, images), np.where(pasted, other_labels, labels)
 
 
 def box_mask(size: tuple[int, int], box: Box) -> np.ndarray:

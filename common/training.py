@@ -75,9 +75,8 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
     dataset = open_dataset(config.dataset)
     split = resolve(dataset, config.split)
     check_lists(split, dataset)
-    check_batches(config, split)
     method, notes = framework.make_method(config)
-    notes += config.method.warnings(len(dataset.classes))
+    notes += config.method.warnings(len(dataset.classes)) + batch_warnings(config, split)
     if config.reference.published_miou is not None:
         source = f"{config.reference.source}; {config.reference.hardware}"
         notes.append(f"the authors report mIoU {config.reference.published_miou:.2f} ({source})")
@@ -109,17 +108,20 @@ def check_lists(split: Split, dataset: Dataset) -> None:
             )
 
 
-def check_batches(config: ExperimentConfig, split: Split) -> None:
-    """Raise :class:`UserError` if a batch would hold one image: BatchNorm over the pooled map needs two."""
-    size, count = config.loader.batch_labelled, len(split.labelled)
-    streams = config.method.streams()
-    kept_short = len(streams) == 1 and config.loader.last_batch == "keep" and not config.trainer.iterations_per_epoch
-    if size == 1 or (kept_short and count % size == 1):
-        last = "" if size == 1 else f", whose last batch of {count} images holds one"
-        raise UserError(
-            f"loader.batch_labelled = {size}{last}: BatchNorm over the pooled map needs at least two images; "
-            "use a larger batch or loader.last_batch=fill"
-        )
+def batch_warnings(config: ExperimentConfig, split: Split) -> list[str]:
+    """Return one line for every kind of batch that holds a single image: BatchNorm over the pooled map has no variance then."""
+    count, batches = len(split.labelled), {}
+    for stream in config.method.streams():
+        key = f"batch_{stream.source}"
+        batches[key] = getattr(config.loader, key) // stream.one_of, getattr(config.loader, key)
+    kept_short = len(batches) == 1 and config.loader.last_batch == "keep" and not config.trainer.iterations_per_epoch
+    single = [f"loader.{key} = {size}" for key, (images, size) in batches.items() if images == 1]
+    if kept_short and not single and count % config.loader.batch_labelled == 1:
+        single = [f"the last batch of {count} images in batches of {config.loader.batch_labelled}"]
+    return [
+        f"warning: {what} means one image at a time: BatchNorm over the pooled map then uses its running statistics"
+        for what in single
+    ]
 
 
 class Trainer:

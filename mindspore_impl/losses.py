@@ -52,7 +52,7 @@ def ohem_labels(logits: Tensor, labels: np.ndarray, thresh: float, min_kept: int
     valid = labels != IGNORE
     if min_kept == 0 or min_kept > int(valid.sum()):
         return labels
-    probability = _true_class_probability(logits, labels)[:, 0]
+    probability = true_class_probability(logits, labels)
     kth = np.partition(probability[valid], min_kept - 1)[min_kept - 1]
     return np.where(probability <= max(kth, np.float32(thresh)), labels, labels.dtype.type(IGNORE))
 
@@ -85,6 +85,12 @@ def reverse_cross_entropy(logits: Tensor, labels: np.ndarray) -> Tensor:
     gradient *= scale
     np.copyto(gradient, 0, where=~valid)
     return _KnownLoss(scale * (1 - probability).sum(dtype=np.float64, where=valid), gradient)(logits)
+
+
+def true_class_probability(logits: Tensor, labels: np.ndarray) -> np.ndarray:
+    """Return the probability of each pixel's label, ``[B,H,W]``; of class 0 where there is none."""
+    _, exponentials, total = _exponentials(logits)
+    return (np.take_along_axis(exponentials, _true_classes(labels)[1], 1) / total)[:, 0]
 
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:
@@ -156,9 +162,3 @@ def _exponentials(logits: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     shifted = logits - logits.max(1, keepdims=True)
     exponentials = np.exp(shifted)
     return shifted, exponentials, exponentials.sum(1, keepdims=True)
-
-
-def _true_class_probability(logits: Tensor, labels: np.ndarray) -> np.ndarray:
-    """Return the probability of each pixel's label, ``[B,1,H,W]``; of class 0 where there is none."""
-    _, exponentials, total = _exponentials(logits)
-    return np.take_along_axis(exponentials, _true_classes(labels)[1], 1) / total

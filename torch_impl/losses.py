@@ -50,8 +50,7 @@ def ohem_labels(logits: Tensor, labels: Tensor, thresh: float, min_kept: int) ->
     if min_kept == 0 or min_kept > int(valid.sum()):
         return labels
     with torch.no_grad():
-        true_class = labels.where(valid, torch.zeros_like(labels)).long().unsqueeze(1)
-        probability = F.softmax(logits, 1).gather(1, true_class).squeeze(1)
+        probability = true_class_probability(logits, labels)
         kth = probability[valid].kthvalue(min_kept).values
         keep = probability <= kth.clamp(min=thresh)
     return labels.masked_fill(~keep, IGNORE)
@@ -74,10 +73,15 @@ def supervised_loss(criterion: CriterionConfig, logits: Tensor, labels: Tensor, 
 def reverse_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean over labelled pixels of -sum_k p_k log(max(onehot_k, 1e-4)) (``specs/u2pl.md`` section 8.3)."""
     valid = labels != IGNORE
-    true_class = labels.where(valid, torch.zeros_like(labels)).long().unsqueeze(1)
-    probability = F.softmax(logits, 1).gather(1, true_class).squeeze(1)
+    probability = true_class_probability(logits, labels)
     scale = -torch.log(torch.tensor(1e-4, device=logits.device))
     return ((1 - probability) * scale * valid).sum() / valid.sum().clamp(min=1)
+
+
+def true_class_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the probability of each pixel's label, ``[B,H,W]``; of class 0 where there is none."""
+    true_class = labels.where(labels != IGNORE, torch.zeros_like(labels)).long().unsqueeze(1)
+    return F.softmax(logits, 1).gather(1, true_class).squeeze(1)
 
 
 def entropy(probabilities: Tensor) -> Tensor:

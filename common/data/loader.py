@@ -76,8 +76,18 @@ class Plan:
                 ids = orders[stream.name][step * total : (step + 1) * total]
                 own = total // self._processes
                 mine = list(enumerate(ids))[self._process * own : (self._process + 1) * own]
+                mine = self._chosen(stream, mine, epoch, step)
                 tasks += [Task(stream.name, image_id, epoch, step, position) for position, image_id in mine]
             yield tasks
+
+    def _chosen(self, stream: Stream, entries: list[tuple[int, str]], epoch: int, step: int) -> list[tuple[int, str]]:
+        """Positions and ids of the samples that the stream prepares of its ``entries`` of one step."""
+        if stream.one_of == 1 and stream.probability == 1:
+            return entries
+        rng = generator(self._seed, f"choice {stream.name}", epoch, step, self._process)
+        groups = range(0, len(entries), stream.one_of)
+        entries = [entries[start + int(rng.integers(stream.one_of))] for start in groups]
+        return [(position, name if rng.random() < stream.probability else "") for position, name in entries]
 
     def _order(self, stream: Stream, epoch: int) -> list[str]:
         """The ids that one epoch takes from a list: one permutation of the list after the other, unless ``samples`` is set."""
@@ -88,6 +98,8 @@ class Plan:
         if samples is not None:
             truncate = self._sampling.truncate_unlabelled and stream.source == "unlabelled"
             return [ids[index] for index in sampled_order(len(ids), samples, needed, tail, truncate, rng)]
+        if stream.order == "uniform":
+            return [ids[index] for index in rng.integers(len(ids), size=needed)]
         rounds = -(-needed // len(ids))
         return [ids[index] for _ in range(rounds) for index in rng.permutation(len(ids))][:needed]
 
@@ -126,6 +138,12 @@ class Plan:
                     f"loader.batch_{source} = {self._batch[source]} cannot be shared by {self._processes} processes; "
                     f"use a multiple of {self._processes}"
                 )
+        for stream in self._streams:
+            if self._batch[stream.source] // self._processes % stream.one_of:
+                raise UserError(
+                    f"loader.batch_{stream.source} = {self._batch[stream.source]}: the method keeps one of every "
+                    f"{stream.one_of} images, so use a multiple of {stream.one_of * self._processes}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +156,12 @@ class SampleMaker:
     seed: int
 
     def make(self, task: Task) -> Arrays:
-        """Return the arrays of one sample under the names that the stream's pipeline gives them."""
+        """Return the arrays of one sample under the names that the stream's pipeline gives them; zeros for the id ``""``."""
         stream = self.streams[task.stream]
+        if not task.image_id:
+            side = self.augment.crop
+            labels = {name: np.zeros((side, side), np.uint8) for name in stream.labels}
+            return {"image": np.zeros((3, side, side), np.float32)} | labels
         rng = generator(self.seed, f"augment {task.stream}", task.epoch, task.step, task.position)
         labels = {name: self._label(name, task.image_id) for name in stream.labels}
         return PIPELINES[stream.pipeline](self.dataset.image(task.image_id), labels, self.augment, rng)

@@ -5,6 +5,7 @@ from common.methods.cps import CPSSettings
 from common.methods.pcr import PCRSettings
 from common.methods.suponly import SupOnlySettings
 from common.methods.u2pl import U2PLSettings
+from common.methods.u2pl_ael import U2PLAELSettings
 
 SETTINGS = {
     "cpcl": CPCLSettings,
@@ -12,4 +13,5 @@ SETTINGS = {
     "pcr": PCRSettings,
     "suponly": SupOnlySettings,
     "u2pl": U2PLSettings,
+    "u2pl_ael": U2PLAELSettings,
 }

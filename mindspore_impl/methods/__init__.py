@@ -5,6 +5,7 @@ from mindspore_impl.methods.cps import CPS
 from mindspore_impl.methods.pcr import PCR
 from mindspore_impl.methods.suponly import SupOnly
 from mindspore_impl.methods.u2pl import U2PL
+from mindspore_impl.methods.u2pl_ael import U2PLAEL
 
 METHODS = {
     "cpcl": CPCL,
@@ -12,4 +13,5 @@ METHODS = {
     "pcr": PCR,
     "suponly": SupOnly,
     "u2pl": U2PL,
+    "u2pl_ael": U2PLAEL,
 }

@@ -28,10 +28,16 @@ class PoolingBranch(nn.Cell):
         self.negative_slope = negative_slope
 
     def construct(self, x: Tensor) -> Tensor:
-        """Return ``[B,outputs,1,1]``; raises ValueError for a single image in train mode, as PyTorch's BatchNorm does."""
-        if self.bn.training and x.shape[0] == 1:  # MindSpore would go on and make the running variance NaN
-            raise ValueError("BatchNorm of the pooled map needs more than one image per process in train mode")
-        x = self.bn(self.conv(ops.mean(x, (2, 3), True)))
+        """Return ``[B,outputs,1,1]``; a batch of one image has no variance, so its running statistics serve, unmoved."""
+        x = self.conv(ops.mean(x, (2, 3), True))
+        if self.bn.training and x.shape[0] == 1:
+            mean, variance, scale, shift = (
+                v.reshape(1, -1, 1, 1)
+                for v in (self.bn.moving_mean, self.bn.moving_variance, self.bn.gamma, self.bn.beta)
+            )
+            x = (x - mean) / ops.sqrt(variance + self.bn.eps) * scale + shift
+        else:
+            x = self.bn(x)
         return ops.leaky_relu(x, self.negative_slope) if self.negative_slope else ops.relu(x)
 
 

@@ -5,6 +5,7 @@ from torch_impl.methods.cps import CPS
 from torch_impl.methods.pcr import PCR
 from torch_impl.methods.suponly import SupOnly
 from torch_impl.methods.u2pl import U2PL
+from torch_impl.methods.u2pl_ael import U2PLAEL
 
 METHODS = {
     "cpcl": CPCL,
@@ -12,4 +13,5 @@ METHODS = {
     "pcr": PCR,
     "suponly": SupOnly,
     "u2pl": U2PL,
+    "u2pl_ael": U2PLAEL,
 }

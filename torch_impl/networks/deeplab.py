@@ -28,8 +28,13 @@ class PoolingBranch(nn.Module):
         self.negative_slope = negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``[B,outputs,1,1]``."""
-        x = self.bn(self.conv(x.mean((2, 3), keepdim=True)))
+        """Return ``[B,outputs,1,1]``; a batch of one image has no variance, so its running statistics serve, unmoved."""
+        x = self.conv(x.mean((2, 3), keepdim=True))
+        if self.bn.training and len(x) == 1:
+            bn = self.bn
+            x = F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps)
+        else:
+            x = self.bn(x)
         return F.leaky_relu(x, self.negative_slope) if self.negative_slope else F.relu(x)
 
 
