@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from common.strict import ranged
 
+MOST_SUBCLASSES = 254
+"""Subclass ids are stored in 8 bits beside 255 = ignore (``specs/usrn.md`` section 5.1)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
@@ -88,15 +91,21 @@ class NetworkConfig:
     backbone_weights: str | None = None
 
     def __post_init__(self) -> None:
-        if self.encoder == "tiny" and (self.subclasses or self.backbone_weights):
-            raise ValueError("the tiny encoder knows neither subclasses nor backbone_weights; choose a ResNet")
+        if self.encoder == "tiny" and self.backbone_weights:
+            raise ValueError("the tiny encoder knows no backbone_weights; choose a ResNet")
+        if self.subclasses > MOST_SUBCLASSES:
+            raise ValueError(f"subclasses = {self.subclasses}: at most {MOST_SUBCLASSES} fit into 8-bit label images")
         if self.multi_grid and len(self.multi_grid) != (2 if self.encoder == "resnet18" else 3):
             raise ValueError(f"multi_grid = {list(self.multi_grid)} needs one multiplier per block of the last stage")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Numbers of the augmentation pipelines; which pipeline a stream uses is the method's business."""
+    """Numbers of the augmentation pipelines; which pipeline a stream uses is the method's business.
+
+    ``base_size`` (null: the image's own), ``unlabelled_resize_range`` and ``labelled_jitter`` are USRN's
+    (``common/data/augment_usrn.py``): the long side of a resized image is ``base_size`` times the range.
+    """
 
     crop: int = ranged(321, low=8)
     resize_range: tuple[float, float] = ranged((0.5, 2.0), low=0.01)
@@ -104,32 +113,53 @@ class AugmentConfig:
     pad_label: int = ranged(255, low=0, high=255)
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = ranged((58.395, 57.12, 57.375), low=1e-6)
+    base_size: int | None = ranged(None, low=8)
+    unlabelled_resize_range: tuple[float, float] = ranged((0.8, 2.0), low=0.01)
+    labelled_jitter: bool = False
 
     def __post_init__(self) -> None:
         if not self.resize_range[0] <= 1 <= self.resize_range[1]:
             raise ValueError(f"resize_range = {list(self.resize_range)} must go from at most 1 to at least 1")
+        low, high = self.unlabelled_resize_range
+        if low > high:
+            raise ValueError(f"unlabelled_resize_range = [{low}, {high}] must go from low to high")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """Batch sizes are totals over all processes. ``last_batch`` speaks of the labelled list of supervised-only runs."""
+    """Batch sizes are totals over all processes. ``last_batch`` speaks of the labelled list of supervised-only runs.
+
+    ``labelled_replay``: what a further round over the labelled list within one epoch gives, fresh crops in a new order or
+    the very samples of the first round (``specs/usrn.md`` 7.4).
+    """
 
     batch_labelled: int = ranged(4, low=1)
     batch_unlabelled: int = ranged(4, low=1)
     workers: int = ranged(2, low=0)
     prefetch: int = ranged(2, low=1)
     last_batch: Literal["keep", "drop", "fill"] = "fill"
+    labelled_replay: Literal["fresh", "cached"] = "fresh"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """SGD with weight decay on all parameters; the heads learn ``head_lr_times`` faster than the encoder; poly schedule."""
+    """SGD with weight decay on all parameters; the heads learn ``head_lr_times`` faster than the encoder; poly schedule.
+
+    ``lr_counter``: the schedule counts true steps, or as USRN's program does, which takes an epoch for ``counted_steps``
+    steps (``specs/usrn.md`` 8.2).
+    """
 
     lr: float = ranged(0.001, low=0.0)
     head_lr_times: float = ranged(10.0, low=0.0)
     momentum: float = ranged(0.9, low=0.0, high=1.0)
     weight_decay: float = ranged(1e-4, low=0.0)
     poly_power: float = ranged(0.9, low=0.0)
+    lr_counter: Literal["true_steps", "authors"] = "true_steps"
+    counted_steps: int | None = ranged(None, low=1)
+
+    def __post_init__(self) -> None:
+        if self.lr_counter == "authors" and self.counted_steps is None:
+            raise ValueError("lr_counter authors needs optimizer.counted_steps, the steps an epoch is taken for")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +191,9 @@ class TrainerConfig:
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """Named protocol (``common/evaluate.py``). ``size`` is the window of ``slide``, the crop of ``center_crop``, the
-    square of ``resize``; ``stride`` of ``slide``; ``pad_label`` what the padding of ``center_crop`` counts as."""
+    square of ``resize``; ``stride`` of ``slide``; ``pad_label`` what the padding of ``center_crop`` counts as.
+
+    ``pad_multiple`` of ``whole``: reflect-pad bottom and right to multiples of it and cut the logits back."""
 
     protocol: Literal["whole", "slide", "center_crop", "resize"] = "whole"
     size: int | None = ranged(None, low=1)
@@ -170,12 +202,15 @@ class EvaluationConfig:
     window_rule: Literal["shift_back", "cut_off"] = "shift_back"
     pad_label: int = ranged(255, low=0, high=255)
     absent_class: Literal["zero", "skip"] = "zero"
+    pad_multiple: int = ranged(1, low=1)
 
     def __post_init__(self) -> None:
         if self.protocol != "whole" and self.size is None:
             raise ValueError(f"protocol {self.protocol} needs evaluation.size")
         if self.protocol == "slide" and self.stride is None:
             raise ValueError("protocol slide needs evaluation.stride")
+        if self.protocol != "whole" and self.pad_multiple > 1:
+            raise ValueError("evaluation.pad_multiple belongs to the protocol whole")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,9 +243,3 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         if self.method is not None:
             self.method.check(self.network)
-        kinds = {self.network.head_dropout_kind} if any(self.network.head_dropout) else set()
-        kinds |= {self.network.aspp_dropout_kind} if self.network.aspp_dropout else set()
-        if self.trainer.deterministic_dropout and "element" in kinds:
-            raise ValueError(
-                "trainer.deterministic_dropout draws masks for channel dropout only, not for element dropout"
-            )

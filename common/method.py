@@ -6,12 +6,16 @@ name in ``torch_impl/methods/NAME.py`` and ``mindspore_impl/methods/NAME.py`` wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from common.config import NetworkConfig
+from common.config import ExperimentConfig, NetworkConfig
+
+if TYPE_CHECKING:
+    from common.splits import Split
 
 StreamBatch = dict[str, Any]
 """One stream's part of a batch: ``ids`` (list of image ids) and one array per view and label.
@@ -27,13 +31,15 @@ class Stream:
     """One sequence of samples a method draws from in every step.
 
     ``source`` is the list it reads (``labelled`` or ``unlabelled``), ``pipeline`` the augmentation in
-    ``common/data/augment.py``, ``labels`` the label images that go through the same geometry.
+    ``common/data/augment.py``, ``labels`` the label images that go through the same geometry; ``folders`` says where those
+    lie that are not the data set's own.
     """
 
     name: str
     source: str
     pipeline: str
     labels: tuple[str, ...] = ()
+    folders: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +71,25 @@ class Settings(Protocol):
 
     def warnings(self, classes: int) -> list[str]:
         """Return one line for every setting that is probably not meant with this number of classes."""
+
+
+@runtime_checkable
+class OwnEpochs(Protocol):
+    """Settings that say how long an epoch is where ``trainer.iterations_per_epoch`` is not set."""
+
+    def steps_per_epoch(self, labelled: int, batch: int) -> int:
+        """Return the steps of an epoch for a list of ``labelled`` images and batches of ``batch``."""
+
+    def round_steps(self, labelled: int, batch: int) -> int:
+        """Return the steps of one pass over the labelled list, after which ``loader.labelled_replay`` matters."""
+
+
+@runtime_checkable
+class Incomplete(Protocol):
+    """Settings that need files which an earlier stage made."""
+
+    def complete(self, config: ExperimentConfig, split: Split, framework: str) -> ExperimentConfig:
+        """Return ``config`` with what those files say; raises :class:`common.errors.UserError` if they do not fit."""
 
 
 class Method(Protocol):

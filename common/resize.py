@@ -23,11 +23,7 @@ def _interpolate(maps: np.ndarray, length: int, axis: int) -> np.ndarray:
     source = maps.shape[axis]
     if source == length:
         return maps
-    # Positions in float64: in float32 they are off by up to 1e-4 pixel at a side of 2048.
-    position = np.arange(length) * ((source - 1) / max(length - 1, 1))
-    lower = np.minimum(position.astype(np.intp), source - 1)
-    upper = np.minimum(lower + 1, source - 1)
-    weight = (position - lower).astype(np.float32)
+    lower, upper, weight = _taps(length, source)
     if axis == 2:
         weight = weight[:, None]
     result = np.take(maps, lower, axis=axis)
@@ -36,3 +32,21 @@ def _interpolate(maps: np.ndarray, length: int, axis: int) -> np.ndarray:
     other *= weight
     result += other
     return result
+
+
+def interpolation_matrix(length: int, source: int) -> np.ndarray:
+    """Return float32 ``[length,source]``: what resizing multiplies an axis of ``source`` by to make it ``length`` long."""
+    lower, upper, weight = _taps(length, source)
+    matrix = np.zeros((length, source), np.float32)
+    rows = np.arange(length)
+    matrix[rows, lower] = 1 - weight
+    matrix[rows, upper] += weight
+    return matrix
+
+
+def _taps(length: int, source: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return lower and upper source index and the upper one's weight for every output position."""
+    # Positions in float64: in float32 they are off by up to 1e-4 pixel at a side of 2048.
+    position = np.arange(length) * ((source - 1) / max(length - 1, 1))
+    lower = np.minimum(position.astype(np.intp), source - 1)
+    return lower, np.minimum(lower + 1, source - 1), (position - lower).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ from common.tensors import Tensors
 
 TRAINING_ONLY = (
     "backbone_weights", "decoder_init", "zero_init_residual", "aspp_dropout", "aspp_dropout_kind", "head_dropout",
-    "head_dropout_kind",
+    "head_dropout_kind", "subclasses",
 )  # fmt: skip
-"""Settings of a network that do not change what it computes in eval mode."""
+"""Settings of a network that do not change what its class branch computes in eval mode."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class StoredNetwork:
 
 
 def read_network(path: Path, role: str | None = None, experiment: ExperimentConfig | None = None) -> StoredNetwork:
-    """Return the network of ``role`` (None: the one to deploy) from a checkpoint file.
+    """Return the network of ``role`` (None: the one to deploy) from a checkpoint file, without a subclass branch.
 
     A file of another program does not describe its network; then ``experiment`` does. Raises :class:`UserError` when
     nothing describes it, or when the file's description contradicts ``experiment``.
@@ -52,15 +53,22 @@ def read_network(path: Path, role: str | None = None, experiment: ExperimentConf
     else:
         config, classes = checkpoint.built_from(str(path))
     mean, std = _normalisation(meta, experiment, path)
+    config, tensors = class_branch(config, checkpoint.networks[SINGLE])
     return StoredNetwork(
         config=config,
         classes=classes,
-        tensors=checkpoint.networks[SINGLE],
+        tensors=tensors,
         role=meta.get("role") or checkpoint.deployed_role(),
         experiment=meta.get("experiment") or (experiment.name if experiment else ""),
         mean=mean,
         std=std,
     )
+
+
+def class_branch(config: NetworkConfig, tensors: Tensors) -> tuple[NetworkConfig, Tensors]:
+    """Return configuration and arrays of the class branch alone: what is evaluated and deployed (``specs/usrn.md`` 9)."""
+    kept = {name: array for name, array in tensors.items() if "_subclass." not in name}
+    return dataclasses.replace(config, subclasses=0), kept
 
 
 def check_fits(description: dict[str, Any], experiment: ExperimentConfig, path: Path) -> None:

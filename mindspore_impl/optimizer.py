@@ -12,7 +12,7 @@ from mindspore import Tensor, nn, ops
 from common.config import OptimizerConfig
 from common.dialects import torch_norms
 from common.method import Clock
-from common.schedules import poly
+from common.schedules import learning_rate
 
 
 class Optimizer:
@@ -37,25 +37,35 @@ class Optimizer:
 
     def rates(self, clock: Clock) -> tuple[float, float]:
         """Return the learning rates of encoder and heads in this step."""
-        rate = poly(self.config.lr, clock.iteration, clock.total, self.config.poly_power)
+        rate = learning_rate(self.config, clock)
         return rate, rate * self.config.head_lr_times
 
-    def differentiate(self, losses: Callable[[], dict[str, Tensor]]) -> dict[str, float]:
-        """Call ``losses``, keep the gradient of the sum of its terms for :meth:`step`, and return the terms and ``loss``, the sum.
+    def differentiate(self, *losses: Callable[[], dict[str, Tensor]]) -> dict[str, float]:
+        """Call ``losses``, keep the gradient of the sum of their terms for :meth:`step`, and return the terms and ``loss``, the sum.
 
+        Several are called and differentiated one after the other, so that only one's intermediate results are in memory.
         ``loss`` is NaN if a BatchNorm's running mean is not finite: MindSpore's ReLU turns NaN into 0 on a CPU, so that a
         network that has broken down still gives finite losses.
         """
+        self.gradients = ()  # those of the last step need not stay in memory during this one
+        terms, totals = {}, []
+        for part in losses:
+            (total, found), gradients = self._gradients(part)
+            self.gradients = tuple(map(ops.add, self.gradients, gradients)) if totals else gradients
+            terms |= found
+            totals.append(total)
+        values = {name: float(term.asnumpy()) for name, term in (*terms.items(), ("loss", sum(totals)))}
+        sound = all(np.isfinite(mean.asnumpy()).all() for mean in self.running_means)
+        return values if sound else values | {"loss": math.nan}
+
+    def _gradients(self, losses: Callable[[], dict[str, Tensor]]) -> tuple:
+        """Return the sum of the terms and the terms, and the gradient of the sum with respect to all parameters."""
 
         def total() -> tuple[Tensor, dict[str, Tensor]]:
             terms = losses()
             return sum(terms.values()), terms
 
-        self.gradients = ()  # those of the last step need not stay in memory during this one
-        (loss, terms), self.gradients = ms.value_and_grad(total, None, self.parameters, has_aux=True)()
-        values = {name: float(term.asnumpy()) for name, term in (*terms.items(), ("loss", loss))}
-        sound = all(np.isfinite(mean.asnumpy()).all() for mean in self.running_means)
-        return values if sound else values | {"loss": math.nan}
+        return ms.value_and_grad(total, None, self.parameters, has_aux=True)()
 
     def step(self, clock: Clock) -> None:
         """Set the rates of this step and apply the gradients that :meth:`differentiate` left."""

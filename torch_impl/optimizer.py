@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from common.config import OptimizerConfig
 from common.method import Clock
-from common.schedules import poly
+from common.schedules import learning_rate
 
 
 class Optimizer:
@@ -31,16 +31,23 @@ class Optimizer:
 
     def rates(self, clock: Clock) -> tuple[float, float]:
         """Return the learning rates of encoder and heads in this step."""
-        rate = poly(self.config.lr, clock.iteration, clock.total, self.config.poly_power)
+        rate = learning_rate(self.config, clock)
         return rate, rate * self.config.head_lr_times
 
-    def differentiate(self, losses: Callable[[], dict[str, Tensor]]) -> dict[str, float]:
-        """Call ``losses``, keep the gradient of the sum of its terms for :meth:`step`, and return the terms and ``loss``, the sum."""
-        terms = losses()
-        total = sum(terms.values())
+    def differentiate(self, *losses: Callable[[], dict[str, Tensor]]) -> dict[str, float]:
+        """Call ``losses``, keep the gradient of the sum of their terms for :meth:`step`, and return the terms and ``loss``, the sum.
+
+        Several are called and differentiated one after the other, so that only one's intermediate results are in memory.
+        """
         self.sgd.zero_grad(set_to_none=True)
-        total.backward()
-        return {name: term.item() for name, term in (*terms.items(), ("loss", total))}
+        terms, totals = {}, []
+        for part in losses:
+            found = part()
+            total = sum(found.values())
+            total.backward()
+            terms |= {name: term.detach() for name, term in found.items()}
+            totals.append(total.detach())
+        return {name: term.item() for name, term in (*terms.items(), ("loss", sum(totals)))}
 
     def step(self, clock: Clock) -> None:
         """Set the rates of this step and apply the gradients that :meth:`differentiate` left."""

@@ -2,5 +2,11 @@
 
 from common.methods.suponly import SupOnlySettings
 from common.methods.u2pl import U2PLSettings
+from common.methods.usrn import USRNBaselineSettings, USRNSettings
 
-SETTINGS = {"suponly": SupOnlySettings, "u2pl": U2PLSettings}
+SETTINGS = {
+    "suponly": SupOnlySettings,
+    "u2pl": U2PLSettings,
+    "usrn_baseline": USRNBaselineSettings,
+    "usrn": USRNSettings,
+}

@@ -150,7 +150,8 @@ class U2PL:
 
     def _train_pass(self, role: str, images: np.ndarray, clock: Clock) -> dict[str, Tensor]:
         network = getattr(self, role).set_train()
-        return forward(network, self.session.tensor(images), self.session.masks(network, role, clock, len(images)))
+        masks = self.session.masks(network, role, clock, len(images), images.shape[2:])
+        return forward(network, self.session.tensor(images), masks)
 
     def _supervised(self, outputs: dict[str, Tensor], labels: np.ndarray) -> Tensor:
         size = labels.shape[1:]
