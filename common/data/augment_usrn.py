@@ -39,15 +39,19 @@ def resized(height: int, width: int, long_side: int) -> Size:
     return max(int(long_side * height / width + 0.5), 1), long_side
 
 
-def draw_geometry(
-    size: Size, factors: tuple[float, float], left_first: bool, config: AugmentConfig, rng: np.random.Generator
-) -> Geometry:
-    """Draw long side, the corner's two coordinates and the flip, in this order, for an image of ``size``."""
+def draw_geometry(size: Size, unlabelled: bool, config: AugmentConfig, rng: np.random.Generator) -> Geometry:
+    """Draw long side, the corner's two coordinates and the flip, in this order, for an image of ``size``.
+
+    The authors' two loaders differ: unlabelled crops draw ``left`` first and flip for small numbers, not for large ones.
+    """
+    low, high = config.unlabelled_resize_range if unlabelled else config.resize_range
     base = config.base_size or max(size)
-    long_side = int(rng.integers(int(factors[0] * base), int(factors[1] * base) + 1))
+    long_side = int(rng.integers(int(low * base), int(high * base) + 1))
     room = [max(side - config.crop, 0) for side in resized(*size, long_side)]
-    corner = {axis: int(rng.integers(0, room[axis] + 1)) for axis in ((1, 0) if left_first else (0, 1))}
-    return Geometry(long_side=long_side, top=corner[0], left=corner[1], flip=bool(rng.random() < config.flip))
+    corner = {axis: int(rng.integers(0, room[axis] + 1)) for axis in ((1, 0) if unlabelled else (0, 1))}
+    number = rng.random()
+    flip = number < config.flip if unlabelled else number > 1 - config.flip
+    return Geometry(long_side=long_side, top=corner[0], left=corner[1], flip=bool(flip))
 
 
 def apply_geometry(image: np.ndarray, labels: Labels, draws: Geometry, crop: int, mean: tuple[float, ...]) -> Labels:
@@ -77,7 +81,7 @@ def labelled(
     image: np.ndarray, labels: Labels, config: AugmentConfig, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Resize, pad, crop, flip; with ``config.labelled_jitter`` a colour jitter, too. Returns ``image`` and all labels."""
-    draws = draw_geometry(image.shape[:2], config.resize_range, False, config, rng)
+    draws = draw_geometry(image.shape[:2], False, config, rng)
     sample = apply_geometry(image, labels, draws, config.crop, config.mean)
     if config.labelled_jitter:
         sample["image"] = draw_colour_jitter(JITTER, rng).apply(sample["image"])
@@ -116,7 +120,7 @@ def unlabelled(
     image: np.ndarray, labels: Labels, config: AugmentConfig, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Resize, pad, crop, flip once; ``weak`` is that crop, ``strong`` the same blurred, jittered or grey."""
-    draws = draw_geometry(image.shape[:2], config.unlabelled_resize_range, True, config, rng)
+    draws = draw_geometry(image.shape[:2], True, config, rng)
     sample = apply_geometry(image, labels, draws, config.crop, config.mean)
     crop = sample.pop("image")
     strong = apply_strong(crop, draw_strong(rng))
