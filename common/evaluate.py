@@ -2,7 +2,8 @@
 
 Protocols (``evaluation.protocol``), all single scale, without flip, one image at a time:
 
-``whole``        the image at its own size; logits resized to that size.
+``whole``        the image at its own size; logits resized to that size. With ``pad_multiple`` the image is reflect-padded at
+                 the bottom and the right to multiples of that, and the logits of the padded size are cut back.
 ``slide``        overlapping windows (``common/sliding.py``); each window's logits are resized to the window and joined
                  by ``accumulate``. With the rule ``shift_back`` an image smaller than the window is padded half on each
                  side with the mean colour and the padding is cut off again.
@@ -128,7 +129,7 @@ def describe_protocol(config: ExperimentConfig) -> dict[str, Any]:
     """Return the protocol's name and the settings that decide its score, as stored in every result."""
     settings = config.evaluation
     used = {
-        "whole": (),
+        "whole": ("pad_multiple",) if settings.pad_multiple > 1 else (),
         "slide": ("size", "stride", "window_rule", "accumulate"),
         "center_crop": ("size", "pad_label"),
         "resize": ("size",),
@@ -179,9 +180,24 @@ def _class_ids(predictor: Predictor, planes: np.ndarray, settings: EvaluationCon
     if settings.protocol == "slide":
         return _slide(predictor, planes, settings)
     images = planes[None]
+    if settings.pad_multiple > 1:
+        images = reflect_pad(images, settings.pad_multiple)
+        return predictor.class_ids(images, images.shape[2:])[0, :height, :width]
     if settings.protocol == "resize":
         images = resize_bilinear(images, (settings.size, settings.size))
     return predictor.class_ids(images, (height, width))[0]
+
+
+def reflect_pad(images: np.ndarray, multiple: int) -> np.ndarray:
+    """Pad ``[B,3,H,W]`` at the bottom and the right, by reflection without the border pixel, to multiples of ``multiple``."""
+    margins = [-side % multiple for side in images.shape[2:]]
+    if any(margin >= side for margin, side in zip(margins, images.shape[2:])):
+        height, width = images.shape[2:]
+        raise UserError(
+            f"an image of {width}x{height} pixels is too small to be padded by reflection to multiples of {multiple}; "
+            "set evaluation.pad_multiple=1"
+        )
+    return np.pad(images, [(0, 0), (0, 0), (0, margins[0]), (0, margins[1])], mode="reflect")
 
 
 def _slide(predictor: Predictor, planes: np.ndarray, settings: EvaluationConfig) -> np.ndarray:

@@ -58,7 +58,7 @@ class TwoBranches:
     def logits(self, branch: int, images: Tensor, view: str, clock: Clock) -> Tensor:
         """Return logits ``[B,K,h,w]`` of a pass in train mode; ``view`` names the images, for the dropout masks."""
         network = self.network(branch).train()
-        masks = self.session.masks(network, f"branch{branch} {view}", clock, len(images))
+        masks = self.session.masks(network, f"branch{branch} {view}", clock, len(images), images.shape[2:])
         return network(images, masks)["logits"]
 
     def mixing(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -14,4 +14,6 @@ SETTINGS = {
     "suponly": SupOnlySettings,
     "u2pl": U2PLSettings,
     "u2pl_ael": U2PLAELSettings,
+    "usrn": USRNSettings,
+    "usrn_baseline": USRNBaselineSettings,
 }

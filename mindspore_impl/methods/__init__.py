@@ -6,6 +6,7 @@ from mindspore_impl.methods.pcr import PCR
 from mindspore_impl.methods.suponly import SupOnly
 from mindspore_impl.methods.u2pl import U2PL
 from mindspore_impl.methods.u2pl_ael import U2PLAEL
+from mindspore_impl.methods.usrn import USRN
 
 METHODS = {
     "cpcl": CPCL,
@@ -14,4 +15,6 @@ METHODS = {
     "suponly": SupOnly,
     "u2pl": U2PL,
     "u2pl_ael": U2PLAEL,
+    "usrn": USRN,
+    "usrn_baseline": SupOnly,
 }

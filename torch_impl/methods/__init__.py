@@ -6,6 +6,7 @@ from torch_impl.methods.pcr import PCR
 from torch_impl.methods.suponly import SupOnly
 from torch_impl.methods.u2pl import U2PL
 from torch_impl.methods.u2pl_ael import U2PLAEL
+from torch_impl.methods.usrn import USRN
 
 METHODS = {
     "cpcl": CPCL,
@@ -14,4 +15,6 @@ METHODS = {
     "suponly": SupOnly,
     "u2pl": U2PL,
     "u2pl_ael": U2PLAEL,
+    "usrn": USRN,
+    "usrn_baseline": SupOnly,
 }

@@ -107,7 +107,9 @@ class PCR:
         def terms() -> dict[str, Tensor]:
             nonlocal upkeep
             outputs = self._train_pass("student", images, clock)
-            losses = {name: torch.zeros((), device=images.device) for name in ("sup", "sup_proto", "unsup", "unsup_proto")}
+            losses = {
+                name: torch.zeros((), device=images.device) for name in ("sup", "sup_proto", "unsup", "unsup_proto")
+            }
             losses["sup"] = self._supervised({name: value[:count] for name, value in outputs.items()}, labels)
             if target is not None:
                 scores = resize(outputs["logits"][count:], size)
@@ -147,7 +149,7 @@ class PCR:
 
     def _train_pass(self, role: str, images: Tensor, clock: Clock) -> dict[str, Tensor]:
         network = getattr(self, role).train()
-        return network(images, self.session.masks(network, role, clock, len(images)))
+        return network(images, self.session.masks(network, role, clock, len(images), images.shape[2:]))
 
     def _mixed(self, images: Tensor, size: Size, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Return unlabelled images, the eval-mode teacher's labels and their confidence, mixed if this step mixes."""
