@@ -16,3 +16,8 @@ def mix(values: Tensor, masks: Tensor, replacement: str | float) -> Tensor:
     else:
         other = torch.full_like(values, replacement)
     return torch.where(keep, values, other)
+
+
+def select(first: Tensor, other: Tensor, masks: Tensor) -> Tensor:
+    """Return ``other`` where ``masks`` bool ``[B,H,W]`` is true, elsewhere ``first``, both ``[B,C,H,W]``."""
+    return torch.where(masks.unsqueeze(1), other, first)
