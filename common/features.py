@@ -73,7 +73,7 @@ def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor
     if options.overwrite:
         shutil.rmtree(out, ignore_errors=True)
     write_json_atomic(out / DESCRIPTION, asdict(description))
-    save_features(predictor.features, dataset, split, config, out)
+    save_features(predictor.decoder_features, dataset, split, config, out)
     print(f"written: {len(split.labelled)} feature files in {out}")
 
 

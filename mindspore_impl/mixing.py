@@ -21,3 +21,8 @@ def mix(values: np.ndarray, masks: np.ndarray, replacement: str | float | np.nda
     else:
         other = values.dtype.type(replacement)
     return np.where(keep, values, other)
+
+
+def select(first: np.ndarray, other: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Return ``other`` where ``masks`` bool ``[B,H,W]`` is true, elsewhere ``first``, both ``[B,C,H,W]``."""
+    return np.where(masks[:, None], other, first)

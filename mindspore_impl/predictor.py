@@ -47,7 +47,7 @@ class MindSporePredictor:
         """Return uint8 ``[B,h,w]`` class ids at ``size``."""
         return self._logits(images, size).argmax(1).asnumpy().astype(np.uint8)
 
-    def features(self, images: np.ndarray, size: Size) -> np.ndarray:
+    def decoder_features(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return float32 ``[B,D,h,w]`` features before the classifier's projection, resized to ``size``."""
         return resize(self._outputs(images)["decoder"], size).asnumpy().copy()
 

@@ -21,3 +21,8 @@ def mix(values: Tensor, masks: Tensor, replacement: str | float | Tensor) -> Ten
     else:
         other = torch.full_like(values, replacement)
     return torch.where(keep, values, other)
+
+
+def select(first: Tensor, other: Tensor, masks: Tensor) -> Tensor:
+    """Return ``other`` where ``masks`` bool ``[B,H,W]`` is true, elsewhere ``first``, both ``[B,C,H,W]``."""
+    return torch.where(masks.unsqueeze(1), other, first)

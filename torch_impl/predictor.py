@@ -34,7 +34,7 @@ class TorchPredictor:
         """Return uint8 ``[B,h,w]`` class ids at ``size``."""
         return self._logits(images, size).argmax(1).to(torch.uint8).cpu().numpy()
 
-    def features(self, images: np.ndarray, size: Size) -> np.ndarray:
+    def decoder_features(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return float32 ``[B,D,h,w]`` features before the classifier's projection, resized to ``size``."""
         with exact():
             return resize(self._eval()(self._tensor(images))["decoder"], size).cpu().numpy()

@@ -6,6 +6,7 @@ from common.methods.pcr import PCRSettings
 from common.methods.suponly import SupOnlySettings
 from common.methods.u2pl import U2PLSettings
 from common.methods.u2pl_ael import U2PLAELSettings
+from common.methods.usrn import USRNBaselineSettings, USRNSettings
 
 SETTINGS = {
     "cpcl": CPCLSettings,
