@@ -217,7 +217,9 @@ class ExperimentConfig:
         kinds = {self.network.head_dropout_kind} if any(self.network.head_dropout) else set()
         kinds |= {self.network.aspp_dropout_kind} if self.network.aspp_dropout else set()
         if self.evaluation.head == "prototype" and not self.network.prototypes:
-            raise ValueError("evaluation.head=prototype needs a network with prototypes (network.prototypes, method pcr)")
+            raise ValueError(
+                "evaluation.head=prototype needs a network with prototypes (network.prototypes, method pcr)"
+            )
         if self.trainer.deterministic_dropout and "element" in kinds:
             raise ValueError(
                 "trainer.deterministic_dropout draws masks for channel dropout only, not for element dropout"

@@ -31,7 +31,9 @@ def initial_tensors(shapes: Mapping[str, tuple[int, ...]], config: NetworkConfig
         if leaf == "num_batches_tracked":
             values[name] = np.zeros(shape, np.int64)
         elif name == "prototypes":
-            values[name] = generator(seed, f"initial {role}", zlib.crc32(name.encode())).standard_normal(shape, np.float32)
+            values[name] = generator(seed, f"initial {role}", zlib.crc32(name.encode())).standard_normal(
+                shape, np.float32
+            )
         elif prefix in normalised:
             residual_end = config.zero_init_residual and ".layer" in name and name.endswith(last_norm)
             one = leaf in ("weight", "running_var") and not residual_end

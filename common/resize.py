@@ -58,6 +58,8 @@ def neighbours(pixels: np.ndarray, size: tuple[int, int], source: tuple[int, int
     """
     top, bottom, down = taps(pixels // size[1], source[0], size[0])
     left, right, along = taps(pixels % size[1], source[1], size[1])
-    positions = np.stack([top * source[1] + left, top * source[1] + right, bottom * source[1] + left, bottom * source[1] + right])
+    positions = np.stack(
+        [top * source[1] + left, top * source[1] + right, bottom * source[1] + left, bottom * source[1] + right]
+    )
     weights = np.stack([(1 - down) * (1 - along), (1 - down) * along, down * (1 - along), down * along])
     return positions.astype(np.int64), weights

@@ -45,7 +45,9 @@ def prototype_logits(
 
 def pixel_features(features: Tensor, pixels: np.ndarray, size: Size) -> Tensor:
     """Return rows ``[B*n,C]`` of ``features`` ``[B,C,h,w]`` resized to ``size``, at flat ``pixels`` ``[n]`` of every image."""
-    positions, weights = (torch.from_numpy(part).to(features.device) for part in neighbours(pixels, size, features.shape[2:]))
+    positions, weights = (
+        torch.from_numpy(part).to(features.device) for part in neighbours(pixels, size, features.shape[2:])
+    )
     corners = features.flatten(2).index_select(2, positions.flatten()).unflatten(2, positions.shape)
     rows = (corners * weights.to(features.dtype)).sum(2)
     return rows.transpose(1, 2).flatten(0, 1)

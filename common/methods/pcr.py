@@ -56,7 +56,9 @@ class PCRSettings:
         if (self.proto_init == "file") != (self.proto_file is not None):
             raise ValueError("proto_init=file and proto_file=FILE go together: set both or neither")
         if self.unsup_filter == "entropy_drop" and self.teacher_bn != "forward":
-            raise ValueError("unsup_filter=entropy_drop looks at the teacher's train-mode pass; it needs teacher_bn=forward")
+            raise ValueError(
+                "unsup_filter=entropy_drop looks at the teacher's train-mode pass; it needs teacher_bn=forward"
+            )
         if self.unsup_filter == "entropy_drop" and self.unsup_denominator == "all":
             raise ValueError("unsup_filter=entropy_drop has its own weight; unsup_denominator=all goes with confidence")
         if not self.proto_sync:
@@ -83,7 +85,9 @@ class PCRSettings:
         """What is probably not meant, one line each."""
         if self.confidence_threshold <= 1 or self.unsup_filter != "confidence":
             return []
-        return ["warning: method.confidence_threshold above 1 keeps no pseudo-label: the unlabelled images teach nothing"]
+        return [
+            "warning: method.confidence_threshold above 1 keeps no pseudo-label: the unlabelled images teach nothing"
+        ]
 
     def semi_supervised(self, clock: Clock) -> bool:
         """Whether this step looks at unlabelled images."""

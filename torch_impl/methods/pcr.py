@@ -107,7 +107,9 @@ class PCR:
         def terms() -> dict[str, Tensor]:
             nonlocal upkeep
             outputs = self._train_pass("student", images, clock)
-            losses = {name: torch.zeros((), device=images.device) for name in ("sup", "sup_proto", "unsup", "unsup_proto")}
+            losses = {
+                name: torch.zeros((), device=images.device) for name in ("sup", "sup_proto", "unsup", "unsup_proto")
+            }
             losses["sup"] = self._supervised({name: value[:count] for name, value in outputs.items()}, labels)
             if target is not None:
                 scores = resize(outputs["logits"][count:], size)
