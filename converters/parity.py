@@ -130,7 +130,7 @@ def convert_all(path: Path, out: Path, config: ExperimentConfig) -> dict[str, Pa
     checkpoint = dataclasses.replace(checkpoint, meta=described | checkpoint.meta)
     for runtime in ("torch", "mindspore"):
         save(models[runtime], checkpoint)
-    run_module("converters.export_onnx", str(models["torch"]), str(models["onnx"]))
+    run_module("converters.export_onnx", str(models["torch"]), str(models["onnx"]), "--head", config.evaluation.head)
     return models
 
 
