@@ -96,5 +96,5 @@ def _npz_prototypes(path) -> np.ndarray | None:
             return content.get("prototypes")
     except FileNotFoundError:
         raise UserError(f"no prototypes at {path}; check method.proto_file") from None
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile):
+    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile):
         raise UserError(f"{path} is no readable .npz file; save it again with numpy.savez(prototypes=...)") from None

@@ -32,3 +32,10 @@ def learning_rate(config: OptimizerConfig, clock: Clock) -> float:
     if config.lr_counter == "authors":
         return poly_authors(config.lr, clock, config.counted_steps, config.poly_power)
     return poly(config.lr, clock.iteration, clock.total, config.poly_power, config.warmup)
+
+
+def distributed_epoch(images: int, processes: int, batch: int) -> tuple[int, int]:
+    """Return how many images a process sees and how many steps an epoch has where the list is padded to a multiple of
+    ``processes`` and a last batch that is not full is dropped (``specs/pcr.md`` section 5)."""
+    each = -(-images // processes)
+    return each, each // batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 
 import numpy as np
@@ -85,6 +85,28 @@ class StandIn(nn.Module):
         return {"logits": F.conv2d(x, self.weight, self.bias, self.stride, 1)}
 
 
+class RecordedNet(nn.Module):
+    """Gives its parameters, whatever the images are; see ``Framework.recorded_net``."""
+
+    def __init__(self, outputs: Mapping[str, np.ndarray], prototypes: np.ndarray, temperature: float) -> None:
+        super().__init__()
+        # One part called encoder, because an optimiser has a group of that name.
+        self.encoder = nn.ParameterDict({"logits": torch.from_numpy(outputs["logits"])})
+        self.heads = nn.ParameterDict({k: torch.from_numpy(v) for k, v in outputs.items() if k != "logits"})
+        self.register_buffer("prototypes", torch.from_numpy(prototypes).flatten(0, 1).clone())
+        self.classes, self.prototype_rule = len(prototypes), (temperature, "torch")
+        self.images = None
+
+    def prototype_grid(self) -> Tensor:
+        """Return the prototypes as ``[K,M,C]``."""
+        return self.prototypes.view(self.classes, -1, self.prototypes.shape[1])
+
+    def forward(self, x: Tensor, masks=()) -> dict[str, Tensor]:
+        """Return the first rows of every output."""
+        self.images = x
+        return {name: value[: len(x)] for name, value in [*self.encoder.items(), *self.heads.items()]}
+
+
 class TorchFramework:
     """Implements :class:`tests.goldens.frameworks.Framework`."""
 
@@ -139,6 +161,12 @@ class TorchFramework:
     def stand_in(self, weight: np.ndarray, bias: np.ndarray, stride: int = 4) -> StandIn:
         """See the interface."""
         return StandIn(weight, bias, stride)
+
+    def recorded_net(
+        self, outputs: Mapping[str, np.ndarray], prototypes: np.ndarray, temperature: float
+    ) -> RecordedNet:
+        """See the interface."""
+        return RecordedNet(outputs, prototypes, temperature)
 
 
 FRAMEWORK = TorchFramework()

@@ -67,8 +67,8 @@ def cases(folder: Path) -> list[Case]:
 
 
 def ignored(path: Path) -> bool:
-    """Whether ``path`` is a description or hidden, not a golden file."""
-    return path.suffix == ".md" or path.name.startswith(("README", "."))
+    """Whether ``path`` is a description (text, or a reference program) or hidden, not a golden file."""
+    return path.suffix in (".md", ".py") or path.name.startswith(("README", "."))
 
 
 def kinds_of(method: str) -> Mapping[str, Kind]:

@@ -35,6 +35,12 @@ class Case:
 
 
 CASES = {
+    "pcr": Case(
+        "shapes/12/pcr",
+        ("method.sup_only_epochs=1", "method.select_granularity=8", "method.confidence_threshold=0.2"),
+        ("momentum.", "prototypes."),
+        "teacher",
+    ),
     "suponly": Case("shapes/12/suponly"),
     "u2pl": Case(
         "shapes/12/u2pl",
