@@ -38,4 +38,13 @@ CASES = {
         ("momentum.", "bank."),
         "teacher",
     ),
+    "u2pl_ael": Case(
+        "shapes/12/u2pl_ael",
+        (
+            "method.contrastive.num_queries=8", "method.contrastive.num_negatives=6", "method.contrastive.low_rank=0",
+            "method.contrastive_start_epoch=1", "loader.batch_unlabelled=4",
+        ),
+        ("momentum.", "bank.", "class_confidence", "cutmix_bank"),
+        "teacher",
+    ),
 }  # fmt: skip
