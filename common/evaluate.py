@@ -136,6 +136,7 @@ def describe_protocol(config: ExperimentConfig) -> dict[str, Any]:
     return {
         "name": settings.protocol,
         **{key: getattr(settings, key) for key in used},
+        **({"head": settings.head} if settings.head != "linear" else {}),
         "absent_class": settings.absent_class,
         "mean": list(config.augment.mean),
         "std": list(config.augment.std),

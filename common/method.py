@@ -6,6 +6,7 @@ name in ``torch_impl/methods/NAME.py`` and ``mindspore_impl/methods/NAME.py`` wi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -20,6 +21,9 @@ Images float32 ``[B,3,S,S]`` under their view's name (``image`` for a single vie
 under ``label`` (and further names, e.g. ``subclass``).
 """
 Batch = dict[str, StreamBatch]
+
+LabelledImages = Iterable[tuple[np.ndarray, np.ndarray]]
+"""The labelled images one by one, whole, normalised and not augmented, float32 ``[3,H,W]``, with labels uint8 ``[H,W]``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,9 @@ class Method(Protocol):
 
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
         """Run one optimiser step and return the loss terms; raises :class:`NonFiniteLoss` before the optimiser steps."""
+
+    # Optional: def before_epoch(self, clock: Clock, labelled: LabelledImages) -> list[str], called once before the first step
+    # of every epoch (and before the evaluation of the one that ends), with the clock of that step; returns notes for the log.
 
     def networks(self) -> dict[str, dict[str, np.ndarray]]:
         """Return every network's tensors by role (``student``, ``teacher``, ``branch1``...), neutral names."""

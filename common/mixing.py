@@ -72,3 +72,47 @@ def class_mask(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def partners(batch: int) -> np.ndarray:
     """Index of the image each image of a batch is mixed with: the next one, the last with the first."""
     return (np.arange(batch) + 1) % batch
+
+
+def area_sides(area: np.ndarray, exponent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return heights area^exponent and widths with ``height * width = area``, all as shares of the image."""
+    heights = np.exp(exponent * np.log(area))
+    return heights, area / heights
+
+
+def placed_boxes(size: tuple[int, int], sides: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return int64 ``[...,4]`` boxes of ``sides`` ``[...,2]`` (shares of ``size``) at ``places`` ``[...,2]`` in [0, 1].
+
+    Sides and positions round half to even; 0 and 1 are the first and the last position inside the image.
+    """
+    shape = np.array(size)
+    extent = np.round(sides * shape)
+    start = np.round((shape - extent) * places)
+    return np.concatenate([start, start + extent], -1).astype(np.int64)
+
+
+def toggled_mask(size: tuple[int, int], boxes: np.ndarray, invert: bool = True) -> np.ndarray:
+    """Return bool ``[H,W]``: false (with ``invert``, else true) outside of ``boxes``, turned round by every box in turn."""
+    mask = np.full(size, not invert)
+    for top, left, bottom, right in boxes:
+        mask[top:bottom, left:right] ^= True
+    return mask
+
+
+def draw_toggled_masks(
+    count: int,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    area_range: tuple[float, float] = (0.25, 0.5),
+    boxes: int = 3,
+    invert: bool = True,
+) -> np.ndarray:
+    """Draw CutMix masks bool ``[count,H,W]`` of several boxes each (CPS and CPCL, ``specs/cpcl.md`` section 6.3).
+
+    Each box has an area in ``area_range`` over the number of boxes, any aspect and place. Drawn in this order: the areas
+    of all boxes, the exponents of their heights, their places. True is where the other image shows.
+    """
+    area = rng.uniform(*area_range, size=(count, boxes))
+    sides = np.stack(area_sides(area, rng.uniform(size=(count, boxes))), -1) * np.sqrt(1 / boxes)
+    placed = placed_boxes(size, sides, rng.uniform(size=(count, boxes, 2)))
+    return np.stack([toggled_mask(size, own, invert) for own in placed])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.checkpoints import SINGLE, read
+from common.checkpoints import SINGLE, Checkpoint, find_dialect, read
 from common.config import ExperimentConfig, NetworkConfig
+from common.dialects.describe import describe
 from common.errors import UserError
 from common.experiment import compose
 from common.strict import to_plain
@@ -19,6 +21,9 @@ TRAINING_ONLY = (
     "head_dropout_kind",
 )  # fmt: skip
 """Settings of a network that do not change what it computes in eval mode."""
+
+METHOD_TENSORS = ("prototypes",)
+"""What the authors keep among a network's tensors and what is part of the method here (``specs/pcr.md`` section 2.4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +45,13 @@ class StoredNetwork:
 def read_network(path: Path, role: str | None = None, experiment: ExperimentConfig | None = None) -> StoredNetwork:
     """Return the network of ``role`` (None: the one to deploy) from a checkpoint file.
 
-    A file of another program does not describe its network; then ``experiment`` does. Raises :class:`UserError` when
-    nothing describes it, or when the file's description contradicts ``experiment``.
+    A file of another program does not describe its network; then ``experiment`` does, or without one what its names and
+    shapes tell. Raises :class:`UserError` when nothing describes it, or when the file's description contradicts
+    ``experiment``.
     """
     checkpoint = read(path, role=role).only(where=str(path))
+    if experiment is None:
+        checkpoint = described(checkpoint)
     meta = checkpoint.meta
     if experiment is not None:
         check_fits(meta, experiment, path)
@@ -55,12 +63,22 @@ def read_network(path: Path, role: str | None = None, experiment: ExperimentConf
     return StoredNetwork(
         config=config,
         classes=classes,
-        tensors=checkpoint.networks[SINGLE],
+        tensors={name: array for name, array in checkpoint.networks[SINGLE].items() if name not in METHOD_TENSORS},
         role=meta.get("role") or checkpoint.deployed_role(),
         experiment=meta.get("experiment") or (experiment.name if experiment else ""),
         mean=mean,
         std=std,
     )
+
+
+def described(checkpoint: Checkpoint) -> Checkpoint:
+    """Add to the ``meta`` of another program's file what its names and shapes tell (``common/dialects/describe.py``)."""
+    origin = checkpoint.meta.get("origin")
+    if origin is None or "network" in checkpoint.meta:
+        return checkpoint
+    tensors = checkpoint.networks[checkpoint.deployed_role()]
+    meta = describe(find_dialect(origin["dialect"]), tensors) | checkpoint.meta
+    return dataclasses.replace(checkpoint, meta=meta)
 
 
 def check_fits(description: dict[str, Any], experiment: ExperimentConfig, path: Path) -> None:

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from common.checkpoints import FORMAT_VERSION, Checkpoint, read
 from common.config import ExperimentConfig, Reference
+from common.data.augment import normalise
 from common.data.datasets import Dataset, open_dataset
 from common.data.loader import Loader
 from common.errors import CheckFailed, Interrupted, UserError
@@ -99,11 +101,14 @@ def reference_notes(reference: Reference) -> list[str]:
 
 
 def check_lists(split: Split, dataset: Dataset) -> None:
-    """Raise :class:`UserError` if an image is in two of the labelled, unlabelled and validation lists."""
+    """Raise :class:`UserError` if an image is in two of the labelled, unlabelled and validation lists.
+
+    Labelled images may be in the unlabelled list where the split says so (``split.unlabelled: all``).
+    """
     lists = {"labelled": split.labelled, "unlabelled": split.unlabelled, "validation": dataset.val_ids}
     for first, second in itertools.combinations(lists, 2):
         shared = sorted(set(lists[first]) & set(lists[second]))
-        if shared:
+        if shared and not (split.overlapping and (first, second) == ("labelled", "unlabelled")):
             raise UserError(
                 f"split {split.id}: {len(shared)} images are in the {first} and in the {second} list, e.g. {shared[0]}; "
                 f"remove them from one of the lists (python -m common.check_data names them all)"
@@ -190,6 +195,8 @@ class Trainer:
             total=total, initial=self.iteration, unit="it", disable=not sys.stderr.isatty(), dynamic_ncols=True
         )
         with self._stop_signals(), self.bar:
+            if self.iteration == 0:
+                self._announce_epoch()
             while self.iteration < total:
                 self._epoch()
         self.say(f"done: best mIoU {100 * self.best_miou:.3f} ({self.best})")
@@ -203,12 +210,25 @@ class Trainer:
             if self.stop_asked and self.clock().epoch == start.epoch:
                 self._stop()
         done, finished = start.epoch + 1, self.clock().iteration == start.total
+        if not finished:
+            self._announce_epoch()
         if done % trainer.evaluate_every == 0 or finished:
             self._evaluate(start)
         if done % trainer.save_every == 0 or finished:
             self._save_last()
         if self.stop_asked and not finished:
             self._stop()
+
+    def _announce_epoch(self) -> None:
+        """Let a method with ``before_epoch`` look at the labelled images before the epoch that comes next."""
+        if hasattr(self.method, "before_epoch"):
+            for note in self.method.before_epoch(self.clock(), self._labelled_images()):
+                self.say(note)
+
+    def _labelled_images(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for image_id in self.split.labelled:
+            planes = normalise(self.dataset.image(image_id), self.config.augment).transpose(2, 0, 1)
+            yield np.ascontiguousarray(planes), self.dataset.label(image_id)
 
     def _stop(self) -> None:
         """Save and leave; an epoch that is complete has been evaluated before, so that a resumed run has its score."""

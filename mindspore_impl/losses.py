@@ -8,6 +8,8 @@ in NumPy too (20 times faster than MindSpore's operators on a CPU) and therefore
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
@@ -18,19 +20,26 @@ from common.percentile import interpolate_percentile, percentile_position
 from common.predictor import Size
 
 
-def cross_entropy(logits: Tensor, labels: np.ndarray) -> Tensor:
-    """Return the mean cross entropy over pixels with a label; ``logits`` ``[B,K,H,W]``."""
-    count = max(int((np.asarray(labels) != IGNORE).sum()), 1)
-    return _summed_cross_entropy(logits, labels, np.full((1, 1, 1, 1), 1 / count))
+def cross_entropy(logits: Tensor, labels: np.ndarray, class_weights: Sequence[float] = ()) -> Tensor:
+    """Return the mean cross entropy over pixels with a label; ``logits`` ``[B,K,H,W]``.
 
-
-def weighted_cross_entropy(logits: Tensor, labels: np.ndarray, weights: np.ndarray) -> Tensor:
-    """Return sum(weights * cross entropy) / sum(weights) with ``weights`` ``[B,H,W]``.
-
-    A pixel without a label adds nothing above but counts below (``specs/u2pl.md`` section 12); ``logits`` ``[B,K,H,W]``.
+    With ``class_weights`` (one per class) it is the mean weighted by the weight of each pixel's label.
     """
-    weights = np.asarray(weights)[:, None]
-    return _summed_cross_entropy(logits, labels, weights / (weights.sum(dtype=np.float64) + 1e-12))
+    valid, true_class = _true_classes(labels)
+    if not class_weights:
+        return _weighted_sum(logits, valid, true_class, np.float32(1 / max(int(valid.sum()), 1)))
+    weights = np.float32(class_weights)[true_class]
+    mass = weights.sum(dtype=np.float64, where=valid)
+    return _weighted_sum(logits, valid, true_class, weights * np.float32(1 / (mass or 1)))
+
+
+def weighted_cross_entropy(logits: Tensor, labels: np.ndarray, weights: np.ndarray, divisor: float) -> Tensor:
+    """Return the sum over pixels with a label of weight times cross entropy, over ``divisor``.
+
+    ``logits`` ``[B,K,H,W]``, ``weights`` ``[B,H,W]`` or of a shape that fits it.
+    """
+    weights = np.asarray(weights, np.float32) / np.float32(divisor)
+    return _weighted_sum(logits, *_true_classes(labels), weights if weights.ndim < 3 else weights[:, None])
 
 
 def ohem_labels(logits: Tensor, labels: np.ndarray, thresh: float, min_kept: int) -> np.ndarray:
@@ -58,8 +67,9 @@ def supervised_loss(
             continue
         kept = labels
         if criterion.type == "ohem":
-            kept = ohem_labels(scores, labels, criterion.thresh, criterion.min_kept)
-        total = total + weight * cross_entropy(scores, kept)
+            min_kept = criterion.min_kept_per_image * len(labels) or criterion.min_kept
+            kept = ohem_labels(scores, labels, criterion.thresh, min_kept)
+        total = total + weight * cross_entropy(scores, kept, criterion.class_weights)
     return total
 
 
@@ -98,11 +108,29 @@ def percentile(values: np.ndarray, percent: float) -> float:
     return float(interpolate_percentile(ordered[lower], ordered[upper], fraction))
 
 
+def confident_labels(pseudo_label: np.ndarray, confidence: np.ndarray, threshold: float) -> np.ndarray:
+    """Return ``pseudo_label`` ``[B,H,W]`` with pixels whose ``confidence`` is below ``threshold`` set to 255."""
+    return np.where(confidence >= np.float32(threshold), pseudo_label, pseudo_label.dtype.type(IGNORE))
+
+
 def nearest(x: np.ndarray, size: Size) -> np.ndarray:
     """Reduce ``[B,H,W]`` to ``size`` by picking source index floor(i * in / out) on each axis."""
     x = np.asarray(x)
     rows, columns = (np.floor(np.arange(o) * (i / o)).astype(np.int64) for i, o in zip(x.shape[1:], size))
     return x[:, rows][:, :, columns]
+
+
+def _weighted_sum(logits: Tensor, valid: np.ndarray, true_class: np.ndarray, weights: np.ndarray) -> Tensor:
+    """Return the sum of ``weights`` (one, or ``[B,1,H,W]``) times cross entropy over the ``valid`` pixels ``[B,1,H,W]``."""
+    shifted, exponentials, total = _exponentials(logits)
+    losses = np.log(total) - np.take_along_axis(shifted, true_class, 1)
+    value = (losses * weights).sum(dtype=np.float64, where=valid)
+    gradient = exponentials
+    gradient /= total
+    np.put_along_axis(gradient, true_class, np.take_along_axis(gradient, true_class, 1) - 1, 1)
+    gradient *= weights
+    np.copyto(gradient, 0, where=~valid)
+    return _KnownLoss(value, gradient)(logits)
 
 
 class _KnownLoss(nn.Cell):
@@ -119,19 +147,6 @@ class _KnownLoss(nn.Cell):
     def bprop(self, logits: Tensor, out: Tensor, upstream: Tensor) -> tuple[Tensor]:
         """Return the gradient times the one that arrives."""
         return (ms.from_numpy(self.gradient * upstream.asnumpy()),)
-
-
-def _summed_cross_entropy(logits: Tensor, labels: np.ndarray, shares: np.ndarray) -> Tensor:
-    """Return the sum over pixels with a label of ``shares`` (float64 ``[B,1,H,W]``) times the cross entropy."""
-    valid, true_class = _true_classes(labels)
-    shifted, exponentials, total = _exponentials(logits)
-    losses = np.log(total) - np.take_along_axis(shifted, true_class, 1)
-    gradient = exponentials
-    gradient /= total
-    np.put_along_axis(gradient, true_class, np.take_along_axis(gradient, true_class, 1) - 1, 1)
-    gradient *= shares.astype(np.float32)
-    np.copyto(gradient, 0, where=~valid)
-    return _KnownLoss((losses * shares).sum(where=valid), gradient)(logits)
 
 
 def _true_classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,8 @@ Labels are uint8 ``[B,H,W]`` with 255 = ignore. A loss over no pixel is 0 with z
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,19 +17,27 @@ from common.percentile import interpolate_percentile, percentile_position
 from common.predictor import Size
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross entropy over pixels with a label; ``logits`` ``[B,K,H,W]``."""
-    total = F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="sum")
-    return total / (labels != IGNORE).sum().clamp(min=1)
+def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Sequence[float] = ()) -> Tensor:
+    """Return the mean cross entropy over pixels with a label; ``logits`` ``[B,K,H,W]``.
 
-
-def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Return sum(weights * cross entropy) / sum(weights) with ``weights`` ``[B,H,W]``.
-
-    A pixel without a label adds nothing above but counts below (``specs/u2pl.md`` section 12); ``logits`` ``[B,K,H,W]``.
+    With ``class_weights`` (one per class) it is the mean weighted by the weight of each pixel's label.
     """
-    losses = F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="none")
-    return (weights / (weights.sum() + 1e-12) * losses).sum()
+    valid = labels != IGNORE
+    if not class_weights:
+        total = F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="sum")
+        return total / valid.sum().clamp(min=1)
+    weights = torch.tensor(class_weights, dtype=logits.dtype, device=logits.device)
+    total = F.cross_entropy(logits, labels.long(), weights, ignore_index=IGNORE, reduction="sum")
+    mass = weights[labels[valid].long()].sum()
+    return total / torch.where(mass > 0, mass, torch.ones_like(mass))
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, divisor: float) -> Tensor:
+    """Return the sum over pixels with a label of weight times cross entropy, over ``divisor``.
+
+    ``logits`` ``[B,K,H,W]``, ``weights`` ``[B,H,W]`` or of a shape that fits it.
+    """
+    return (F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="none") * weights).sum() / divisor
 
 
 def ohem_labels(logits: Tensor, labels: Tensor, thresh: float, min_kept: int) -> Tensor:
@@ -54,8 +64,9 @@ def supervised_loss(criterion: CriterionConfig, logits: Tensor, labels: Tensor, 
             continue
         kept = labels
         if criterion.type == "ohem":
-            kept = ohem_labels(scores, labels, criterion.thresh, criterion.min_kept)
-        total = total + weight * cross_entropy(scores, kept)
+            min_kept = criterion.min_kept_per_image * len(labels) or criterion.min_kept
+            kept = ohem_labels(scores, labels, criterion.thresh, min_kept)
+        total = total + weight * cross_entropy(scores, kept, criterion.class_weights)
     return total
 
 
@@ -84,6 +95,11 @@ def percentile(values: Tensor, percent: float) -> float:
     low = values.kthvalue(lower + 1).values.item()
     high = values.kthvalue(min(lower + 2, values.numel())).values.item()
     return float(interpolate_percentile(low, high, fraction))
+
+
+def confident_labels(pseudo_label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
+    """Return ``pseudo_label`` ``[B,H,W]`` with pixels whose ``confidence`` is below ``threshold`` set to 255."""
+    return pseudo_label.masked_fill(~(confidence >= threshold), IGNORE)
 
 
 def nearest(x: Tensor, size: Size) -> Tensor:

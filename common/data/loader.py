@@ -23,8 +23,10 @@ import cv2
 import numpy as np
 
 from common.config import AugmentConfig, ExperimentConfig
+from common.data import augment_cpcl  # noqa: F401  (adds its pipeline)
 from common.data.augment import PIPELINES
 from common.data.datasets import Dataset
+from common.data.sampling import sampled_order
 from common.errors import UserError
 from common.method import Batch, Stream
 from common.rng import generator
@@ -52,6 +54,7 @@ class Plan:
         self._lists = {"labelled": split.labelled, "unlabelled": split.unlabelled}
         self._batch = {"labelled": config.loader.batch_labelled, "unlabelled": config.loader.batch_unlabelled}
         self._streams, self._seed = tuple(streams), config.trainer.seed
+        self._sampling = config.loader
         self._process, self._processes = process, processes
         # An epoch passes over the unlabelled list, usually the longer one; the labelled list is repeated as needed.
         self._leading = "unlabelled" if "unlabelled" in {stream.source for stream in streams} else "labelled"
@@ -87,10 +90,14 @@ class Plan:
         return [(position, name if rng.random() < stream.probability else "") for position, name in entries]
 
     def _order(self, stream: Stream, epoch: int) -> list[str]:
-        """The ids that one epoch takes from a list: one permutation of the list after the other."""
+        """The ids that one epoch takes from a list: one permutation of the list after the other, unless ``samples`` is set."""
         ids = self._lists[stream.source]
         needed = len(ids) if self._keep else self.iterations_per_epoch * self._batch[stream.source]
         rng = generator(self._seed, f"order {stream.name}", epoch)
+        samples, tail = self._sampling.samples, self._sampling.tail
+        if samples is not None:
+            truncate = self._sampling.truncate_unlabelled and stream.source == "unlabelled"
+            return [ids[index] for index in sampled_order(len(ids), samples, needed, tail, truncate, rng)]
         if stream.order == "uniform":
             return [ids[index] for index in rng.integers(len(ids), size=needed)]
         rounds = -(-needed // len(ids))
@@ -102,6 +109,13 @@ class Plan:
         if wanted is not None:
             return wanted
         length, batch = len(self._lists[self._leading]), self._batch[self._leading]
+        if config.loader.samples is not None:
+            length = config.loader.samples
+            if length < batch:
+                raise UserError(
+                    f"loader.samples = {length} do not fill one batch of loader.batch_{self._leading} = {batch}; raise it"
+                )
+            return length // batch
         if self._leading == "labelled" and config.loader.last_batch != "drop":
             return -(-length // batch)
         if length < batch:
@@ -163,8 +177,8 @@ class Loader:
     """Batches of a method's streams, prepared ahead by worker processes. Use it as a context manager, or close it.
 
     ``config.loader`` holds the batch sizes over all ``processes``; this loader gives the part of ``process``. An epoch
-    has ``trainer.iterations_per_epoch`` steps; if unset, it is one pass over the unlabelled list, or, where no stream
-    reads that, over the labelled list. A list that is used up goes on in a new order. Raises :class:`UserError` when lists
+    has ``trainer.iterations_per_epoch`` steps; if unset, as many as ``loader.samples`` images fill, and without that one
+    pass over the unlabelled list, or, where no stream reads that, over the labelled list. A list that is used up goes on in a new order. Raises :class:`UserError` when lists
     and batch sizes do not fit.
     """
 

@@ -77,7 +77,7 @@ def consistency_loss(
         thresholds = keep_thresholds(class_confidence, sampling_gamma)
         drawn = np.stack([np.take_along_axis(uniform, classes[None], 0)[0] for classes in predicted])
         weights = weights * (drawn > thresholds[predicted])
-    return weighted_cross_entropy(logits, pseudo_label, weights)
+    return weighted_cross_entropy(logits, pseudo_label, weights, weights.sum(dtype=np.float64) + 1e-12)
 
 
 class Targets(NamedTuple):

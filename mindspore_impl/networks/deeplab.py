@@ -6,13 +6,16 @@ Sources: ``specs/u2pl.md`` section 3, ``cpcl.md`` 5, ``pcr.md`` 2, ``usrn.md`` 3
 from __future__ import annotations
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 
 from common.config import NetworkConfig
 from common.networks import stage_channels
+from common.predictor import Size
 from mindspore_impl.layers import ConvNorm, Dropout, Masks, batch_norm, conv, resize
 from mindspore_impl.networks.resnet import ResNet
 from mindspore_impl.networks.tiny import TinyEncoder
+from mindspore_impl.prototypes import prototype_map
 
 
 class PoolingBranch(nn.Cell):
@@ -145,6 +148,7 @@ class DeepLab(nn.Cell):
 
     ``construct`` returns a dict: ``logits`` [B,K,h,w] at layer1's size, ``features`` (fused, before the classifier), ``decoder``
     (before the classifier's projection) and, where configured, ``representation``, ``aux`` and ``subclass_logits``.
+    ``prototypes`` ``[K*M,C]`` (row k*M + m, no gradient) belong to :meth:`prototype_logits`.
     """
 
     def __init__(self, config: NetworkConfig, classes: int) -> None:
@@ -159,6 +163,10 @@ class DeepLab(nn.Cell):
         self.auxiliary = AuxiliaryHead(channels[2], classes, config.width) if config.auxiliary else None
         self.decoder_subclass = Decoder(channels[0], channels[-1], config) if config.subclasses else None
         self.classifier_subclass = PredictionHead(fused, config.subclasses, config) if config.subclasses else None
+        shape = (classes * config.prototypes, fused)
+        # Zeros by NumPy: under no_init_parameters MindSpore would leave a Tensor without memory.
+        self.prototypes = ms.Parameter(np.zeros(shape, np.float32), requires_grad=False) if config.prototypes else None
+        self.prototype_rule = config.prototype_temperature, config.prototype_norm
         self.dropouts = [layer for _, layer in self.cells_and_names() if isinstance(layer, Dropout) and layer.p > 0]
         for site, layer in enumerate(self.dropouts):
             layer.site = site
@@ -195,9 +203,17 @@ class DeepLab(nn.Cell):
         """Return the values of :meth:`outputs` from one compiled graph per mode, input shape and number of masks."""
         return self.outputs(x, masks)
 
+    def prototype_logits(self, features: Tensor, size: Size, rows: int | None = None) -> Tensor:
+        """Return the prototype head's logits ``[B,K,H,W]`` at ``size`` for fused ``features``, ``rows`` rows at a time (None: all)."""
+        return prototype_map(features, self.prototype_grid(), size, *self.prototype_rule, rows)
+
+    def prototype_grid(self) -> np.ndarray:
+        """Return the prototypes as ``[K,M,C]``."""
+        return self.prototypes.asnumpy().reshape(self.classes, -1, self.prototypes.shape[1])
+
     def stages(self, x: Tensor) -> dict[str, Tensor]:
         """Return every intermediate result of the class branch in order, for comparing runtimes stage by stage."""
-        results = {"stem": self.encoder.stem(x)}
+        results = self.encoder.stem_stages(x)
         for name, feature in zip(self.encoder.stage_names, self.encoder(x)):
             results[name] = feature
         low, high = results["layer1"], results[self.encoder.stage_names[-1]]
@@ -205,6 +221,8 @@ class DeepLab(nn.Cell):
         results["low"] = self.decoder.low(low)
         results["features"] = self.decoder(low, high)
         results["logits"], results["decoder"] = self.classifier(results["features"])
+        if self.prototypes is not None:
+            results["prototype_logits"] = self.prototype_logits(results["features"], x.shape[2:])
         return results
 
 

@@ -39,7 +39,7 @@ def write_lists(root, train, val) -> None:
 def check(root, capsys, *overrides) -> tuple[int, list[str], str]:
     """Exit code, the lines about problems, and everything else that was printed."""
     folder = f"split.folder={root.parent / 'splits'}"
-    code = run_command(main, ["camvid/few/suponly", folder, *overrides])
+    code = run_command(main, ["camvid/few/suponly", folder, *overrides, "--page", str(root.parent / "page.html")])
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     problems = [line.removeprefix("problem: ") for line in lines if line.startswith("problem: ")]
@@ -47,7 +47,8 @@ def check(root, capsys, *overrides) -> tuple[int, list[str], str]:
 
 
 def state(root) -> dict[str, str]:
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
+    files = (path for path in root.rglob("*") if path.is_file() and path.name != "page.html")
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_clean_data(data, capsys):
@@ -114,8 +115,8 @@ def test_nothing_to_check_is_bad_use(data, capsys):
     assert run_command(main, ["camvid/few/nomethod"]) == 2
 
 
-def test_the_drawn_data_set(capsys):
-    assert run_command(main, ["shapes/12/u2pl", "dataset.images=[200,3]"]) == 0
+def test_the_drawn_data_set(tmp_path, capsys):
+    assert run_command(main, ["shapes/12/u2pl", "dataset.images=[200,3]", "--page", str(tmp_path / "page.html")]) == 0
     assert "shapes: 12 labelled, 188 unlabelled, 3 validation" in capsys.readouterr().out
 
 

@@ -93,7 +93,8 @@ class Copy:
         self.train_list = root / "ImageSets/Segmentation/train.txt"
 
     def arguments(self) -> list[str]:
-        return [f"{self.name}/few/u2pl", f"split.folder={self.folder / 'splits'}"]
+        page = str(self.folder / "page.html")
+        return [f"{self.name}/few/u2pl", f"split.folder={self.folder / 'splits'}", "--page", page]
 
     def check(self, capsys) -> tuple[int, list[str]]:
         code = run_command(check_data, self.arguments())

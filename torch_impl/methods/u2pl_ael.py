@@ -73,7 +73,7 @@ def consistency_loss(
         thresholds = torch.from_numpy(keep_thresholds(class_confidence, sampling_gamma)).to(logits.device)
         drawn = uniform.expand(len(logits), *uniform.shape).gather(1, predicted.unsqueeze(1)).squeeze(1)
         weights = weights * (drawn > thresholds[predicted])
-    return weighted_cross_entropy(logits, pseudo_label, weights)
+    return weighted_cross_entropy(logits, pseudo_label, weights, weights.sum() + 1e-12)
 
 
 class Targets(NamedTuple):

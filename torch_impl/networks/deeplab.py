@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from common.config import NetworkConfig
 from common.networks import stage_channels
+from common.predictor import Size
 from torch_impl.layers import ConvNorm, Dropout, Masks, batch_norm, conv, resize
 from torch_impl.networks.resnet import ResNet
 from torch_impl.networks.tiny import TinyEncoder
+from torch_impl.prototypes import prototype_map
 
 
 class PoolingBranch(nn.Module):
@@ -143,6 +145,7 @@ class DeepLab(nn.Module):
 
     ``forward`` returns a dict: ``logits`` [B,K,h,w] at layer1's size, ``features`` (fused, before the classifier), ``decoder``
     (before the classifier's projection) and, where configured, ``representation``, ``aux`` and ``subclass_logits``.
+    ``prototypes`` ``[K*M,C]`` (row k*M + m, no gradient) belong to :meth:`prototype_logits`.
     """
 
     def __init__(self, config: NetworkConfig, classes: int) -> None:
@@ -157,6 +160,9 @@ class DeepLab(nn.Module):
         self.auxiliary = AuxiliaryHead(channels[2], classes, config.width) if config.auxiliary else None
         self.decoder_subclass = Decoder(channels[0], channels[-1], config) if config.subclasses else None
         self.classifier_subclass = PredictionHead(fused, config.subclasses, config) if config.subclasses else None
+        shape = (classes * config.prototypes, fused)
+        self.register_buffer("prototypes", torch.zeros(shape) if config.prototypes else None)
+        self.prototype_rule = config.prototype_temperature, config.prototype_norm
         self.dropouts = [layer for layer in self.modules() if isinstance(layer, Dropout) and layer.p > 0]
         for site, layer in enumerate(self.dropouts):
             layer.site = site
@@ -179,9 +185,17 @@ class DeepLab(nn.Module):
             outputs["subclass_logits"] = self.classifier_subclass(fused, masks)[0]
         return outputs
 
+    def prototype_logits(self, features: Tensor, size: Size, rows: int | None = None) -> Tensor:
+        """Return the prototype head's logits ``[B,K,H,W]`` at ``size`` for fused ``features``, ``rows`` rows at a time (None: all)."""
+        return prototype_map(features, self.prototype_grid(), size, *self.prototype_rule, rows)
+
+    def prototype_grid(self) -> Tensor:
+        """Return the prototypes as ``[K,M,C]``."""
+        return self.prototypes.view(self.classes, -1, self.prototypes.shape[1])
+
     def stages(self, x: Tensor) -> dict[str, Tensor]:
         """Return every intermediate result of the class branch in order, for comparing runtimes stage by stage."""
-        results = {"stem": self.encoder.stem(x)}
+        results = self.encoder.stem_stages(x)
         for name, feature in zip(self.encoder.stage_names, self.encoder(x)):
             results[name] = feature
         low, high = results["layer1"], results[self.encoder.stage_names[-1]]
@@ -189,4 +203,6 @@ class DeepLab(nn.Module):
         results["low"] = self.decoder.low(low)
         results["features"] = self.decoder(low, high)
         results["logits"], results["decoder"] = self.classifier(results["features"])
+        if self.prototypes is not None:
+            results["prototype_logits"] = self.prototype_logits(results["features"], x.shape[2:])
         return results
