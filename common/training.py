@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.checkpoints import FORMAT_VERSION, Checkpoint, read
-from common.config import ExperimentConfig
+from common.config import ExperimentConfig, Reference
 from common.data.augment import normalise
 from common.data.datasets import Dataset, open_dataset
 from common.data.loader import Loader
@@ -79,9 +79,7 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
     check_lists(split, dataset)
     method, notes = framework.make_method(config)
     notes += config.method.warnings(len(dataset.classes)) + batch_warnings(config, split)
-    if config.reference.published_miou is not None:
-        source = f"{config.reference.source}; {config.reference.hardware}"
-        notes.append(f"the authors report mIoU {config.reference.published_miou:.2f} ({source})")
+    notes += reference_notes(config.reference)
     if not arguments.resume:
         folder.start(dump(config))
     with Trainer(framework, config, folder, dataset, split, method) as trainer:
@@ -93,6 +91,15 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
         if arguments.resume:
             trainer.resume()
         trainer.run()
+
+
+def reference_notes(reference: Reference) -> list[str]:
+    """Return what the authors state about this experiment, empty where they report no score for it."""
+    if reference.published_miou is None:
+        return []
+    parts = [reference.source, reference.hardware, reference.total_batch and f"total batch {reference.total_batch}"]
+    lines = [f"the authors report mIoU {reference.published_miou:.2f} ({'; '.join(part for part in parts if part)})"]
+    return lines + ([f"their command: {reference.command}"] if reference.command else [])
 
 
 def check_lists(split: Split, dataset: Dataset) -> None:

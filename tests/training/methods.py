@@ -51,6 +51,15 @@ CASES = {
         ("momentum.", "bank."),
         "teacher",
     ),
+    "u2pl_ael": Case(
+        "shapes/12/u2pl_ael",
+        (
+            "method.contrastive.num_queries=8", "method.contrastive.num_negatives=6", "method.contrastive.low_rank=0",
+            "method.contrastive_start_epoch=1", "loader.batch_unlabelled=4",
+        ),
+        ("momentum.", "bank.", "class_confidence", "cutmix_bank"),
+        "teacher",
+    ),
     "usrn_baseline": Case("shapes/12/usrn_baseline", ("network.width=16",)),
     "usrn": Case(
         "shapes/12/usrn", ("network.width=16", "method.threshold=0.4"),
