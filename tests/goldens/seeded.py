@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from common.dialects.rules import TORCH_NORM
+
 
 def seeded_state(shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, np.ndarray]:
     """Return an array per name, each from its own generator keyed by ``seed`` and the CRC-32 of the name.
@@ -19,7 +21,7 @@ def seeded_state(shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, np
 
 
 def _array(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    leaf = name.rpartition(".")[2]
+    leaf = TORCH_NORM.get(name.rpartition(".")[2], name.rpartition(".")[2])
     if leaf == "num_batches_tracked":
         return np.zeros(shape, np.int64)
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
