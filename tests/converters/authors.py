@@ -82,7 +82,9 @@ def folder(method: str) -> Path | None:
 def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes in a manifest, whatever its form."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    found = next(content[key] for key in ("state_dict", "shapes", "parameters") if not isinstance(content.get(key, 0), int))
+    found = next(
+        content[key] for key in ("state_dict", "shapes", "parameters") if not isinstance(content.get(key, 0), int)
+    )
     return {name: tuple(shape) for name, shape in (found.items() if isinstance(found, dict) else found)}
 
 
@@ -131,7 +133,9 @@ def pcr(path: Path) -> Iterator[Case]:
 def cpcl(path: Path) -> Iterator[Case]:
     """``logits_DATA_BACKBONE``: both branches in one state dict, in CPCL's and in CPS's wrapper."""
     arrays = np.load(path)
-    whole = seeded_state(shapes_of(path.with_name(f"manifest_{path.stem.removeprefix('logits_')}.json")), int(arrays["seed"]))
+    whole = seeded_state(
+        shapes_of(path.with_name(f"manifest_{path.stem.removeprefix('logits_')}.json")), int(arrays["seed"])
+    )
     numbers = sorted(name.removeprefix("input_") for name in arrays.files if name.startswith("input_"))
     first = tuple(
         Expected(images=arrays[f"input_{n}"], coarse=arrays[f"logits_low_{n}"], full=_optional(arrays, f"logits_{n}"))
