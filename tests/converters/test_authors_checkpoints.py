@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.checkpoints import read
+from common.ckpt_file import read_ckpt
 from common.stored_network import read_network
 from converters.convert_ckpt import main
 from tests.converters import authors
@@ -122,3 +124,63 @@ def outputs(predictor, batches: list[np.ndarray]) -> list[tuple[np.ndarray, np.n
 
 
 RUNTIMES = {"torch": in_torch, "mindspore": in_mindspore, "onnx": in_onnx}
+
+
+MANIFESTS = [
+    (dialect, method, path)
+    for method, pattern, dialects in (
+        ("u2pl", "manifest_*.json", ("u2pl",)),
+        ("cpcl", "network/manifest_*.json", ("cpcl", "cps")),
+        ("pcr", "manifest_*_torch.json", ("pcr",)),
+        ("pcr", "manifest_*_mindspore.json", ("pcr-mindspore",)),
+        ("usrn", "manifest_*.json", ("usrn",)),
+        ("uccl", "manifest_*.json", ("uccl", "unimatch")),
+    )
+    if authors.folder(method)
+    for path in sorted(authors.folder(method).glob(pattern))
+    for dialect in dialects
+]
+WRAPPED = {
+    "u2pl": {"epoch": 80, "model_state": None, "optimizer_state": None, "teacher_state": None, "best_miou": 0.7949},
+    "cpcl": {"model": None, "optimizer_1": None, "optimizer_2": None, "epoch": 33, "iteration": 1239},
+    "cps": {"model": None, "optimizer_l": None, "optimizer_r": None, "epoch": 33, "iteration": 1239},
+    "usrn": {"arch": "DistributedDataParallel", "epoch": 61, "state_dict": None, "monitor_best": 71.23},
+    "uccl": {"model": None, "optimizer": None, "epoch": 79, "previous_best": 77.08},
+}
+WRAPPED |= {"pcr": WRAPPED["u2pl"], "unimatch": WRAPPED["uccl"], "pcr-mindspore": {}}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "method", "path"), MANIFESTS, ids=[f"{dialect}-{path.stem}" for dialect, _, path in MANIFESTS]
+)
+def test_every_name_of_a_manifest_comes_back_with_its_bits(dialect, method, path, tmp_path):
+    """One value per tensor: what is held here are names, order, wrapper, number of axes, types and bits."""
+    import torch
+
+    shapes = {name: (1,) * len(shape) for name, shape in authors.shapes_of(path).items()}
+    roles = ("student", "teacher") if dialect in ("u2pl", "pcr") else ("teacher",)
+    roles = roles if "teacher_state" in WRAPPED[dialect] or dialect == "pcr-mindspore" else ("student",)
+    if dialect in ("cpcl", "cps", "usrn", "uccl", "unimatch"):
+        roles = ("student",)
+    networks = {role: authors.seeded_state(shapes, index) for index, role in enumerate(roles)}
+    layout = "uccl" if dialect == "unimatch" else dialect
+    case = authors.Case(
+        dialect=layout, path=path, role=roles[-1], classes=1, networks=networks, expected=(), wrapper=WRAPPED[dialect]
+    )
+    parts = case.write(tmp_path / f"theirs{case.suffix}")
+    main([str(tmp_path / f"theirs{case.suffix}"), str(tmp_path / "ours.ckpt")])
+    assert read(tmp_path / "ours.ckpt").meta["origin"]["dialect"] == layout
+    main([str(tmp_path / "ours.ckpt"), str(tmp_path / f"back{case.suffix}"), "--to", dialect])
+    if case.suffix == ".ckpt":
+        back = {"": read_ckpt(tmp_path / "back.ckpt")}
+    else:
+        back = torch.load(tmp_path / "back.pth", weights_only=True)
+        assert list(back) == list(WRAPPED[dialect])
+        assert all(back[key] == value for key, value in WRAPPED[dialect].items() if key not in parts)
+    for key, tensors in parts.items():
+        assert list(back[key]) == list(tensors)
+        for name, array in tensors.items():
+            found = np.asarray(back[key][name])
+            assert found.dtype == array.dtype and found.shape == array.shape and found.tobytes() == array.tobytes(), (
+                name
+            )
