@@ -22,9 +22,6 @@ TRAINING_ONLY = (
 )  # fmt: skip
 """Settings of a network that do not change what its class branch computes in eval mode."""
 
-METHOD_TENSORS = ("prototypes",)
-"""What the authors keep among a network's tensors and what is part of the method here (``specs/pcr.md`` section 2.4)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class StoredNetwork:
@@ -64,7 +61,7 @@ def read_network(path: Path, role: str | None = None, experiment: ExperimentConf
     return StoredNetwork(
         config=config,
         classes=classes,
-        tensors={name: array for name, array in tensors.items() if name not in METHOD_TENSORS},
+        tensors=tensors,
         role=meta.get("role") or checkpoint.deployed_role(),
         experiment=meta.get("experiment") or (experiment.name if experiment else ""),
         mean=mean,
