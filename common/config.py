@@ -123,13 +123,17 @@ class LoaderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """SGD with weight decay on all parameters; the heads learn ``head_lr_times`` faster than the encoder; poly schedule."""
+    """SGD with weight decay on all parameters; the heads learn ``head_lr_times`` faster than the encoder; poly schedule.
+
+    ``poly_lag`` delays the schedule by so many steps; UniMatch and UCCL set the rate after a step, for the next one: 1.
+    """
 
     lr: float = ranged(0.001, low=0.0)
     head_lr_times: float = ranged(10.0, low=0.0)
     momentum: float = ranged(0.9, low=0.0, high=1.0)
     weight_decay: float = ranged(1e-4, low=0.0)
     poly_power: float = ranged(0.9, low=0.0)
+    poly_lag: int = ranged(0, low=0)
 
 
 @dataclass(frozen=True, kw_only=True)

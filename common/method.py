@@ -27,13 +27,16 @@ class Stream:
     """One sequence of samples a method draws from in every step.
 
     ``source`` is the list it reads (``labelled`` or ``unlabelled``), ``pipeline`` the augmentation in
-    ``common/data/augment.py``, ``labels`` the label images that go through the same geometry.
+    ``common/data/augment.py``, ``labels`` the label images that go through the same geometry. ``follows`` names a stream whose
+    shuffled order this one takes: with entry i of that list comes entry i modulo the length of this one's list, in every
+    epoch (``specs/uccl.md`` section 7, "Loaders"). A list that is longer than that one is shuffled by itself.
     """
 
     name: str
     source: str
     pipeline: str
     labels: tuple[str, ...] = ()
+    follows: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

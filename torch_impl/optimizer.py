@@ -31,7 +31,8 @@ class Optimizer:
 
     def rates(self, clock: Clock) -> tuple[float, float]:
         """Return the learning rates of encoder and heads in this step."""
-        rate = poly(self.config.lr, clock.iteration, clock.total, self.config.poly_power)
+        iteration = max(clock.iteration - self.config.poly_lag, 0)
+        rate = poly(self.config.lr, iteration, clock.total, self.config.poly_power)
         return rate, rate * self.config.head_lr_times
 
     def differentiate(self, losses: Callable[[], dict[str, Tensor]]) -> dict[str, float]:

@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 
 from common.config import AugmentConfig, ExperimentConfig
-from common.data.augment import PIPELINES
 from common.data.datasets import Dataset
+from common.data.pipelines import PIPELINES
 from common.errors import UserError
 from common.method import Batch, Stream
 from common.rng import generator
@@ -78,11 +78,18 @@ class Plan:
 
     def _order(self, stream: Stream, epoch: int) -> list[str]:
         """The ids that one epoch takes from a list: one permutation of the list after the other."""
-        ids = self._lists[stream.source]
+        ids, leader = self._lists[stream.source], self._leader(stream)
         needed = len(ids) if self._keep else self.iterations_per_epoch * self._batch[stream.source]
-        rng = generator(self._seed, f"order {stream.name}", epoch)
-        rounds = -(-needed // len(ids))
-        return [ids[index] for _ in range(rounds) for index in rng.permutation(len(ids))][:needed]
+        rng = generator(self._seed, f"order {leader.name}", epoch)
+        length = len(self._lists[leader.source])
+        rounds = -(-needed // length)
+        return [ids[index % len(ids)] for _ in range(rounds) for index in rng.permutation(length)][:needed]
+
+    def _leader(self, stream: Stream) -> Stream:
+        """The stream whose order ``stream`` takes: the one it follows, unless that has fewer images, else itself."""
+        followed = [other for other in self._streams if other.name == stream.follows]
+        longer = [other for other in followed if len(self._lists[other.source]) >= len(self._lists[stream.source])]
+        return longer[0] if longer else stream
 
     def _count(self, config: ExperimentConfig) -> int:
         """Iterations per epoch: as set, else one pass over the leading list (``specs/u2pl.md`` sections 2.3 and 11)."""
