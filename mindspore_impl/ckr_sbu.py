@@ -8,14 +8,15 @@ the positions of a class, e_p = exp(-cos(F_p, G_p)), U_k the uncertain pixels of
 ce_p of the strong logits against A over all valid pixels. These are the closed forms of ``specs/uccl.md`` sections 4.4 and
 4.5: matrix products over one-hot masks, no loop over images and classes.
 
-Masks and labels, which carry no gradient, are NumPy here.
+Everything is computed in NumPy, gradients included (MindSpore's operators take several times as long); masks, labels and the
+weak features carry none. The functions therefore belong outside of compiled graphs.
 """
 
 from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn
 
 from common.predictor import Size
 from mindspore_impl.consistency import certainty
@@ -24,16 +25,18 @@ from mindspore_impl.losses import IGNORE
 
 NORM_FLOOR = 1e-6
 
+ALL_PADDING = IGNORE - 0.01
+"""Resized padding above this is 255 but for rounding; a source pixel that is none weighs at least 1 / (side - 1)."""
+
 
 def ignored_at(ignore: np.ndarray, size: Size) -> np.ndarray:
     """Return bool ``[B,h,w]``: low pixels all of whose source pixels are padding; ``ignore`` ``[B,H,W]`` is 255 there, else 0."""
-    return resize(ms.Tensor(np.asarray(ignore, np.float32)[:, None]), size).asnumpy()[:, 0] == IGNORE
+    return resize(ms.Tensor(np.asarray(ignore, np.float32)[:, None]), size).asnumpy()[:, 0] > ALL_PADDING
 
 
 def cosine(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    """Return the cosine along ``dim``, both norms at least 1e-6."""
-    norms = [ops.sqrt(ops.maximum((x * x).sum(dim), NORM_FLOOR**2)) for x in (a, b)]
-    return (a * b).sum(dim) / (norms[0] * norms[1])
+    """Return the cosine along ``dim``, both norms at least 1e-6. Gradient goes to ``b`` only."""
+    return _Cosine(a, dim)(b)
 
 
 def position_weights(weak_logits: Tensor, ignored: np.ndarray) -> tuple[Tensor, np.ndarray]:
@@ -41,19 +44,14 @@ def position_weights(weak_logits: Tensor, ignored: np.ndarray) -> tuple[Tensor, 
 
     ``weak_logits`` ``[B,K,h,w]``, ``ignored`` bool ``[B,h,w]``. Rows of classes without a valid pixel are 0.
     """
-    scores = _flat(weak_logits)
-    values = np.asarray(weak_logits).reshape(scores.shape)
-    members = _members(values.argmax(1), ~_flat_mask(ignored), scores.shape[1])
-    peaks = np.where(members, values, -np.inf).max(2, keepdims=True)
-    peaks = np.broadcast_to(np.where(np.isfinite(peaks), peaks, 0), values.shape)
-    mask = ms.Tensor(members.astype(np.float32))
-    weights = ops.exp((scores - ms.Tensor(peaks)) * mask) * mask
-    return weights / ops.maximum(weights.sum(2, keepdims=True), 1e-30), members.sum(2)
+    scores = _flat(np.asarray(weak_logits))
+    members = _members(scores.argmax(1), ~_flat(ignored), scores.shape[1])
+    return _PositionWeights(members)(weak_logits), members.sum(2)
 
 
 def class_means(feature: Tensor, weights: Tensor) -> Tensor:
     """Return R ``[B,K,C]``: the weighted mean of ``feature`` ``[B,C,h,w]`` over each class's positions."""
-    return ops.matmul(weights, _flat(feature).swapaxes(1, 2))
+    return _ClassMeans()(feature, weights)
 
 
 def scrambled_rows(feature: Tensor) -> Tensor:
@@ -72,15 +70,13 @@ def class_knowledge(
     Features ``[B,C,h,w]``, logits ``[B,K,h,w]``, ``ignored`` bool ``[B,h,w]``. ``mode``: ignored pixels count with their
     :func:`scrambled_rows` (``rows``) or the mean runs over the valid pixels only (``exclude``; 0 without any).
     """
-    weak_feature = ops.stop_gradient(weak_feature)
     weights, counts = position_weights(weak_logits, ignored)
-    weak_means = class_means(weak_feature, ops.stop_gradient(weights))
-    distance = 1 - cosine(weak_means, class_means(strong_feature, weights), 2)
-    distance = (ms.Tensor(counts.astype(np.float32)) * distance).sum()
+    weak_means = _means(np.asarray(weak_feature), np.asarray(weights))
+    similar = _weighted(counts, cosine(weak_means, class_means(strong_feature, weights), 2))
     if mode == "exclude":
-        return distance / max(int(counts.sum()), 1)
-    rows = 1 - cosine(scrambled_rows(weak_feature), scrambled_rows(strong_feature), 2)
-    return (distance + (rows * ms.Tensor(_flat_mask(ignored).astype(np.float32))).sum()) / ignored.size
+        return (float(counts.sum()) - similar) / max(int(counts.sum()), 1)
+    rows = cosine(scrambled_rows(np.asarray(weak_feature)), scrambled_rows(strong_feature), 2)
+    return 1 - (similar + _weighted(_flat(ignored), rows)) / ignored.size
 
 
 def semantic_update(
@@ -98,42 +94,119 @@ def semantic_update(
     (``all``) or over its uncertain ones (``uncertain``).
     """
     confidence, label = certainty(weak_logits)
-    valid, label = ~_flat_mask(ignored), _flat_mask(label)
-    chosen = valid & (_flat_mask(confidence) <= np.float32(threshold))
-    uncertain = _members(label, chosen, weak_logits.shape[1])
-    counts = uncertain.sum(2)
-    losses = _cross_entropies(_flat(strong_logits), label) * ms.Tensor(valid.astype(np.float32))
-    weights = ops.exp(-similarity.reshape(*valid.shape))
-    masks = ms.Tensor(uncertain.astype(np.float32))
-    if support == "all":
-        inside = ops.stack([weights, losses * (weights - 1)], 2)
-        outside = ms.Tensor((valid.shape[1] - counts).astype(np.float32))
-        spread = ops.broadcast_to(losses.sum(1, keepdims=True), counts.shape)
-    else:
-        inside = ops.stack([weights, losses * weights], 2)
-        outside = spread = 0.0
-    joined = ops.matmul(masks, inside)
-    totals, sums = joined[:, :, 0] + outside, joined[:, :, 1] + spread
-    present = counts > 0
-    shares = present / np.maximum(present.sum(1, keepdims=True), 1) / len(counts)
-    return (ms.Tensor(shares.astype(np.float32)) * sums / ops.maximum(totals, NORM_FLOOR)).sum()
+    valid, label = ~_flat(ignored), _flat(label).astype(np.int64)
+    uncertain = _members(label, valid & (_flat(confidence) <= np.float32(threshold)), weak_logits.shape[1])
+    return _SemanticUpdate(label, valid, uncertain, support)(similarity, strong_logits)
 
 
-def _flat(x: Tensor) -> Tensor:
-    return x.reshape(x.shape[0], x.shape[1], -1)
+class _Cosine(nn.Cell):
+    """Cosine with a constant, norms floored; one instance per use."""
+
+    def __init__(self, constant: Tensor | np.ndarray, dim: int) -> None:
+        super().__init__()
+        self.constant, self.dim = constant, dim  # not its array alone: that is a view of memory which the tensor owns
+
+    def construct(self, b: Tensor) -> Tensor:
+        constant, values, dim = np.asarray(self.constant), np.asarray(b), self.dim
+        norms = [np.sqrt((x * x).sum(dim, keepdims=True)) for x in (constant, values)]
+        self.floored = norms[1] <= NORM_FLOOR
+        self.norms = [np.maximum(norm, np.float32(NORM_FLOOR)) for norm in norms]
+        self.cosine = (constant * values).sum(dim, keepdims=True) / (self.norms[0] * self.norms[1])
+        return ms.Tensor(self.cosine.squeeze(dim))
+
+    def bprop(self, b: Tensor, out: Tensor, upstream: Tensor) -> tuple[Tensor]:
+        upstream = np.expand_dims(upstream.asnumpy(), self.dim)
+        gradient = np.asarray(self.constant) * (upstream / (self.norms[0] * self.norms[1]))
+        along = np.where(self.floored, np.float32(0), upstream * self.cosine / self.norms[1] ** 2)
+        gradient -= np.asarray(b) * along
+        return (ms.Tensor(gradient),)
 
 
-def _flat_mask(mask: np.ndarray) -> np.ndarray:
-    mask = np.asarray(mask)
-    return mask.reshape(len(mask), -1)
+class _PositionWeights(nn.Cell):
+    """Softmax over the positions of each class; one instance per use."""
+
+    def __init__(self, members: np.ndarray) -> None:
+        super().__init__()
+        self.members = members
+
+    def construct(self, logits: Tensor) -> Tensor:
+        scores = np.where(self.members, _flat(np.asarray(logits)), np.float32(-np.inf))
+        peaks = scores.max(2, keepdims=True)
+        weights = np.exp(scores - np.where(np.isfinite(peaks), peaks, np.float32(0)))
+        self.weights = weights / np.maximum(weights.sum(2, keepdims=True), np.float32(1e-30))
+        return ms.Tensor(self.weights)
+
+    def bprop(self, logits: Tensor, out: Tensor, upstream: Tensor) -> tuple[Tensor]:
+        weighted = self.weights * upstream.asnumpy()
+        gradient = weighted - self.weights * weighted.sum(2, keepdims=True)
+        return (ms.Tensor(gradient.reshape(logits.shape)),)
 
 
-def _cross_entropies(scores: Tensor, label: np.ndarray) -> Tensor:
-    """Return ``[B,P]`` cross entropies of ``scores`` ``[B,K,P]`` against ``label`` ``[B,P]``."""
-    peaks = np.broadcast_to(np.asarray(scores).max(1, keepdims=True), scores.shape)
-    shifted = scores - ms.Tensor(peaks)
-    chosen = ms.Tensor(_members(label, np.ones(label.shape, bool), scores.shape[1]).astype(np.float32))
-    return ops.log(ops.exp(shifted).sum(1)) - (shifted * chosen).sum(1)
+class _ClassMeans(nn.Cell):
+    """Matrix product of weights and features."""
+
+    def construct(self, feature: Tensor, weights: Tensor) -> Tensor:
+        return ms.Tensor(_means(np.asarray(feature), np.asarray(weights)))
+
+    def bprop(self, feature: Tensor, weights: Tensor, out: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
+        upstream = upstream.asnumpy()
+        of_feature = upstream.swapaxes(1, 2) @ np.asarray(weights)
+        return ms.Tensor(of_feature.reshape(feature.shape)), ms.Tensor(upstream @ _flat(np.asarray(feature)))
+
+
+class _SemanticUpdate(nn.Cell):
+    """SBU with its gradients; one instance per loss."""
+
+    def __init__(self, label: np.ndarray, valid: np.ndarray, uncertain: np.ndarray, support: str) -> None:
+        super().__init__()
+        self.label, self.valid, self.uncertain, self.everywhere = label, valid, uncertain, support == "all"
+
+    def construct(self, similarity: Tensor, logits: Tensor) -> Tensor:
+        masks, label, counts = self.uncertain.astype(np.float32), self.label[:, None], self.uncertain.sum(2)
+        probabilities, losses = _softmax(_flat(np.asarray(logits)), label)
+        losses = losses * self.valid
+        weights = np.exp(-_flat(np.asarray(similarity)))
+        totals, sums = np.moveaxis(masks @ np.stack([weights, losses * (weights - self.everywhere)], 2), 2, 0)
+        if self.everywhere:
+            totals, sums = totals + (masks.shape[2] - counts), sums + losses.sum(1, keepdims=True)
+        totals = np.maximum(totals, np.float32(NORM_FLOOR))
+        present = counts > 0
+        shares = present / np.maximum(present.sum(1, keepdims=True), 1) / len(counts) / totals  # d loss / d sums
+        value = (shares * sums).sum()
+        own, mean = ((masks * part[:, :, None]).sum(1) for part in (shares, shares * sums / totals))
+        self.of_similarity = -weights * (own * losses - mean)
+        of_losses = own * (weights - self.everywhere) + self.everywhere * shares.sum(1, keepdims=True)
+        np.put_along_axis(probabilities, label, np.take_along_axis(probabilities, label, 1) - 1, 1)
+        self.of_logits = probabilities * (of_losses * self.valid)[:, None]
+        return ms.Tensor(np.float32(value))
+
+    def bprop(self, similarity: Tensor, logits: Tensor, out: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
+        scale = np.float32(upstream.asnumpy())
+        return tuple(
+            ms.Tensor((gradient * scale).astype(np.float32).reshape(value.shape))
+            for gradient, value in ((self.of_similarity, similarity), (self.of_logits, logits))
+        )
+
+
+def _softmax(scores: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probabilities ``[B,K,P]`` of ``scores`` and the cross entropies ``[B,P]`` against ``label`` ``[B,1,P]``."""
+    shifted = scores - scores.max(1, keepdims=True)
+    exponentials = np.exp(shifted)
+    total = exponentials.sum(1, keepdims=True)
+    return exponentials / total, (np.log(total) - np.take_along_axis(shifted, label, 1))[:, 0]
+
+
+def _weighted(weights: np.ndarray, values: Tensor) -> Tensor:
+    return (ms.Tensor(weights.astype(np.float32)) * values).sum()
+
+
+def _means(feature: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return weights @ _flat(feature).swapaxes(1, 2)
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    """Join the last two axes."""
+    return x.reshape(*x.shape[:-2], -1)
 
 
 def _members(label: np.ndarray, chosen: np.ndarray, classes: int) -> np.ndarray:

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor
 
 from common.config import ExperimentConfig
 from common.method import Batch, Clock, check_finite
@@ -135,7 +136,8 @@ class WeakToStrong:
 
     def pseudo_labels(self, logits: Tensor, views: Views) -> PseudoLabels:
         """Return confidence and label at image size for the network's ``logits`` ``[B,K,h,w]``, without gradient."""
-        return certainty(resize(ops.stop_gradient(logits), views.ignore.shape[1:]))
+        without_gradient = ms.Tensor(np.asarray(logits))
+        return certainty(resize(without_gradient, views.ignore.shape[1:]))
 
     def supervised(self, logits: Tensor, labels: np.ndarray) -> Tensor:
         """Return L_x, cross entropy or OHEM at the labels' size; ``logits`` ``[B,K,h,w]``."""

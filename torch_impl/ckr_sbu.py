@@ -22,10 +22,13 @@ from torch_impl.losses import IGNORE
 
 NORM_FLOOR = 1e-6
 
+ALL_PADDING = IGNORE - 0.01
+"""Resized padding above this is 255 but for rounding; a source pixel that is none weighs at least 1 / (side - 1)."""
+
 
 def ignored_at(ignore: Tensor, size: Size) -> Tensor:
     """Return bool ``[B,h,w]``: low pixels all of whose source pixels are padding; ``ignore`` ``[B,H,W]`` is 255 there, else 0."""
-    return resize(ignore.float().unsqueeze(1), size).squeeze(1) == IGNORE
+    return resize(ignore.float().unsqueeze(1), size).squeeze(1) > ALL_PADDING
 
 
 def cosine(a: Tensor, b: Tensor, dim: int) -> Tensor:

@@ -49,9 +49,9 @@ class UCCL(UniMatch):
         """Return SBU and CKR of one view, unweighted; ``strong`` holds both views, one after the other."""
         settings = self.settings
         feature, logits = (ops.chunk(strong[name], 2)[view] for name in ("decoder", "logits"))
-        weak_feature, weak_logits = ops.stop_gradient(weak["decoder"]), weak["logits"]
+        weak_feature, weak_logits = weak["decoder"], weak["logits"]
         ignored = ignored_at(views.mixed_ignore(view), logits.shape[2:])
         similarity = cosine(weak_feature, feature, 1)
         threshold, support = settings.sbu.conf_thresh, settings.sbu.support
-        sbu = semantic_update(similarity, ops.stop_gradient(weak_logits), logits, ignored, threshold, support)
+        sbu = semantic_update(similarity, weak_logits, logits, ignored, threshold, support)
         return sbu, class_knowledge(weak_feature, feature, weak_logits, ignored, settings.ckr.ignored)

@@ -38,4 +38,7 @@ CASES = {
         ("momentum.", "bank."),
         "teacher",
     ),
+    "uccl": Case("shapes/12/uccl", ("method.conf_thresh=0.2",)),
+    "unimatch": Case("shapes/12/unimatch", ("method.conf_thresh=0.2",)),
+    "fixmatch": Case("shapes/12/fixmatch", ("method.conf_thresh=0.2",)),
 }  # fmt: skip
