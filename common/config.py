@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from common.strict import ranged
 
+MOST_SUBCLASSES = 254
+"""Subclass ids are stored in 8 bits beside 255 = ignore (``specs/usrn.md`` section 5.1)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
@@ -101,8 +104,10 @@ class NetworkConfig:
     prototype_temperature: float = ranged(0.1, low=1e-6)
 
     def __post_init__(self) -> None:
-        if self.encoder == "tiny" and (self.subclasses or self.backbone_weights):
-            raise ValueError("the tiny encoder knows neither subclasses nor backbone_weights; choose a ResNet")
+        if self.encoder == "tiny" and self.backbone_weights:
+            raise ValueError("the tiny encoder knows no backbone_weights; choose a ResNet")
+        if self.subclasses > MOST_SUBCLASSES:
+            raise ValueError(f"subclasses = {self.subclasses}: at most {MOST_SUBCLASSES} fit into 8-bit label images")
         if self.multi_grid and len(self.multi_grid) != (2 if self.encoder == "resnet18" else 3):
             raise ValueError(f"multi_grid = {list(self.multi_grid)} needs one multiplier per block of the last stage")
 
@@ -112,6 +117,8 @@ class AugmentConfig:
     """Numbers of the augmentation pipelines; which pipeline a stream uses is the method's business.
 
     ``scales`` and ``crop_off_by_one`` (a crop may start one position too late) belong to the pipeline ``cpcl``.
+    ``base_size`` (null: the image's own), ``unlabelled_resize_range`` and ``labelled_jitter`` are USRN's
+    (``common/data/augment_usrn.py``): the long side of a resized image is ``base_size`` times the range.
     """
 
     crop: int = ranged(321, low=8)
@@ -123,6 +130,9 @@ class AugmentConfig:
     scales: tuple[float, ...] = ranged((0.5, 0.75, 1.0, 1.5, 1.75, 2.0), low=0.01)
     crop_off_by_one: bool = True
     paste_resize_range: tuple[float, float] = ranged((0.1, 2.0), low=0.01)
+    base_size: int | None = ranged(None, low=8)
+    unlabelled_resize_range: tuple[float, float] = ranged((0.8, 2.0), low=0.01)
+    labelled_jitter: bool = False
 
     def __post_init__(self) -> None:
         for name in ("resize_range", "paste_resize_range"):
@@ -131,6 +141,9 @@ class AugmentConfig:
                 raise ValueError(f"{name} = {[low, high]} must go from at most 1 to at least 1")
         if not self.scales:
             raise ValueError("scales must name at least one factor, e.g. [1.0]")
+        low, high = self.unlabelled_resize_range
+        if low > high:
+            raise ValueError(f"unlabelled_resize_range = [{low}, {high}] must go from low to high")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +153,8 @@ class LoaderConfig:
     ``samples`` is the length of an epoch in images of either list (``common/data/sampling.py``): a shorter list is
     repeated, ``tail`` says how what is left over is drawn; of a longer one ``truncate_unlabelled`` leaves the first ones
     only. Null: one pass over the unlabelled list.
+    ``labelled_replay``: what a further round over the labelled list within one epoch gives, fresh crops in a new order or
+    the very samples of the first round (``specs/usrn.md`` 7.4).
     """
 
     batch_labelled: int = ranged(4, low=1)
@@ -150,6 +165,7 @@ class LoaderConfig:
     samples: int | None = ranged(None, low=1)
     tail: Literal["epoch_permutation", "per_access"] = "epoch_permutation"
     truncate_unlabelled: bool = False
+    labelled_replay: Literal["fresh", "cached"] = "fresh"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +173,9 @@ class OptimizerConfig:
     """SGD with weight decay; the heads learn ``head_lr_times`` faster than the encoder; poly schedule.
 
     ``decay_on``: all parameters decay, or ``kernels`` only (no BatchNorm, no bias). ``warmup``: iterations during which
-    the rate rises linearly from 0.
+    the rate rises linearly from 0. ``lr_counter``: the schedule counts true steps, or as USRN's program does, which takes an
+    epoch for ``counted_steps`` steps (``specs/usrn.md`` 8.2). ``poly_lag`` delays the schedule by so many steps; UniMatch and
+    UCCL set the rate after a step, for the next one: 1.
     """
 
     lr: float = ranged(0.001, low=0.0)
@@ -167,6 +185,13 @@ class OptimizerConfig:
     poly_power: float = ranged(0.9, low=0.0)
     decay_on: Literal["all", "kernels"] = "all"
     warmup: int = ranged(0, low=0)
+    lr_counter: Literal["true_steps", "authors"] = "true_steps"
+    counted_steps: int | None = ranged(None, low=1)
+    poly_lag: int = ranged(0, low=0)
+
+    def __post_init__(self) -> None:
+        if self.lr_counter == "authors" and self.counted_steps is None:
+            raise ValueError("lr_counter authors needs optimizer.counted_steps, the steps an epoch is taken for")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +240,8 @@ class EvaluationConfig:
     ``scales`` and ``flip`` add up logits of resized and mirrored images (``slide`` with ``sum_logits``), ``larger_pad`` is
     the padding of an image that is larger than the window in one direction only (``specs/cpcl.md`` section 8).
     ``branch`` says which network of a method with two is judged, or the mean of both soft maxima. ``head`` is the
-    predictor that is evaluated: the classifier, or the prototypes of a network that has some.
+    predictor that is evaluated: the classifier, or the prototypes of a network that has some. ``pad_multiple`` of
+    ``whole``: reflect-pad bottom and right to multiples of it and cut the logits back.
     """
 
     protocol: Literal["whole", "slide", "center_crop", "resize"] = "whole"
@@ -230,6 +256,7 @@ class EvaluationConfig:
     larger_pad: Literal["mean", "black"] = "mean"
     branch: Literal[1, 2, "mean"] = 1
     head: Literal["linear", "prototype"] = "linear"
+    pad_multiple: int = ranged(1, low=1)
 
     def __post_init__(self) -> None:
         if self.protocol != "whole" and self.size is None:
@@ -241,6 +268,8 @@ class EvaluationConfig:
             raise ValueError("scales, flip and larger_pad=black need protocol: slide with accumulate: sum_logits")
         if not self.scales:
             raise ValueError("scales must name at least one factor, e.g. [1.0]")
+        if self.protocol != "whole" and self.pad_multiple > 1:
+            raise ValueError("evaluation.pad_multiple belongs to the protocol whole")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,13 +312,7 @@ class ExperimentConfig:
             raise ValueError(
                 f"criterion.class_weights has {weights} entries but data set {self.dataset.name} has {classes} classes"
             )
-        kinds = {self.network.head_dropout_kind} if any(self.network.head_dropout) else set()
-        kinds |= {self.network.aspp_dropout_kind} if self.network.aspp_dropout else set()
         if self.evaluation.head == "prototype" and not self.network.prototypes:
             raise ValueError(
                 "evaluation.head=prototype needs a network with prototypes (network.prototypes, method pcr)"
-            )
-        if self.trainer.deterministic_dropout and "element" in kinds:
-            raise ValueError(
-                "trainer.deterministic_dropout draws masks for channel dropout only, not for element dropout"
             )

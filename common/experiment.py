@@ -114,11 +114,13 @@ def dump(config: ExperimentConfig) -> str:
     return format_yaml(to_plain(config))
 
 
-def load(path: str | Path) -> ExperimentConfig:
-    """Read a configuration that :func:`dump` wrote (``config.yaml`` of a run folder)."""
+def load(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Read a configuration that :func:`dump` wrote (``config.yaml`` of a run folder), with ``overrides`` over it."""
     values = read_yaml(Path(path))
     layers = _Layers()
     layers.merge(values, str(path))
+    for override in overrides:
+        layers.merge(_override(override), COMMAND_LINE)
     return _build(layers.values, layers.sources)
 
 

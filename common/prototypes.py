@@ -93,8 +93,8 @@ def _checkpoint_prototypes(path) -> np.ndarray | None:
 def _npz_prototypes(path) -> np.ndarray | None:
     try:
         with np.load(path, allow_pickle=False) as content:
-            return content["prototypes"] if "prototypes" in content else None
+            return content.get("prototypes")
     except FileNotFoundError:
         raise UserError(f"no prototypes at {path}; check method.proto_file") from None
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile):
+    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile):
         raise UserError(f"{path} is no readable .npz file; save it again with numpy.savez(prototypes=...)") from None

@@ -27,7 +27,7 @@ from common.data.loader import Loader, Plan
 from common.errors import CheckFailed, Interrupted, UserError
 from common.evaluate import Evaluation, evaluate
 from common.experiment import compose, dump, load
-from common.method import Clock, Method, NonFiniteLoss
+from common.method import Clock, Incomplete, Method, NonFiniteLoss
 from common.palettes import colours
 from common.pictures import comparison, write_png
 from common.results import write_result
@@ -66,14 +66,16 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
     """Run the whole command: compose the experiment, open or continue its run folder, train."""
     config = compose(arguments.experiment, arguments.overrides)
     folder = RunFolder(arguments.run_dir or default_run_folder(framework.name, config.name))
-    if arguments.resume:
-        config = _same_config(config, folder)
-    elif folder.config.exists() and not arguments.overwrite:
+    if folder.config.exists() and not arguments.resume and not arguments.overwrite:
         raise UserError(
             f"run folder {folder.path} is already used: --resume continues it, --overwrite starts anew, --run-dir chooses another"
         )
     dataset = open_dataset(config.dataset)
     split = resolve(dataset, config.split)
+    if isinstance(config.method, Incomplete):
+        config = config.method.complete(config, split, framework.name)
+    if arguments.resume:
+        config = _same_config(config, folder)
     check_lists(split, dataset)
     Plan(split, config.method.streams(), config)  # raises if lists and batch sizes do not fit, before anything is written
     method, notes = framework.make_method(config)

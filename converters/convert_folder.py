@@ -51,7 +51,9 @@ def targets(source: Path, target: Path, suffix: str) -> dict[Path, Path]:
     taken: dict[Path, Path] = {}
     for path in sorted(source.rglob("*")):
         ending = next((end for end in SUFFIXES if path.name.lower().endswith(end)), None)
-        if ending is None or path.name.startswith(".") or not path.is_file() or target in path.parents:
+        if ending is None or path.name.startswith(".") or not path.is_file():
+            continue
+        if target != source and target in path.parents:
             continue
         name = path.name[: -len(".pth.tar")] if path.name.lower().endswith(".pth.tar") else path.name[: -len(ending)]
         goal = target / path.relative_to(source).parent / f"{name}{suffix}"

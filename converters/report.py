@@ -13,9 +13,9 @@ from PIL import Image
 from common.config import ExperimentConfig
 from common.data.augment import pad_to
 from common.data.datasets import open_dataset
-from common.experiment import compose
 from common.files import write_text_atomic
 from common.html_page import legend, page, spread, table
+from common.model_folder import experiment_of
 from common.palettes import colours
 from common.pictures import difference_map, line_chart, png_data_uri
 from common.runs import RunFolder
@@ -33,7 +33,7 @@ def parity_report(
 
     ``run_folder`` is the training run whose log gives the curves.
     """
-    config = compose(experiment, overrides)
+    config = experiment_of(experiment, list(overrides))
     dataset = open_dataset(config.dataset)
     sections = [
         _verdict(outcome),
@@ -50,7 +50,7 @@ def parity_report(
     for name in spread(names, pictures):
         sections.append(_strip(out, name, dataset, palette, list(outcome["scores"]), config))
     path = out / "report.html"
-    write_text_atomic(path, page(f"{experiment}: one checkpoint, {len(outcome['scores'])} runtimes", sections))
+    write_text_atomic(path, page(f"{config.name}: one checkpoint, {len(outcome['scores'])} runtimes", sections))
     return path
 
 

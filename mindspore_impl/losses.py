@@ -18,6 +18,7 @@ from common.config import CriterionConfig
 from common.metrics import IGNORE
 from common.percentile import interpolate_percentile, percentile_position
 from common.predictor import Size
+from common.resize import interpolation_matrix
 
 
 def cross_entropy(logits: Tensor, labels: np.ndarray, class_weights: Sequence[float] = ()) -> Tensor:
@@ -40,6 +41,31 @@ def weighted_cross_entropy(logits: Tensor, labels: np.ndarray, weights: np.ndarr
     """
     weights = np.asarray(weights, np.float32) / np.float32(divisor)
     return _weighted_sum(logits, *_true_classes(labels), weights if weights.ndim < 3 else weights[:, None])
+
+
+def resized_cross_entropy(logits: Tensor, labels: np.ndarray, rows: int = 16) -> Tensor:
+    """Return ``cross_entropy(resize(logits, (H, W)), labels)`` without ever holding logits of that size.
+
+    Value and gradient are computed together, ``rows`` rows of the labels at a time; only the gradient with respect to
+    ``logits`` ``[B,K,h,w]`` is kept for the backward pass.
+    """
+    small, labels = np.asarray(logits), np.asarray(labels)
+    down, across = (interpolation_matrix(new, old) for new, old in zip(labels.shape[1:], small.shape[2:]))
+    total, gradient = 0.0, np.zeros_like(small)
+    for first in range(0, len(down), rows):
+        block, target = down[first : first + rows], labels[:, first : first + rows]
+        used = np.flatnonzero(block.any(0))
+        used = slice(used[0], used[-1] + 1)
+        valid, true_class = _true_classes(target)
+        shifted, exponentials, sums = _exponentials((block[:, used] @ small[:, :, used]) @ across.T)
+        losses = np.log(sums) - np.take_along_axis(shifted, true_class, 1)
+        total += losses.sum(dtype=np.float64, where=valid)
+        error = exponentials
+        error /= sums
+        np.put_along_axis(error, true_class, np.take_along_axis(error, true_class, 1) - 1, 1)
+        gradient[:, :, used] += block[:, used].T @ ((error * valid) @ across)
+    count = max(int((labels != IGNORE).sum()), 1)
+    return _KnownLoss(total / count, gradient / np.float32(count))(logits)
 
 
 def ohem_labels(logits: Tensor, labels: np.ndarray, thresh: float, min_kept: int) -> np.ndarray:

@@ -21,3 +21,8 @@ def mix(values: np.ndarray, masks: np.ndarray, replacement: str | float | np.nda
     else:
         other = values.dtype.type(replacement)
     return np.where(keep, values, other)
+
+
+def cutmix(values: np.ndarray, others: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return ``others`` where ``boxes`` ``[B,H,W]`` is true, elsewhere ``values``; both ``[B,...,H,W]``."""
+    return np.where(boxes if values.ndim == 3 else boxes[:, None], others, values)

@@ -12,7 +12,7 @@ from mindspore import Tensor, nn, ops
 from common.config import OptimizerConfig
 from common.dialects import torch_norms
 from common.method import Clock
-from common.schedules import poly
+from common.schedules import learning_rate
 
 
 class Optimizer:
@@ -52,7 +52,7 @@ class Optimizer:
 
     def rates(self, clock: Clock) -> tuple[float, float]:
         """Return the learning rates of encoder and heads in this step."""
-        rate = poly(self.config.lr, clock.iteration, clock.total, self.config.poly_power, self.config.warmup)
+        rate = learning_rate(self.config, clock)
         return rate, rate * self.config.head_lr_times
 
     def differentiate(self, losses: Callable[[], dict[str, Tensor]], add: bool = False) -> dict[str, float]:

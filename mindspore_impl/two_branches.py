@@ -22,6 +22,7 @@ from mindspore_impl.checkpoint import load_network, network_tensors
 from mindspore_impl.collaborative import Prediction, mixed_prediction
 from mindspore_impl.layers import resize
 from mindspore_impl.losses import supervised_loss
+from mindspore_impl.mixing import cutmix
 from mindspore_impl.networks.deeplab import forward
 from mindspore_impl.optimizer import Optimizer
 from mindspore_impl.predictor import MindSporePredictor
@@ -59,14 +60,14 @@ class TwoBranches:
     def logits(self, branch: int, images: Tensor, view: str, clock: Clock) -> Tensor:
         """Return logits ``[B,K,h,w]`` of a pass in train mode; ``view`` names the images, for the dropout masks."""
         network = self.network(branch).set_train()
-        masks = self.session.masks(network, f"branch{branch} {view}", clock, len(images))
+        masks = self.session.masks(network, f"branch{branch} {view}", clock, len(images), images.shape[2:])
         return forward(network, images, masks)["logits"]
 
     def mixing(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor, np.ndarray, Tensor]:
         """Return both unlabelled batches ``[B,3,H,W]``, the CutMix masks bool ``[B,H,W]`` and the mixed images."""
         pair = [batch[name]["image"] for name in ("unlabelled", "unlabelled_other")]
         masks = draws.mix_masks(len(pair[0]), pair[0].shape[2:])
-        mixed = np.where(masks[:, None], pair[1], pair[0])
+        mixed = cutmix(*pair, masks)
         return *(self.session.tensor(images) for images in pair), masks, self.session.tensor(mixed)
 
     def predicted(

@@ -15,6 +15,7 @@ from common.config import CriterionConfig
 from common.metrics import IGNORE
 from common.percentile import interpolate_percentile, percentile_position
 from common.predictor import Size
+from common.resize import interpolation_matrix
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Sequence[float] = ()) -> Tensor:
@@ -38,6 +39,32 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, divi
     ``logits`` ``[B,K,H,W]``, ``weights`` ``[B,H,W]`` or of a shape that fits it.
     """
     return (F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="none") * weights).sum() / divisor
+
+
+def resized_cross_entropy(logits: Tensor, labels: Tensor, rows: int = 16) -> Tensor:
+    """Return ``cross_entropy(resize(logits, (H, W)), labels)`` without ever holding logits of that size.
+
+    Value and gradient are computed together, ``rows`` rows of the labels at a time; only the gradient with respect to
+    ``logits`` ``[B,K,h,w]`` is kept for the backward pass.
+    """
+    down, across = (
+        logits.new_tensor(interpolation_matrix(new, old)) for new, old in zip(labels.shape[1:], logits.shape[2:])
+    )
+    with torch.no_grad():
+        total, gradient = logits.new_zeros(()), torch.zeros_like(logits)
+        for first in range(0, len(down), rows):
+            block, target = down[first : first + rows], labels[:, first : first + rows].long()
+            used = block.any(0).nonzero().flatten().tolist()
+            used = slice(used[0], used[-1] + 1)
+            scores = (block[:, used] @ logits[:, :, used]) @ across.T
+            log_probability = F.log_softmax(scores, 1)
+            total += F.nll_loss(log_probability, target, ignore_index=IGNORE, reduction="sum")
+            valid = (target != IGNORE).unsqueeze(1)
+            error = log_probability.exp_()
+            error.scatter_add_(1, target.unsqueeze(1) * valid, -valid.to(error.dtype))
+            gradient[:, :, used] += block[:, used].T @ ((error * valid) @ across)
+        count = (labels != IGNORE).sum().clamp(min=1)
+    return _KnownLoss.apply(logits, total / count, gradient / count)
 
 
 def ohem_labels(logits: Tensor, labels: Tensor, thresh: float, min_kept: int) -> Tensor:
@@ -106,3 +133,18 @@ def nearest(x: Tensor, size: Size) -> Tensor:
     """Reduce ``[B,H,W]`` to ``size`` by picking source index floor(i * in / out) on each axis."""
     rows, columns = ((torch.arange(o) * (i / o)).floor().long().to(x.device) for i, o in zip(x.shape[1:], size))
     return x[:, rows][:, :, columns]
+
+
+class _KnownLoss(torch.autograd.Function):
+    """A loss whose value and gradient with respect to the logits are known."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        """Return ``value``."""
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor):
+        """Return the gradient times the one that arrives."""
+        return ctx.saved_tensors[0] * upstream, None, None

@@ -21,3 +21,8 @@ def mix(values: Tensor, masks: Tensor, replacement: str | float | Tensor) -> Ten
     else:
         other = torch.full_like(values, replacement)
     return torch.where(keep, values, other)
+
+
+def cutmix(values: Tensor, others: Tensor, boxes: Tensor) -> Tensor:
+    """Return ``others`` where ``boxes`` ``[B,H,W]`` is true, elsewhere ``values``; both ``[B,...,H,W]``."""
+    return torch.where(boxes if values.dim() == 3 else boxes.unsqueeze(1), others, values)

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from common.config import AugmentConfig
-from common.data.augment import PIPELINES, Labels, normalise, scaled_size
+from common.data.augment import Labels, normalise, scaled_size
+from common.predictor import Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,23 +40,25 @@ def draw_flip_scale_crop(height: int, width: int, config: AugmentConfig, rng: np
 
 
 def apply_flip_scale_crop(
-    image: np.ndarray, labels: Labels, draws: CropDraws, config: AugmentConfig
+    image: np.ndarray, labels: Labels, draws: CropDraws, config: AugmentConfig, size: Size | None = None
 ) -> dict[str, np.ndarray]:
     """Flip, resize, crop, normalise and pad one image and its labels alike.
 
     ``image`` is uint8 RGB ``[H,W,3]``, resized bilinearly as bytes by OpenCV, labels by its nearest neighbour. Returns
-    ``image`` float32 ``[3,S,S]`` and every label uint8 ``[S,S]``, S = ``config.crop``. What is missing is added half on
-    either side, rounded down at top and left: 0 in the image (the mean colour), ``config.pad_label`` in the labels.
+    ``image`` float32 ``[3,S,T]`` and every label uint8 ``[S,T]``; (S, T) = ``size``, by default ``config.crop`` twice. What
+    is missing is added half on either side, rounded down at top and left: 0 in the image (the mean colour),
+    ``config.pad_label`` in the labels.
     """
     height, width = scaled_size(*image.shape[:2], draws.scale)
-    window = (slice(draws.top, draws.top + config.crop), slice(draws.left, draws.left + config.crop))
+    size = size or (config.crop, config.crop)
+    window = (slice(draws.top, draws.top + size[0]), slice(draws.left, draws.left + size[1]))
 
     def crop(plane: np.ndarray, interpolation: int) -> np.ndarray:
         flipped = np.ascontiguousarray(plane[:, ::-1]) if draws.flip else plane
         return cv2.resize(flipped, (width, height), interpolation=interpolation)[window]
 
     pixels = normalise(crop(image, cv2.INTER_LINEAR), config).transpose(2, 0, 1)
-    margins = [(missing // 2, missing - missing // 2) for missing in (config.crop - size for size in pixels.shape[1:])]
+    margins = [(missing // 2, missing - missing // 2) for missing in np.subtract(size, pixels.shape[1:])]
     sample = {"image": np.pad(pixels, [(0, 0), *margins])}
     for name, label in labels.items():
         sample[name] = np.pad(crop(label, cv2.INTER_NEAREST), margins, constant_values=config.pad_label)
@@ -69,4 +72,4 @@ def flip_scale_crop(
     return apply_flip_scale_crop(image, labels, draw_flip_scale_crop(*image.shape[:2], config, rng), config)
 
 
-PIPELINES["cpcl"] = flip_scale_crop
+PIPELINES = {"cpcl": flip_scale_crop}

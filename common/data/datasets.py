@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from common.config import DatasetConfig
 from common.data.decoded_cache import cached
-from common.data.layouts import Encoding, Part, image_places, label_places, listed_by_folder, other_layouts
+from common.data.layouts import FIXED, Encoding, Part, image_places, label_places, listed_by_folder, other_layouts
 from common.data.shapes import ShapesDataset
 from common.errors import UserError
 from common.metrics import IGNORE
@@ -183,8 +183,8 @@ class FileDataset:
         )
 
     def part(self, image_id: str) -> Part:
-        """Whether an image belongs to the validation list or not."""
-        return "val" if image_id in self._val_set else "train"
+        """Whether an image belongs to the validation list; only layouts with a folder for each part ask the list."""
+        return "val" if self.config.layout in FIXED and image_id in self._val_set else "train"
 
     def image_path(self, image_id: str) -> Path:
         """The image file of an id; it need not exist."""

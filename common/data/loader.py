@@ -17,20 +17,21 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.context import SpawnContext, SpawnProcess
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from common.config import AugmentConfig, ExperimentConfig
-from common.data import augment_cpcl  # noqa: F401  (adds its pipeline)
-from common.data.augment import PIPELINES
 from common.data.datasets import Dataset
+from common.data.pipelines import PIPELINES
 from common.data.sampling import sampled_order
 from common.errors import UserError
-from common.method import Batch, Stream
+from common.method import Batch, OwnEpochs, Stream
 from common.rng import generator
 from common.splits import Split
+from common.subclasses import file_stem, read_subclass_image
 
 Arrays = dict[str, np.ndarray]
 
@@ -65,6 +66,9 @@ class Plan:
         )
         self._check(split.id)
         self.iterations_per_epoch = self._count(config)
+        self._round = self.iterations_per_epoch
+        if config.loader.labelled_replay == "cached" and isinstance(config.method, OwnEpochs):
+            self._round = config.method.round_steps(len(split.labelled), config.loader.batch_labelled)
 
     def tasks(self, epoch: int, first_step: int = 0) -> Iterator[list[Task]]:
         """Yield the tasks of this process for every step of ``epoch`` from ``first_step`` on, all streams together."""
@@ -73,11 +77,12 @@ class Plan:
             tasks = []
             for stream in self._streams:
                 total = self._batch[stream.source]
-                ids = orders[stream.name][step * total : (step + 1) * total]
+                drawn = step % self._round if stream.source == "labelled" else step
+                ids = orders[stream.name][drawn * total : (drawn + 1) * total]
                 own = total // self._processes
                 mine = list(enumerate(ids))[self._process * own : (self._process + 1) * own]
-                mine = self._chosen(stream, mine, epoch, step)
-                tasks += [Task(stream.name, image_id, epoch, step, position) for position, image_id in mine]
+                mine = self._chosen(stream, mine, epoch, drawn)
+                tasks += [Task(stream.name, image_id, epoch, drawn, position) for position, image_id in mine]
             yield tasks
 
     def _chosen(self, stream: Stream, entries: list[tuple[int, str]], epoch: int, step: int) -> list[tuple[int, str]]:
@@ -91,23 +96,32 @@ class Plan:
 
     def _order(self, stream: Stream, epoch: int) -> list[str]:
         """The ids that one epoch takes from a list: one permutation of the list after the other, unless ``samples`` is set."""
-        ids = self._lists[stream.source]
+        ids, leader = self._lists[stream.source], self._leader(stream)
         needed = len(ids) if self._keep else self.iterations_per_epoch * self._batch[stream.source]
-        rng = generator(self._seed, f"order {stream.name}", epoch)
+        rng = generator(self._seed, f"order {leader.name}", epoch)
         samples, tail = self._sampling.samples, self._sampling.tail
         if samples is not None:
             truncate = self._sampling.truncate_unlabelled and stream.source == "unlabelled"
             return [ids[index] for index in sampled_order(len(ids), samples, needed, tail, truncate, rng)]
         if stream.order == "uniform":
             return [ids[index] for index in rng.integers(len(ids), size=needed)]
-        rounds = -(-needed // len(ids))
-        return [ids[index] for _ in range(rounds) for index in rng.permutation(len(ids))][:needed]
+        length = len(self._lists[leader.source])
+        rounds = -(-needed // length)
+        return [ids[index % len(ids)] for _ in range(rounds) for index in rng.permutation(length)][:needed]
+
+    def _leader(self, stream: Stream) -> Stream:
+        """The stream whose order ``stream`` takes: the one it follows, unless that has fewer images, else itself."""
+        followed = [other for other in self._streams if other.name == stream.follows]
+        longer = [other for other in followed if len(self._lists[other.source]) >= len(self._lists[stream.source])]
+        return longer[0] if longer else stream
 
     def _count(self, config: ExperimentConfig) -> int:
         """Iterations per epoch: as set, else one pass over the leading list (``specs/u2pl.md`` sections 2.3 and 11)."""
         wanted = config.trainer.iterations_per_epoch
         if wanted is not None:
             return wanted
+        if isinstance(config.method, OwnEpochs):
+            return self._own_count(config)
         length, batch = len(self._lists[self._leading]), self._batch[self._leading]
         if config.loader.samples is not None:
             length = config.loader.samples
@@ -124,6 +138,16 @@ class Plan:
                 "lower it or set trainer.iterations_per_epoch"
             )
         return length // batch
+
+    def _own_count(self, config: ExperimentConfig) -> int:
+        length, batch = len(self._lists["labelled"]), self._batch["labelled"]
+        steps = config.method.steps_per_epoch(length, batch)
+        if steps < 1:
+            raise UserError(
+                f"{length} labelled images do not fill one batch of loader.batch_labelled = {batch}; lower it or set "
+                "trainer.iterations_per_epoch"
+            )
+        return steps
 
     def _check(self, split_id: str) -> None:
         if self._keep and self._processes > 1:
@@ -163,11 +187,15 @@ class SampleMaker:
             labels = {name: np.zeros((side, side), np.uint8) for name in stream.labels}
             return {"image": np.zeros((3, side, side), np.float32)} | labels
         rng = generator(self.seed, f"augment {task.stream}", task.epoch, task.step, task.position)
-        labels = {name: self._label(name, task.image_id) for name in stream.labels}
-        return PIPELINES[stream.pipeline](self.dataset.image(task.image_id), labels, self.augment, rng)
+        image = self.dataset.image(task.image_id)
+        labels = {name: self._label(stream, name, task.image_id, image.shape[:2]) for name in stream.labels}
+        return PIPELINES[stream.pipeline](image, labels, self.augment, rng)
 
-    def _label(self, name: str, image_id: str) -> np.ndarray:
-        """The label image that streams call ``name``: ``label`` is the data set's own."""
+    def _label(self, stream: Stream, name: str, image_id: str, shape: tuple[int, int]) -> np.ndarray:
+        """The label image that a stream calls ``name``: ``label`` is the data set's own, others lie in the stream's folders."""
+        if name in stream.folders:
+            path = Path(stream.folders[name]) / f"{file_stem(self.dataset.config, image_id)}.png"
+            return read_subclass_image(path, shape)
         if name != "label":
             raise ValueError(f"no label images have the name {name!r}")
         return self.dataset.label(image_id)

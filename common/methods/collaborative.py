@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -33,13 +32,3 @@ class StepDraws:
     def mix_masks(self, count: int, size: tuple[int, int]) -> np.ndarray:
         """See :class:`Draws`."""
         return draw_toggled_masks(count, size, self._mixing)
-
-
-def summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Return the sum of loss terms by name, ``loss`` at the end; each part has its terms and their sum ``loss``."""
-    total: dict[str, float] = {}
-    for part in parts:
-        for name, value in part.items():
-            total[name] = total.get(name, 0.0) + value
-    loss = total.pop("loss")
-    return total | {"loss": loss}

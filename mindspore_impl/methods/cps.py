@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 from mindspore import Tensor
 
-from common.method import Batch, Clock
-from common.methods.collaborative import Draws, summed
+from common.method import Batch, Clock, summed
+from common.methods.collaborative import Draws
 from mindspore_impl.collaborative import class_ids
 from mindspore_impl.layers import resize
 from mindspore_impl.losses import cross_entropy, supervised_loss

@@ -152,7 +152,7 @@ class U2PL:
 
     def _train_pass(self, role: str, images: np.ndarray, clock: Clock, dropout: str = "") -> dict[str, Tensor]:
         network = getattr(self, role).set_train()
-        masks = self.session.masks(network, dropout or role, clock, len(images))
+        masks = self.session.masks(network, dropout or role, clock, len(images), images.shape[2:])
         return forward(network, self.session.tensor(images), masks)
 
     def _supervised(self, outputs: dict[str, Tensor], labels: np.ndarray) -> Tensor:

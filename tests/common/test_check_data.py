@@ -125,3 +125,38 @@ def test_histogram_counts_pixels_images_and_ignored():
     histogram.add(np.array([[0, 2], [2, 255]], np.uint8))
     histogram.add(np.array([[0, 0]], np.uint8))
     assert histogram.pixels == [3, 0, 2, 1] and histogram.images == [2, 0, 1, 1]
+
+
+def test_the_page_is_one_file_with_problems_histogram_and_samples(data, capsys):
+    (data / "SegmentationClass" / "v0.png").unlink()
+    check(data, capsys)
+    page = (data.parent / "page.html").read_text()
+    assert page.startswith("<!doctype html>") and "http" not in page.replace("http-equiv", "")
+    assert "1 problem(s)" in page and "v0.png does not exist" in page and "line 1 of" in page
+    assert "classes in no labelled image" in page and page.count('class="bar"') == 2 * 12
+    pictures = page.count("data:image/jpeg;base64,")
+    assert pictures == 2 * 2 + 4 + 1 * 2  # labelled and validation with their labels, unlabelled alone, the bad one not
+    check(data, capsys, "--samples", "3")
+    assert (data.parent / "page.html").read_text().count("data:image/jpeg;base64,") == 2 + 1 + 2 - 2
+
+
+def test_classes_that_are_not_there_and_empty_labels_are_remarks(data, capsys):
+    Image.fromarray(np.full((48, 64), 255, np.uint8)).save(data / "SegmentationClass" / "t0.png")
+    code, problems, rest = check(data, capsys)
+    assert (code, problems) == (0, [])
+    assert "note: the label of t0 has no pixel of any class, all are ignored" in rest
+    assert "note: 8 of 11 classes in no validation image: road, " in rest
+
+
+def test_the_line_of_a_split_list_is_named_where_the_data_set_s_lists_do_not_name_an_image(data, capsys):
+    folder = data.parent / "splits" / "camvid" / "few"
+    (folder / "unlabeled.txt").write_text("t2\nelsewhere\n")
+    code, problems, _ = check(data, capsys)
+    assert code == 1 and len(problems) == 1
+    assert problems[0].endswith(f"elsewhere.jpg does not exist (line 2 of {folder / 'unlabeled.txt'})")
+
+
+def test_unlabelled_images_need_no_masks_and_nothing_is_read_twice(data, capsys):
+    for name in ("t2", "t3", "t4", "t5"):
+        (data / "SegmentationClass" / f"{name}.png").unlink()
+    assert check(data, capsys, "--workers", "1")[:2] == (0, [])

@@ -226,7 +226,9 @@ def test_the_authors_layout_of_a_training_state():
 )
 def test_a_single_network_goes_to_the_place_of_its_role(role, key):
     single = Checkpoint(meta={"role": role}, networks={"model": tensors()})
-    assert list(layout("a.pth", single, "u2pl")) == [key]
+    payload = layout("a.pth", single, "u2pl")
+    assert [name for name, value in payload.items() if isinstance(value, dict)] == [key]
+    assert payload.keys() - {key} == {"epoch", "optimizer_state", "best_miou"}
 
 
 class FullDisk(io.FileIO):

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from common.method import Batch, Clock
-from common.methods.collaborative import Draws, summed
+from common.method import Batch, Clock, summed
+from common.methods.collaborative import Draws
 from torch_impl.collaborative import intersection_loss, targets, union_loss
 from torch_impl.layers import resize
 from torch_impl.two_branches import BRANCHES, TwoBranches

@@ -17,8 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from common.method import Batch, Clock
-from common.methods.collaborative import Draws, summed
+from common.method import Batch, Clock, summed
+from common.methods.collaborative import Draws
 from torch_impl.collaborative import class_ids
 from torch_impl.layers import resize
 from torch_impl.losses import cross_entropy, supervised_loss

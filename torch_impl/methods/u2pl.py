@@ -147,7 +147,7 @@ class U2PL:
 
     def _train_pass(self, role: str, images: Tensor, clock: Clock, dropout: str = "") -> dict[str, Tensor]:
         network = getattr(self, role).train()
-        return network(images, self.session.masks(network, dropout or role, clock, len(images)))
+        return network(images, self.session.masks(network, dropout or role, clock, len(images), images.shape[2:]))
 
     def _supervised(self, outputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         size = labels.shape[1:]
