@@ -23,7 +23,7 @@ from common.checkpoints import FORMAT_VERSION, Checkpoint, read
 from common.config import ExperimentConfig, Reference
 from common.data.augment import normalise
 from common.data.datasets import Dataset, open_dataset
-from common.data.loader import Loader
+from common.data.loader import Loader, Plan
 from common.errors import CheckFailed, Interrupted, UserError
 from common.evaluate import Evaluation, evaluate
 from common.experiment import compose, dump, load
@@ -77,6 +77,7 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
     if arguments.resume:
         config = _same_config(config, folder)
     check_lists(split, dataset)
+    Plan(split, config.method.streams(), config)  # raises if lists and batch sizes do not fit, before anything is written
     method, notes = framework.make_method(config)
     notes += config.method.warnings(len(dataset.classes)) + batch_warnings(config, split)
     notes += reference_notes(config.reference)
