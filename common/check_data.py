@@ -96,7 +96,10 @@ def check_lists(dataset: Dataset, split: Split | None, problems: Problems) -> No
                     problems.add(f"{dataset.list_path(key)} names {image_id} in lines {', '.join(numbers)}; keep one")
     lists = parts(dataset, split)
     where = dataset.where if isinstance(dataset, FileDataset) else lambda image_id: ""
-    for first, second in (("labelled", "validation"), ("unlabelled", "validation"), ("labelled", "unlabelled")):
+    pairs = [("labelled", "validation"), ("unlabelled", "validation")]
+    if split is None or not split.overlapping:
+        pairs.append(("labelled", "unlabelled"))
+    for first, second in pairs:
         shared = set(lists[second])
         for image_id in (image_id for image_id in lists[first] if image_id in shared):
             problems.add(f"{image_id} is {first} and also in the {second} list; take it out of one{where(image_id)}")

@@ -41,7 +41,10 @@ FINE_FILE = "ImageSets/Segmentation/train.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Labelled and unlabelled image ids in canonical order, with the digests of both lists and where they come from."""
+    """Labelled and unlabelled image ids in canonical order, with the digests of both lists and where they come from.
+
+    ``overlapping``: the unlabelled list is meant to hold the labelled images, too.
+    """
 
     id: str
     labelled: tuple[str, ...]
@@ -49,6 +52,7 @@ class Split:
     digest: str
     unlabelled_digest: str
     origin: str
+    overlapping: bool = False
 
 
 def resolve(dataset: Dataset, split: SplitConfig) -> Split:
@@ -70,13 +74,17 @@ def resolve(dataset: Dataset, split: SplitConfig) -> Split:
         labelled = _draw(dataset, split.id)
     if known:
         _check(labelled, known.labelled, f"the labelled list of {name}")
-    if unlabelled is None:
+    if split.unlabelled == "all":
+        unlabelled = _train_ids(dataset, known)
+        _rest(unlabelled, labelled, name)  # the labelled images must be among them
+    elif unlabelled is None:
         unlabelled = _rest(_train_ids(dataset, known), labelled, name)
-    if known and known.unlabelled:
+    if known and known.unlabelled and split.unlabelled == "rest":
         _check(unlabelled, known.unlabelled, f"the unlabelled list of {name}")
     return Split(
         id=split.id, labelled=canonical(labelled), unlabelled=canonical(unlabelled),
         digest=digest(labelled), unlabelled_digest=digest(unlabelled), origin=origin,
+        overlapping=split.unlabelled == "all",
     )  # fmt: skip
 
 

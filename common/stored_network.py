@@ -18,12 +18,9 @@ from common.tensors import Tensors
 
 TRAINING_ONLY = (
     "backbone_weights", "decoder_init", "zero_init_residual", "aspp_dropout", "aspp_dropout_kind", "head_dropout",
-    "head_dropout_kind",
+    "head_dropout_kind", "subclasses",
 )  # fmt: skip
-"""Settings of a network that do not change what it computes in eval mode."""
-
-METHOD_TENSORS = ("prototypes",)
-"""What the authors keep among a network's tensors and what is part of the method here (``specs/pcr.md`` section 2.4)."""
+"""Settings of a network that do not change what its class branch computes in eval mode."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +40,7 @@ class StoredNetwork:
 
 
 def read_network(path: Path, role: str | None = None, experiment: ExperimentConfig | None = None) -> StoredNetwork:
-    """Return the network of ``role`` (None: the one to deploy) from a checkpoint file.
+    """Return the network of ``role`` (None: the one to deploy) from a checkpoint file, without a subclass branch.
 
     A file of another program does not describe its network; then ``experiment`` does, or without one what its names and
     shapes tell. Raises :class:`UserError` when nothing describes it, or when the file's description contradicts
@@ -60,10 +57,11 @@ def read_network(path: Path, role: str | None = None, experiment: ExperimentConf
     else:
         config, classes = checkpoint.built_from(str(path))
     mean, std = _normalisation(meta, experiment, path)
+    config, tensors = class_branch(config, checkpoint.networks[SINGLE])
     return StoredNetwork(
         config=config,
         classes=classes,
-        tensors={name: array for name, array in checkpoint.networks[SINGLE].items() if name not in METHOD_TENSORS},
+        tensors=tensors,
         role=meta.get("role") or checkpoint.deployed_role(),
         experiment=meta.get("experiment") or (experiment.name if experiment else ""),
         mean=mean,
@@ -79,6 +77,12 @@ def described(checkpoint: Checkpoint) -> Checkpoint:
     tensors = checkpoint.networks[checkpoint.deployed_role()]
     meta = describe(find_dialect(origin["dialect"]), tensors) | checkpoint.meta
     return dataclasses.replace(checkpoint, meta=meta)
+
+
+def class_branch(config: NetworkConfig, tensors: Tensors) -> tuple[NetworkConfig, Tensors]:
+    """Return configuration and arrays of the class branch alone: what is evaluated and deployed (``specs/usrn.md`` 9)."""
+    kept = {name: array for name, array in tensors.items() if "_subclass." not in name}
+    return dataclasses.replace(config, subclasses=0), kept
 
 
 def check_fits(description: dict[str, Any], experiment: ExperimentConfig, path: Path) -> None:

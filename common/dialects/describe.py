@@ -42,6 +42,7 @@ def describe(dialect: Dialect, tensors: Tensors, configs: Path = CONFIGS) -> dic
         "representation": _rows(tensors, "representation.project.weight"),
         "auxiliary": "auxiliary.project.weight" in tensors,
         "subclasses": _rows(tensors, "classifier_subclass.project.weight"),
+        "prototypes": _rows(tensors, "prototypes") // project.shape[0],
         "backbone_weights": None,
     }
     augment = AugmentConfig()
