@@ -174,7 +174,8 @@ class OptimizerConfig:
 
     ``decay_on``: all parameters decay, or ``kernels`` only (no BatchNorm, no bias). ``warmup``: iterations during which
     the rate rises linearly from 0. ``lr_counter``: the schedule counts true steps, or as USRN's program does, which takes an
-    epoch for ``counted_steps`` steps (``specs/usrn.md`` 8.2).
+    epoch for ``counted_steps`` steps (``specs/usrn.md`` 8.2). ``poly_lag`` delays the schedule by so many steps; UniMatch and
+    UCCL set the rate after a step, for the next one: 1.
     """
 
     lr: float = ranged(0.001, low=0.0)
@@ -186,6 +187,7 @@ class OptimizerConfig:
     warmup: int = ranged(0, low=0)
     lr_counter: Literal["true_steps", "authors"] = "true_steps"
     counted_steps: int | None = ranged(None, low=1)
+    poly_lag: int = ranged(0, low=0)
 
     def __post_init__(self) -> None:
         if self.lr_counter == "authors" and self.counted_steps is None:

@@ -34,10 +34,12 @@ class Stream:
     """One sequence of samples a method draws from in every step.
 
     ``source`` is the list it reads (``labelled`` or ``unlabelled``), ``pipeline`` the augmentation in
-    ``common/data/augment.py``, ``labels`` the label images that go through the same geometry. ``order``: one permutation of
+    ``common/data/pipelines.py``, ``labels`` the label images that go through the same geometry. ``order``: one permutation of
     the list after the other, or each image drawn uniformly. ``one_of``: of so many consecutive images one, drawn at random, is
     prepared. ``probability``: so likely is each image prepared at all; the others have the id ``""`` and are all zeros.
-    ``folders`` says where those label images lie that are not the data set's own.
+    ``folders`` says where those label images lie that are not the data set's own. ``follows`` names a stream whose shuffled
+    order this one takes: with entry i of that list comes entry i modulo the length of this one's list, in every epoch
+    (``specs/uccl.md`` section 7, "Loaders"). A list that is longer than that one is shuffled by itself.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Stream:
     one_of: int = 1
     probability: float = 1.0
     folders: Mapping[str, str] = field(default_factory=dict)
+    follows: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

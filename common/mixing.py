@@ -54,6 +54,22 @@ def paste_classes(
     return np.where(pasted[:, None], other, images), np.where(pasted, other_labels, labels)
 
 
+def draw_area_box(size: int, rng: np.random.Generator, probability: float = 0.5) -> Box | None:
+    """Draw UniMatch's CutMix box in ``size`` x ``size``, or None with 1 - ``probability`` (``specs/uccl.md`` section 7).
+
+    An area of 2 to 40 % of the image; then height / width from 0.3 to 1 / 0.3 and the corner, until the box lies inside.
+    """
+    if rng.random() > probability:
+        return None
+    area = rng.uniform(0.02, 0.4) * size * size
+    while True:
+        ratio = rng.uniform(0.3, 1 / 0.3)
+        width, height = int(np.sqrt(area / ratio)), int(np.sqrt(area * ratio))
+        left, top = int(rng.integers(0, size)), int(rng.integers(0, size))
+        if left + width <= size and top + height <= size:
+            return top, left, top + height, left + width
+
+
 def box_mask(size: tuple[int, int], box: Box) -> np.ndarray:
     """Return bool ``[H,W]``: false inside ``box`` (those pixels are replaced), true elsewhere."""
     mask = np.ones(size, dtype=bool)

@@ -31,7 +31,8 @@ def learning_rate(config: OptimizerConfig, clock: Clock) -> float:
     """Return the encoder's rate in this step."""
     if config.lr_counter == "authors":
         return poly_authors(config.lr, clock, config.counted_steps, config.poly_power)
-    return poly(config.lr, clock.iteration, clock.total, config.poly_power, config.warmup)
+    iteration = max(clock.iteration - config.poly_lag, 0)
+    return poly(config.lr, iteration, clock.total, config.poly_power, config.warmup)
 
 
 def distributed_epoch(images: int, processes: int, batch: int) -> tuple[int, int]:

@@ -23,6 +23,6 @@ def mix(values: np.ndarray, masks: np.ndarray, replacement: str | float | np.nda
     return np.where(keep, values, other)
 
 
-def select(first: np.ndarray, other: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Return ``other`` where ``masks`` bool ``[B,H,W]`` is true, elsewhere ``first``, both ``[B,C,H,W]``."""
-    return np.where(masks[:, None], other, first)
+def cutmix(values: np.ndarray, others: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return ``others`` where ``boxes`` ``[B,H,W]`` is true, elsewhere ``values``; both ``[B,...,H,W]``."""
+    return np.where(boxes if values.ndim == 3 else boxes[:, None], others, values)

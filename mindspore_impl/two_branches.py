@@ -22,7 +22,7 @@ from mindspore_impl.checkpoint import load_network, network_tensors
 from mindspore_impl.collaborative import Prediction, mixed_prediction
 from mindspore_impl.layers import resize
 from mindspore_impl.losses import supervised_loss
-from mindspore_impl.mixing import select
+from mindspore_impl.mixing import cutmix
 from mindspore_impl.networks.deeplab import forward
 from mindspore_impl.optimizer import Optimizer
 from mindspore_impl.predictor import MindSporePredictor
@@ -67,7 +67,7 @@ class TwoBranches:
         """Return both unlabelled batches ``[B,3,H,W]``, the CutMix masks bool ``[B,H,W]`` and the mixed images."""
         pair = [batch[name]["image"] for name in ("unlabelled", "unlabelled_other")]
         masks = draws.mix_masks(len(pair[0]), pair[0].shape[2:])
-        mixed = select(*pair, masks)
+        mixed = cutmix(*pair, masks)
         return *(self.session.tensor(images) for images in pair), masks, self.session.tensor(mixed)
 
     def predicted(

@@ -23,6 +23,6 @@ def mix(values: Tensor, masks: Tensor, replacement: str | float | Tensor) -> Ten
     return torch.where(keep, values, other)
 
 
-def select(first: Tensor, other: Tensor, masks: Tensor) -> Tensor:
-    """Return ``other`` where ``masks`` bool ``[B,H,W]`` is true, elsewhere ``first``, both ``[B,C,H,W]``."""
-    return torch.where(masks.unsqueeze(1), other, first)
+def cutmix(values: Tensor, others: Tensor, boxes: Tensor) -> Tensor:
+    """Return ``others`` where ``boxes`` ``[B,H,W]`` is true, elsewhere ``values``; both ``[B,...,H,W]``."""
+    return torch.where(boxes if values.dim() == 3 else boxes.unsqueeze(1), others, values)

@@ -22,7 +22,7 @@ from torch_impl.checkpoint import load_network, network_tensors
 from torch_impl.collaborative import Prediction, mixed_prediction
 from torch_impl.layers import resize
 from torch_impl.losses import supervised_loss
-from torch_impl.mixing import select
+from torch_impl.mixing import cutmix
 from torch_impl.optimizer import Optimizer
 from torch_impl.predictor import TorchPredictor
 from torch_impl.session import Session
@@ -66,7 +66,7 @@ class TwoBranches:
         """Return both unlabelled batches ``[B,3,H,W]``, the CutMix masks bool ``[B,H,W]`` and the mixed images."""
         first, other = (self.session.tensor(batch[name]["image"]) for name in ("unlabelled", "unlabelled_other"))
         masks = self.session.tensor(draws.mix_masks(len(first), tuple(first.shape[2:])))
-        return first, other, masks, select(first, other, masks)
+        return first, other, masks, cutmix(first, other, masks)
 
     def predicted(
         self, branch: int, first: Tensor, other: Tensor, masks: Tensor, clock: Clock, variant: Variant = "head"

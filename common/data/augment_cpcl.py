@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from common.config import AugmentConfig
-from common.data.augment import PIPELINES, Labels, normalise, scaled_size
+from common.data.augment import Labels, normalise, scaled_size
 from common.predictor import Size
 
 
@@ -72,4 +72,4 @@ def flip_scale_crop(
     return apply_flip_scale_crop(image, labels, draw_flip_scale_crop(*image.shape[:2], config, rng), config)
 
 
-PIPELINES["cpcl"] = flip_scale_crop
+PIPELINES = {"cpcl": flip_scale_crop}

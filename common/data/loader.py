@@ -24,16 +24,14 @@ import cv2
 import numpy as np
 
 from common.config import AugmentConfig, ExperimentConfig
-from common.data import augment, augment_cpcl, augment_usrn  # noqa: F401  (augment_cpcl adds its pipeline)
 from common.data.datasets import Dataset
+from common.data.pipelines import PIPELINES
 from common.data.sampling import sampled_order
 from common.errors import UserError
 from common.method import Batch, OwnEpochs, Stream
 from common.rng import generator
 from common.splits import Split
 from common.subclasses import file_stem, read_subclass_image
-
-PIPELINES = augment.PIPELINES | augment_usrn.PIPELINES
 
 Arrays = dict[str, np.ndarray]
 
@@ -98,17 +96,24 @@ class Plan:
 
     def _order(self, stream: Stream, epoch: int) -> list[str]:
         """The ids that one epoch takes from a list: one permutation of the list after the other, unless ``samples`` is set."""
-        ids = self._lists[stream.source]
+        ids, leader = self._lists[stream.source], self._leader(stream)
         needed = len(ids) if self._keep else self.iterations_per_epoch * self._batch[stream.source]
-        rng = generator(self._seed, f"order {stream.name}", epoch)
+        rng = generator(self._seed, f"order {leader.name}", epoch)
         samples, tail = self._sampling.samples, self._sampling.tail
         if samples is not None:
             truncate = self._sampling.truncate_unlabelled and stream.source == "unlabelled"
             return [ids[index] for index in sampled_order(len(ids), samples, needed, tail, truncate, rng)]
         if stream.order == "uniform":
             return [ids[index] for index in rng.integers(len(ids), size=needed)]
-        rounds = -(-needed // len(ids))
-        return [ids[index] for _ in range(rounds) for index in rng.permutation(len(ids))][:needed]
+        length = len(self._lists[leader.source])
+        rounds = -(-needed // length)
+        return [ids[index % len(ids)] for _ in range(rounds) for index in rng.permutation(length)][:needed]
+
+    def _leader(self, stream: Stream) -> Stream:
+        """The stream whose order ``stream`` takes: the one it follows, unless that has fewer images, else itself."""
+        followed = [other for other in self._streams if other.name == stream.follows]
+        longer = [other for other in followed if len(self._lists[other.source]) >= len(self._lists[stream.source])]
+        return longer[0] if longer else stream
 
     def _count(self, config: ExperimentConfig) -> int:
         """Iterations per epoch: as set, else one pass over the leading list (``specs/u2pl.md`` sections 2.3 and 11)."""

@@ -217,6 +217,25 @@ class DeepLab(nn.Cell):
         """Return the prototypes as ``[K,M,C]``."""
         return self.prototypes.asnumpy().reshape(self.classes, -1, self.prototypes.shape[1])
 
+    def perturbed(self, x: Tensor, feature_masks: Masks, masks: Masks = ()) -> tuple[Tensor, ...]:
+        """Return the outputs of 2B images: those of :meth:`construct`, then those of features multiplied by ``feature_masks``.
+
+        The two ``feature_masks`` ``[B,C,1,1]`` are for the encoder's first and last stage. Decoder and heads see all 2B
+        images at once, so their BatchNorm statistics are common; ``masks`` are for 2B images (``specs/uccl.md`` section 3, 3).
+        """
+        stages = list(self.encoder(x))
+        low, high = stages[0], stages[-1]
+        stages[0] = ops.cat([low, low * feature_masks[0]])
+        stages[-1] = ops.cat([high, high * feature_masks[1]])
+        return self.heads(stages, masks)
+
+    @ms.jit
+    def compiled_perturbed(
+        self, training: bool, x: Tensor, low_mask: Tensor, high_mask: Tensor, *masks: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the values of :meth:`perturbed` from one compiled graph per mode, input shape and number of masks."""
+        return self.perturbed(x, (low_mask, high_mask), masks)
+
     def stages(self, x: Tensor) -> dict[str, Tensor]:
         """Return every intermediate result of the class branch in order, for comparing runtimes stage by stage."""
         results = self.encoder.stem_stages(x)
@@ -242,3 +261,8 @@ def forward(network: DeepLab, x: Tensor, masks: Masks = (), pooled: bool = False
     """
     run = network.compiled_pooled_outputs if pooled else network.compiled_outputs
     return dict(zip(network.output_names, run(network.training, x, *masks)))
+
+
+def forward_perturbed(network: DeepLab, x: Tensor, feature_masks: Masks, masks: Masks = ()) -> dict[str, Tensor]:
+    """Return what ``network.perturbed`` returns, by name and by a compiled graph; see :func:`forward`."""
+    return dict(zip(network.output_names, network.compiled_perturbed(network.training, x, *feature_masks, *masks)))

@@ -70,7 +70,7 @@ def predicted(golden: Golden, framework: Framework, variant: str = "head") -> li
 def mixed_images(golden: Golden, framework: Framework, masks: np.ndarray) -> np.ndarray:
     """Return the two unlabelled batches mixed by our function."""
     pair = (framework.constant(golden[name]) for name in ("u0_img", "u1_img"))
-    return framework.array(framework.module("mixing").select(*pair, framework.constant(masks)))
+    return framework.array(framework.module("mixing").cutmix(*pair, framework.constant(masks)))
 
 
 def supervised(golden: Golden, framework: Framework, loss: CriterionConfig) -> tuple[list[Check], float]:

@@ -65,4 +65,7 @@ CASES = {
         "shapes/12/usrn", ("network.width=16", "method.threshold=0.4"),
         prepare=lambda: (f"method.subclass_labels={shapes_labels()}",),
     ),
+    "uccl": Case("shapes/12/uccl", ("method.conf_thresh=0.2",)),
+    "unimatch": Case("shapes/12/unimatch", ("method.conf_thresh=0.2",)),
+    "fixmatch": Case("shapes/12/fixmatch", ("method.conf_thresh=0.2",)),
 }  # fmt: skip

@@ -194,6 +194,17 @@ class DeepLab(nn.Module):
         """Return the prototypes as ``[K,M,C]``."""
         return self.prototypes.view(self.classes, -1, self.prototypes.shape[1])
 
+    def perturbed(self, x: Tensor, feature_masks: Masks, masks: Masks = ()) -> dict[str, Tensor]:
+        """Return the outputs of 2B images: those of :meth:`forward`, then those of features multiplied by ``feature_masks``.
+
+        The two ``feature_masks`` ``[B,C,1,1]`` are for the encoder's first and last stage. Decoder and heads see all 2B
+        images at once, so their BatchNorm statistics are common; ``masks`` are for 2B images (``specs/uccl.md`` section 3, 3).
+        """
+        stages = list(self.encoder(x))
+        for index, mask in zip((0, -1), feature_masks):
+            stages[index] = torch.cat([stages[index], stages[index] * mask])
+        return self.heads(stages, masks)
+
     def stages(self, x: Tensor) -> dict[str, Tensor]:
         """Return every intermediate result of the class branch in order, for comparing runtimes stage by stage."""
         results = self.encoder.stem_stages(x)
