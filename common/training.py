@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from common import snapshots
 from common.checkpoints import FORMAT_VERSION, Checkpoint, read
 from common.config import ExperimentConfig
 from common.data.datasets import Dataset, open_dataset
@@ -74,6 +75,10 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
     split = resolve(dataset, config.split)
     check_lists(split, dataset)
     check_batches(config, split)
+    if config.evaluation.branch == "mean":
+        raise UserError(
+            "evaluation.branch = mean is for the evaluation of both branches; training keeps one: use 1 or 2"
+        )
     method, notes = framework.make_method(config)
     notes += config.method.warnings(len(dataset.classes))
     if config.reference.published_miou is not None:
@@ -117,6 +122,11 @@ def check_batches(config: ExperimentConfig, split: Split) -> None:
         raise UserError(
             f"loader.batch_labelled = {size}{last}: BatchNorm over the pooled map needs at least two images; "
             "use a larger batch or loader.last_batch=fill"
+        )
+    if config.loader.batch_unlabelled == 1 and getattr(config.method, "separate_batches", False):
+        raise UserError(
+            f"loader.batch_unlabelled = 1: method {config.method.name} passes unlabelled images on their own, and BatchNorm "
+            "over the pooled map needs at least two; use a larger batch"
         )
 
 
@@ -199,6 +209,8 @@ class Trainer:
         done, finished = start.epoch + 1, self.clock().iteration == start.total
         if done % trainer.evaluate_every == 0 or finished:
             self._evaluate(start)
+        if snapshots.due(trainer, start.epoch):
+            self._save_snapshot(start)
         if done % trainer.save_every == 0 or finished:
             self._save_last()
         if self.stop_asked and not finished:
@@ -260,6 +272,11 @@ class Trainer:
         palette = colours(self.config.dataset.palette, len(self.dataset.classes))
         for image_id, image, label, prediction in pictures:
             write_png(self.folder.pictures / f"{image_id}.png", comparison(image, label, prediction, palette))
+
+    def _save_snapshot(self, clock: Clock) -> None:
+        path = self.folder.snapshot(clock.epoch, self.framework.suffix)
+        meta = self._meta(self.method.evaluated(clock))
+        self.framework.save(path, Checkpoint(meta=meta, networks=self.method.networks(), state={}))
 
     def _save_last(self) -> None:
         role = self.method.evaluated(self.clock() if self.iteration < self.clock().total else self._final_clock())

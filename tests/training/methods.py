@@ -27,7 +27,11 @@ class Case:
         return [*SHORT, *self.settings]
 
 
+BRANCHES = ("branch1.momentum.", "branch2.momentum.")
+
 CASES = {
+    "cpcl": Case("shapes/12/cpcl", ("trainer.snapshot_every=2",), BRANCHES, "branch1"),
+    "cps": Case("shapes/12/cps", (), BRANCHES, "branch1"),
     "suponly": Case("shapes/12/suponly"),
     "u2pl": Case(
         "shapes/12/u2pl",
