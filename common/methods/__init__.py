@@ -4,4 +4,4 @@ from common.methods.pcr import PCRSettings
 from common.methods.suponly import SupOnlySettings
 from common.methods.u2pl import U2PLSettings
 
-SETTINGS = {"pcr": PCRSettings, "suponly": SupOnlySettings, "u2pl": U2PLSettings}
+SETTINGS = {"suponly": SupOnlySettings, "u2pl": U2PLSettings, "pcr": PCRSettings}

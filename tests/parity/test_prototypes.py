@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 
 import mindspore as ms
 import numpy as np
@@ -266,3 +267,15 @@ def test_either_head_of_the_predictors(pools, released, head):
         resized = torch_impl.predictor.TorchPredictor(first).features(images)
         plain = plain_prototype_map(torch.from_numpy(resized), first.prototype_grid(), (65, 49), 0.1)
         assert relative_error(one.logits(images, (65, 49)), plain.numpy()) <= 1e-5
+
+
+def test_strips_bound_the_memory():
+    """The similarities of all prototypes at the image's size would be 57 maps; in strips they are a tenth of the result."""
+    features, prototypes, size = fused(1, 16, 32, 64), RNG.random((19, 3, 16)).astype(np.float32), (512, 1024)
+    peaks = {}
+    for rows in (None, 32):
+        tracemalloc.start()
+        theirs.prototype_map(ms.Tensor(features), prototypes, size, 0.1, "torch", rows)
+        peaks[rows] = tracemalloc.get_traced_memory()[1] / (4 * size[0] * size[1])
+        tracemalloc.stop()
+    assert peaks[None] > 57 and peaks[32] < 19 * 2 + 15
