@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 from mindspore import Tensor
-from mindspore.common.api import _no_grad  # not public, but the only way inside of what is differentiated
+from mindspore import _no_grad as no_grad  # not public, but the only way inside of what is differentiated
 
 from common.config import CriterionConfig, ExperimentConfig
 from common.method import Batch, Clock, check_finite, summed
@@ -92,7 +92,7 @@ class USRN:
 
     def _unlabelled(self, part: dict, clock: Clock) -> dict[str, Tensor]:
         strong = self._train_pass("strong", part["strong"], clock, self.settings.pooled)
-        with _no_grad():
+        with no_grad():
             weak = self._train_pass("weak", part["weak"], clock, self.settings.pooled)
         return unlabelled_terms(strong, weak, self.parents, self.settings)
 

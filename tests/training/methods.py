@@ -64,7 +64,6 @@ CASES = {
         ("momentum.", "bank.", "class_confidence", "cutmix_bank"),
         "teacher",
     ),
-    "usrn_baseline": Case("shapes/12/usrn_baseline", ("network.width=16",)),
     "usrn": Case(
         "shapes/12/usrn", ("network.width=16", "method.threshold=0.4"),
         prepare=lambda: (f"method.subclass_labels={shapes_labels()}",),
