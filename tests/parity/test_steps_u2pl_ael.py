@@ -98,6 +98,15 @@ def test_first_step(name, monkeypatch, unlabelled_ids):
     assert np.array_equal(ours.banks.coverage, theirs.banks.coverage) and ours.banks.coverage.any()
 
 
+def test_one_labelled_and_one_mixed_image_per_batch(unlabelled_ids):
+    ours, theirs = in_torch(CONFIG), in_mindspore(CONFIG)
+    expected, found = (run(method, unlabelled_ids, stop=2, images=1) for method in (ours, theirs))
+    assert apart(found, expected) <= FIRST_STEP
+    assert all(step["cons_unlabelled"] and step["cons_labelled"] for step in expected)
+    means = [name for name in theirs.networks()["student"] if name.endswith("pool.bn.running_mean")]
+    assert means and all(not method.networks()["student"][name].any() for name in means for method in (ours, theirs))
+
+
 @pytest.fixture(scope="module")
 def curve(unlabelled_ids):
     """Return the losses of 20 steps in MindSpore, and the networks and the state after them."""

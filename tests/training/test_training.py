@@ -199,6 +199,15 @@ def test_one_image_per_batch_trains_on(method, framework, settings, tmp_path, ca
     assert all(np.isfinite(value).all() for value in last.values())
 
 
+def test_batches_that_cannot_be_made_are_refused_before_anything_is_written(tmp_path, capsys):
+    pytest.importorskip("torch")
+    case = CASES["u2pl_ael"]
+    settings = [*case.options, "loader.batch_unlabelled=3"]
+    assert train("torch", tmp_path / "run", experiment=case.experiment, settings=settings) == 2
+    assert "use a multiple of 2" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_used_folder_and_other_settings_are_refused(tmp_path, capsys):
     pytest.importorskip("torch")
     assert train("torch", tmp_path / "run") == 0
