@@ -15,8 +15,8 @@ from common.data.augment import normalise
 from common.data.datasets import Dataset, open_dataset
 from common.errors import UserError
 from common.evaluate import OnImage, evaluate
-from common.experiment import compose
 from common.files import atomic_path, write_json_atomic
+from common.model_folder import experiment_of, is_model_folder, model_file
 from common.palettes import colours, write_label_png
 from common.predictor import Predictor
 from common.results import format_table, result
@@ -39,8 +39,10 @@ def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor
     options = _parser(runtime, add_options).parse_intermixed_args(arguments)
     if options.dump_logits and options.dump is None:
         raise UserError("--dump-logits needs --dump DIR to say where")
-    config = compose(options.experiment, options.overrides)
-    path = options.checkpoint or find_checkpoint(runtime, config.name)
+    config = experiment_of(options.experiment, options.overrides)
+    packaged = Path(options.experiment) if is_model_folder(Path(options.experiment)) else None
+    path = options.checkpoint or packaged or find_checkpoint(runtime, config.name)
+    path = model_file(path, runtime)
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; check the path")
     dataset = open_dataset(config.dataset)
@@ -74,10 +76,12 @@ def _parser(runtime: str, add_options: AddOptions) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m {runtime}_impl.eval", description=f"Evaluate a checkpoint in {RUNTIMES[runtime]}."
     )
-    parser.add_argument("experiment", help="DATASET/SPLIT/METHOD, e.g. camvid/1_8/u2pl")
+    parser.add_argument("experiment", help="DATASET/SPLIT/METHOD, e.g. camvid/1_8/u2pl, or a packaged model's folder")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings, e.g. evaluation.protocol=whole")
     kinds = ".onnx, or a checkpoint that is exported first" if runtime == "onnx" else ".pth, .ckpt or .safetensors"
-    parser.add_argument("--checkpoint", type=Path, help=f"{kinds} (default: best of the experiment's run folder)")
+    parser.add_argument(
+        "--checkpoint", type=Path, help=f"{kinds}, or a packaged model's folder (default: best of the run folder)"
+    )
     parser.add_argument("--role", help="which network of a file of several, e.g. teacher (default: the one to deploy)")
     parser.add_argument("--list", choices=("train", "val"), default="val", help="which images (default: val)")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")

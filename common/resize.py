@@ -63,3 +63,13 @@ def neighbours(pixels: np.ndarray, size: tuple[int, int], source: tuple[int, int
     )
     weights = np.stack([(1 - down) * (1 - along), (1 - down) * along, down * (1 - along), down * along])
     return positions.astype(np.int64), weights
+
+
+def interpolation_matrix(length: int, source: int) -> np.ndarray:
+    """Return float32 ``[length,source]``: what resizing multiplies an axis of ``source`` by to make it ``length`` long."""
+    lower, upper, weight = taps(np.arange(length), source, length)
+    matrix = np.zeros((length, source), np.float32)
+    rows = np.arange(length)
+    matrix[rows, lower] = 1 - weight
+    matrix[rows, upper] += weight
+    return matrix

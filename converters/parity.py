@@ -25,8 +25,8 @@ from common.arguments import positive
 from common.checkpoints import read
 from common.config import ExperimentConfig
 from common.errors import CheckFailed, UserError, run_command
-from common.experiment import compose
 from common.files import write_json_atomic
+from common.model_folder import experiment_of
 from common.paths import PROJECT
 from common.strict import to_plain
 from converters.convert_ckpt import save
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m converters.parity", description=__doc__.splitlines()[0])
-    parser.add_argument("experiment", help="DATASET/SPLIT/METHOD, e.g. camvid/1_8/u2pl")
+    parser.add_argument("experiment", help="DATASET/SPLIT/METHOD, e.g. camvid/1_8/u2pl, or a run's folder")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings, e.g. evaluation.protocol=whole")
     parser.add_argument("--checkpoint", type=Path, required=True, help=".pth, .ckpt or .safetensors")
     parser.add_argument("--out", type=Path, default=Path("parity"), help="folder for results (default: parity/)")
@@ -101,7 +101,7 @@ def run_parity(
     """
     from converters.report import parity_report
 
-    config = compose(experiment, overrides)
+    config = experiment_of(experiment, list(overrides))
     if not checkpoint.is_file():
         raise UserError(f"no checkpoint at {checkpoint}; check the path")
     images = pool_images(config) if pools else {}

@@ -47,6 +47,10 @@ class MindSporePredictor:
         """Return uint8 ``[B,h,w]`` class ids at ``size``."""
         return self._logits(images, size).argmax(1).asnumpy().astype(np.uint8)
 
+    def decoder_features(self, images: np.ndarray, size: Size) -> np.ndarray:
+        """Return float32 ``[B,D,h,w]`` features before the classifier's projection, resized to ``size``."""
+        return resize(self._outputs(images)["decoder"], size).asnumpy().copy()
+
     def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Window], accumulate: Accumulate) -> np.ndarray:
         """Return uint8 ``[H,W]`` class ids of one image ``[1,3,H,W]`` from overlapping windows."""
         height, width = image.shape[2:]

@@ -34,6 +34,11 @@ class TorchPredictor:
         """Return uint8 ``[B,h,w]`` class ids at ``size``."""
         return self._logits(images, size).argmax(1).to(torch.uint8).cpu().numpy()
 
+    def decoder_features(self, images: np.ndarray, size: Size) -> np.ndarray:
+        """Return float32 ``[B,D,h,w]`` features before the classifier's projection, resized to ``size``."""
+        with exact():
+            return resize(self._eval()(self._tensor(images))["decoder"], size).cpu().numpy()
+
     def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Window], accumulate: Accumulate) -> np.ndarray:
         """Return uint8 ``[H,W]`` class ids of one image ``[1,3,H,W]`` from overlapping windows."""
         height, width = image.shape[2:]

@@ -149,7 +149,11 @@ class PCR:
 
     def _train_pass(self, role: str, images: np.ndarray, clock: Clock) -> dict[str, Tensor]:
         network = getattr(self, role).set_train()
-        return forward(network, self.session.tensor(images), self.session.masks(network, role, clock, len(images)))
+        return forward(
+            network,
+            self.session.tensor(images),
+            self.session.masks(network, role, clock, len(images), images.shape[2:]),
+        )
 
     def _mixed(self, images: np.ndarray, size: Size, draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return unlabelled images, the eval-mode teacher's labels and their confidence, mixed if this step mixes."""

@@ -80,10 +80,11 @@ class MiniNet(nn.Cell):
 
 
 class StandIn(nn.Cell):
-    """One convolution with stride 4 and padding 1."""
+    """One convolution with padding 1."""
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, stride: int) -> None:
         super().__init__()
+        self.stride = stride
         self.classes = len(bias)
         self.weight = Parameter(Tensor(weight), name="weight")
         self.bias = Parameter(Tensor(bias), name="bias")
@@ -91,12 +92,12 @@ class StandIn(nn.Cell):
 
     def construct(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``logits``."""
-        return {"logits": ops.conv2d(x, self.weight, self.bias, 4, "pad", 1)}
+        return {"logits": ops.conv2d(x, self.weight, self.bias, self.stride, "pad", 1)}
 
     @ms.jit
     def compiled_outputs(self, training: bool, x: Tensor) -> tuple[Tensor, ...]:
         """Return what :meth:`construct` does, by a compiled graph."""
-        return (ops.conv2d(x, self.weight, self.bias, 4, "pad", 1),)
+        return (ops.conv2d(x, self.weight, self.bias, self.stride, "pad", 1),)
 
 
 class Outputs(nn.Cell):
@@ -182,9 +183,9 @@ class MindSporeFramework:
         """See the interface."""
         return MiniNet(shapes, record)
 
-    def stand_in(self, weight: np.ndarray, bias: np.ndarray) -> StandIn:
+    def stand_in(self, weight: np.ndarray, bias: np.ndarray, stride: int = 4) -> StandIn:
         """See the interface."""
-        return StandIn(weight, bias)
+        return StandIn(weight, bias, stride)
 
     def recorded_net(
         self, outputs: Mapping[str, np.ndarray], prototypes: np.ndarray, temperature: float

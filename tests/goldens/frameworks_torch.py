@@ -71,17 +71,18 @@ class MiniNet(nn.Module):
 
 
 class StandIn(nn.Module):
-    """One convolution with stride 4 and padding 1."""
+    """One convolution with padding 1."""
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, stride: int) -> None:
         super().__init__()
+        self.stride = stride
         self.classes = len(bias)
         self.weight = nn.Parameter(torch.from_numpy(weight))
         self.bias = nn.Parameter(torch.from_numpy(bias))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``logits``."""
-        return {"logits": F.conv2d(x, self.weight, self.bias, 4, 1)}
+        return {"logits": F.conv2d(x, self.weight, self.bias, self.stride, 1)}
 
 
 class RecordedNet(nn.Module):
@@ -157,9 +158,9 @@ class TorchFramework:
         """See the interface."""
         return MiniNet(shapes, record)
 
-    def stand_in(self, weight: np.ndarray, bias: np.ndarray) -> StandIn:
+    def stand_in(self, weight: np.ndarray, bias: np.ndarray, stride: int = 4) -> StandIn:
         """See the interface."""
-        return StandIn(weight, bias)
+        return StandIn(weight, bias, stride)
 
     def recorded_net(
         self, outputs: Mapping[str, np.ndarray], prototypes: np.ndarray, temperature: float

@@ -149,7 +149,7 @@ class PCR:
 
     def _train_pass(self, role: str, images: Tensor, clock: Clock) -> dict[str, Tensor]:
         network = getattr(self, role).train()
-        return network(images, self.session.masks(network, role, clock, len(images)))
+        return network(images, self.session.masks(network, role, clock, len(images), images.shape[2:]))
 
     def _mixed(self, images: Tensor, size: Size, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Return unlabelled images, the eval-mode teacher's labels and their confidence, mixed if this step mixes."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from common.config import NetworkConfig
 from common.networks import stage_channels
 from common.predictor import Size
-from torch_impl.layers import ConvNorm, Dropout, Masks, batch_norm, conv, resize
+from torch_impl.layers import ConvNorm, Dropout, Masks, batch_norm, conv, halve, resize
 from torch_impl.networks.resnet import ResNet
 from torch_impl.networks.tiny import TinyEncoder
 from torch_impl.prototypes import prototype_map
@@ -28,8 +28,13 @@ class PoolingBranch(nn.Module):
         self.negative_slope = negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``[B,outputs,1,1]``."""
-        x = self.bn(self.conv(x.mean((2, 3), keepdim=True)))
+        """Return ``[B,outputs,1,1]``; a batch of one image has no variance, so its running statistics serve, unmoved."""
+        x = self.conv(x.mean((2, 3), keepdim=True))
+        if self.bn.training and len(x) == 1:
+            bn = self.bn
+            x = F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps)
+        else:
+            x = self.bn(x)
         return F.leaky_relu(x, self.negative_slope) if self.negative_slope else F.relu(x)
 
 
@@ -45,7 +50,7 @@ class ConcatASPP(nn.Module):
         )
         self.pool = PoolingBranch(inputs, width)
         self.merge = ConvNorm(width * (len(config.aspp_dilations) + 2), width, config.aspp_merge_kernel)
-        self.dropout = Dropout(config.aspp_dropout, config.aspp_dropout_kind, width)
+        self.dropout = Dropout(config.aspp_dropout, config.aspp_dropout_kind, width, "high")
 
     def forward(self, x: Tensor, masks: Masks = ()) -> Tensor:
         """Map the last stage ``[B,inputs,h,w]`` to ``[B,width,h,w]``."""
@@ -106,7 +111,7 @@ class PredictionHead(nn.Module):
         self.dropout1 = Dropout(config.head_dropout[0], kind, width)
         self.conv2 = conv(width, width, 3, bias=bias)
         self.bn2 = batch_norm(width)
-        self.dropout2 = Dropout(config.head_dropout[1], kind, width)
+        self.dropout2 = Dropout(config.head_dropout[1], kind, width, "output")
         self.project = conv(width, outputs, 1, bias=True)
 
     def features(self, x: Tensor, masks: Masks = ()) -> Tensor:
@@ -114,10 +119,10 @@ class PredictionHead(nn.Module):
         x = self.dropout1(F.relu(self.bn1(self.conv1(x))), masks)
         return F.relu(self.bn2(self.conv2(x)))
 
-    def forward(self, x: Tensor, masks: Masks = ()) -> tuple[Tensor, Tensor]:
-        """Return the projection ``[B,outputs,h,w]`` and the features before it."""
+    def forward(self, x: Tensor, masks: Masks = (), pooled: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the projection ``[B,outputs,h,w]``, of halved features if ``pooled``, and the features before it."""
         features = self.features(x, masks)
-        return self.project(self.dropout2(features, masks)), features
+        return self.project(self.dropout2(halve(features) if pooled else features, masks)), features
 
 
 class AuxiliaryHead(nn.Module):
@@ -139,7 +144,8 @@ class DeepLab(nn.Module):
     """Encoder, decoder and the heads that the configuration asks for.
 
     ``forward`` returns a dict: ``logits`` [B,K,h,w] at layer1's size, ``features`` (fused, before the classifier), ``decoder``
-    (before the classifier's projection) and, where configured, ``representation``, ``aux`` and ``subclass_logits``.
+    (before the classifier's projection) and, where configured, ``representation``, ``aux`` and ``subclass_logits``. With
+    ``pooled`` the classifiers see 2x2 means of their features: ``logits`` and ``subclass_logits`` at half of layer1's size.
     ``prototypes`` ``[K*M,C]`` (row k*M + m, no gradient) belong to :meth:`prototype_logits`.
     """
 
@@ -162,14 +168,14 @@ class DeepLab(nn.Module):
         for site, layer in enumerate(self.dropouts):
             layer.site = site
 
-    def forward(self, x: Tensor, masks: Masks = ()) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, masks: Masks = (), pooled: bool = False) -> dict[str, Tensor]:
         """Run the network on normalised images ``[B,3,H,W]``; see the class for the outputs."""
-        return self.heads(self.encoder(x), masks)
+        return self.heads(self.encoder(x), masks, pooled)
 
-    def heads(self, stages: list[Tensor], masks: Masks = ()) -> dict[str, Tensor]:
+    def heads(self, stages: list[Tensor], masks: Masks = (), pooled: bool = False) -> dict[str, Tensor]:
         """Return the outputs of :meth:`forward` for the encoder's ``stages``."""
         outputs = {"features": self.decoder(stages[0], stages[-1], masks)}
-        outputs["logits"], outputs["decoder"] = self.classifier(outputs["features"], masks)
+        outputs["logits"], outputs["decoder"] = self.classifier(outputs["features"], masks, pooled)
         if self.representation is not None:
             outputs["representation"] = self.representation(outputs["features"], masks)[0]
         if self.auxiliary is not None:
@@ -177,7 +183,7 @@ class DeepLab(nn.Module):
         if self.classifier_subclass is not None:
             high = self.encoder.subclass_features(stages[0])
             fused = self.decoder_subclass(stages[0], high, masks)
-            outputs["subclass_logits"] = self.classifier_subclass(fused, masks)[0]
+            outputs["subclass_logits"] = self.classifier_subclass(fused, masks, pooled)[0]
         return outputs
 
     def prototype_logits(self, features: Tensor, size: Size, rows: int | None = None) -> Tensor:
@@ -187,6 +193,17 @@ class DeepLab(nn.Module):
     def prototype_grid(self) -> Tensor:
         """Return the prototypes as ``[K,M,C]``."""
         return self.prototypes.view(self.classes, -1, self.prototypes.shape[1])
+
+    def perturbed(self, x: Tensor, feature_masks: Masks, masks: Masks = ()) -> dict[str, Tensor]:
+        """Return the outputs of 2B images: those of :meth:`forward`, then those of features multiplied by ``feature_masks``.
+
+        The two ``feature_masks`` ``[B,C,1,1]`` are for the encoder's first and last stage. Decoder and heads see all 2B
+        images at once, so their BatchNorm statistics are common; ``masks`` are for 2B images (``specs/uccl.md`` section 3, 3).
+        """
+        stages = list(self.encoder(x))
+        for index, mask in zip((0, -1), feature_masks):
+            stages[index] = torch.cat([stages[index], stages[index] * mask])
+        return self.heads(stages, masks)
 
     def stages(self, x: Tensor) -> dict[str, Tensor]:
         """Return every intermediate result of the class branch in order, for comparing runtimes stage by stage."""
