@@ -77,7 +77,9 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
     if arguments.resume:
         config = _same_config(config, folder)
     check_lists(split, dataset)
-    Plan(split, config.method.streams(), config)  # raises if lists and batch sizes do not fit, before anything is written
+    Plan(
+        split, config.method.streams(), config
+    )  # raises if lists and batch sizes do not fit, before anything is written
     method, notes = framework.make_method(config)
     notes += config.method.warnings(len(dataset.classes)) + batch_warnings(config, split)
     notes += reference_notes(config.reference)
