@@ -43,7 +43,10 @@ def parity_report(
         _pairs(outcome),
     ]
     for size, rows in outcome.get("stem_pools", {}).items():
-        sections += [f"<h2>Stem pools <code>same</code> and <code>ceil</code>, image {html.escape(size)}</h2>", _pools(rows)]
+        sections += [
+            f"<h2>Stem pools <code>same</code> and <code>ceil</code>, image {html.escape(size)}</h2>",
+            _pools(rows),
+        ]
     if run_folder is not None:
         sections += _curves(RunFolder(run_folder))
     palette = colours(config.dataset.palette, len(dataset.classes))
@@ -82,7 +85,15 @@ def _pairs(outcome: dict[str, Any]) -> str:
 
 
 def _pools(rows: Sequence[dict[str, Any]]) -> str:
-    head = ["stage", "same", "ceil", "torch / mindspore, same", "torch / mindspore, ceil", "same / ceil", "classes differ"]
+    head = [
+        "stage",
+        "same",
+        "ceil",
+        "torch / mindspore, same",
+        "torch / mindspore, ceil",
+        "same / ceil",
+        "classes differ",
+    ]
     cells = []
     for row in rows:
         shapes = ["x".join(map(str, row[f"shape_{pool}"])) for pool in ("same", "ceil")]
