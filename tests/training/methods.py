@@ -46,7 +46,7 @@ CASES = {
         "teacher",
     ),
     "usrn": Case(
-        "shapes/12/usrn", ("network.width=16", "method.threshold=0.4"),
+        "shapes/12/usrn", ("network.width=16", "method.threshold=0.4", "dataset.images=[200, 4]"),
         prepare=lambda: (f"method.subclass_labels={shapes_labels()}",),
     ),
 }  # fmt: skip
