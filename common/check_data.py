@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 LABELLED_PARTS = ("labelled", "validation")
 """The parts whose labels are read; those of unlabelled images need not exist."""
+PLAIN_EVERY = 500
+"""Images between two lines of progress where there is no terminal for a bar."""
 
 
 class Problems:
@@ -87,7 +89,9 @@ def check_lists(dataset: Dataset, split: Split | None, problems: Problems) -> No
     from common.data.datasets import FileDataset
 
     if isinstance(dataset, FileDataset):
-        for key in ("train_list", "val_list"):
+        # A split of the user's own can do without a training list, when both of its lists are there.
+        unused = split is not None and not dataset.config.train_list and dataset.config.layout in ("voc", "folders")
+        for key in ("val_list",) if unused else ("train_list", "val_list"):
             lines = collections.defaultdict(list)
             for entry in problems.attempt(dataset.entries, key) or ():
                 lines[entry.id].append(str(entry.line))
@@ -141,7 +145,9 @@ def check_files(dataset: Dataset, split: Split | None, problems: Problems, worke
             leave=False,
             disable=not sys.stderr.isatty(),
         )
-        for (part, image_id), (complaints, counts) in zip(work, found):
+        for number, ((part, image_id), (complaints, counts)) in enumerate(zip(work, found), 1):
+            if number % PLAIN_EVERY == 0 and not sys.stderr.isatty():
+                print(f"checked {number} of {len(work)} images", file=sys.stderr, flush=True)
             for complaint in complaints:
                 problems.add(complaint)
             if counts:

@@ -109,8 +109,8 @@ class Method(Protocol):
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
         """Run one optimiser step and return the loss terms; raises :class:`NonFiniteLoss` before the optimiser steps."""
 
-    # Optional: def before_epoch(self, clock: Clock, labelled: LabelledImages) -> list[str], called once before the first step
-    # of every epoch (and before the evaluation of the one that ends), with the clock of that step; returns notes for the log.
+    # Optional: ``before_epoch(self, clock: Clock, labelled: LabelledImages) -> list[str]`` is called once before the first step
+    # of every epoch, with that step's clock and ahead of the evaluation that ends the epoch before; returns notes for the log.
 
     def networks(self) -> dict[str, dict[str, np.ndarray]]:
         """Return every network's tensors by role (``student``, ``teacher``, ``branch1``...), neutral names."""

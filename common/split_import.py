@@ -56,6 +56,8 @@ def import_all(path: Path, folder: str) -> None:
     if not wanted:
         raise UserError(f"{path}: none of its {len(lists)} lists is registered; nothing was written")
     for found, ids in wanted.items():
+        _require_free(found, ids, folder)
+    for found, ids in wanted.items():
         _put(found, ids, folder)
 
 
@@ -72,31 +74,37 @@ def import_one(name: str, split: str, path: Path, folder: str) -> None:
         _import_split(config, split, lists, path, folder)
 
 
-def _put(found: Found, ids: tuple[str, ...], folder: str) -> None:
-    if found.kind in FILES:
-        _write_unless_there(
-            list_folder(found.dataset, SplitConfig(id=found.name, folder=folder)), FILES[found.kind], ids
-        )
-    elif found.kind == "other":
-        _write_unless_there(other_path(found.dataset, found.name, folder).parent, f"{found.name}.txt", ids)
-    else:
-        dataset = open_dataset(dataset_config(found.dataset))
-        way = f"python -m common.splits import {found.dataset}/{found.kind} PATH puts it in the data set's folder"
-        if not isinstance(dataset, FileDataset) or not dataset.root.is_dir():
-            print(f"{found}: not written, because the data set is not here; later, {way}")
-            return
-        target = dataset.list_path(f"{found.kind}_list")
-        if target.exists():
-            print(f"{found}: {target} is there and stays as it is")
-        else:
-            _write_in_order(target, ids)
+def _target(found: Found, folder: str) -> Path:
+    """Where a list of a split, or one that belongs to none, is kept."""
+    if found.kind == "other":
+        return other_path(found.dataset, found.name, folder)
+    return list_folder(found.dataset, SplitConfig(id=found.name, folder=folder)) / FILES[found.kind]
 
 
-def _write_unless_there(folder: Path, file: str, ids: tuple[str, ...]) -> None:
-    old = folder / file
+def _require_free(found: Found, ids: tuple[str, ...], folder: str) -> None:
+    """Raise :class:`UserError` where another list lies in a list's place."""
+    if found.kind in (TRAIN, VAL):
+        return
+    old = _target(found, folder)
     if old.is_file() and digest(list_ids(old, dataset_config("cityscapes"))) != digest(ids):
-        raise UserError(f"{old} holds another list; remove it first")
-    write_lists(folder, {file: ids})
+        raise UserError(f"{old} holds another list than {found}; remove it first")
+
+
+def _put(found: Found, ids: tuple[str, ...], folder: str) -> None:
+    if found.kind not in (TRAIN, VAL):
+        target = _target(found, folder)
+        write_lists(target.parent, {target.name: ids})
+        return
+    dataset = open_dataset(dataset_config(found.dataset))
+    way = f"python -m common.splits import {found.dataset}/{found.kind} PATH puts it in the data set's folder"
+    if not isinstance(dataset, FileDataset) or not dataset.root.is_dir():
+        print(f"{found}: not written, because the data set is not here; later, {way}")
+        return
+    target = dataset.list_path(f"{found.kind}_list")
+    if target.exists():
+        print(f"{found}: {target} is there and stays as it is")
+    else:
+        _write_in_order(target, ids)
 
 
 def other_path(dataset: str, name: str, folder: str) -> Path:

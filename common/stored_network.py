@@ -10,7 +10,7 @@ from typing import Any
 
 from common.checkpoints import SINGLE, Checkpoint, find_dialect, read
 from common.config import ExperimentConfig, NetworkConfig
-from common.dialects.describe import describe
+from common.dialects.describe import CLASS_BRANCH, branch, describe
 from common.errors import UserError
 from common.experiment import compose
 from common.strict import to_plain
@@ -81,8 +81,7 @@ def described(checkpoint: Checkpoint) -> Checkpoint:
 
 def class_branch(config: NetworkConfig, tensors: Tensors) -> tuple[NetworkConfig, Tensors]:
     """Return configuration and arrays of the class branch alone: what is evaluated and deployed (``specs/usrn.md`` 9)."""
-    kept = {name: array for name, array in tensors.items() if "_subclass." not in name}
-    return dataclasses.replace(config, subclasses=0), kept
+    return dataclasses.replace(config, subclasses=0), branch(tensors, {}, CLASS_BRANCH)[0]
 
 
 def check_fits(description: dict[str, Any], experiment: ExperimentConfig, path: Path) -> None:

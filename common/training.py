@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from common import snapshots
 from common.checkpoints import FORMAT_VERSION, Checkpoint, read
 from common.config import ExperimentConfig, Reference
 from common.data.augment import normalise
@@ -77,7 +78,13 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
     if arguments.resume:
         config = _same_config(config, folder)
     check_lists(split, dataset)
-    Plan(split, config.method.streams(), config)  # raises if lists and batch sizes do not fit, before anything is written
+    check_batches(config)
+    # Raises if lists and batch sizes do not fit, before anything is written.
+    Plan(split, config.method.streams(), config)
+    if config.evaluation.branch == "mean":
+        raise UserError(
+            "evaluation.branch = mean is for the evaluation of both branches; training keeps one: use 1 or 2"
+        )
     method, notes = framework.make_method(config)
     notes += config.method.warnings(len(dataset.classes)) + batch_warnings(config, split)
     notes += reference_notes(config.reference)
@@ -115,6 +122,16 @@ def check_lists(split: Split, dataset: Dataset) -> None:
             raise UserError(
                 f"split {split.id}: {len(shared)} images are in the {first} and in the {second} list, e.g. {shared[0]}; "
                 f"remove them from one of the lists (python -m common.check_data names them all)"
+            )
+
+
+def check_batches(config: ExperimentConfig) -> None:
+    """Raise :class:`UserError` if a method that passes its batches one by one would pass a single image."""
+    for name in ("batch_labelled", "batch_unlabelled"):
+        if getattr(config.loader, name) == 1 and getattr(config.method, "separate_batches", False):
+            raise UserError(
+                f"loader.{name} = 1: method {config.method.name} passes these images on their own, and BatchNorm over the "
+                "pooled map needs at least two; use a larger batch"
             )
 
 
@@ -217,6 +234,8 @@ class Trainer:
             self._announce_epoch()
         if done % trainer.evaluate_every == 0 or finished:
             self._evaluate(start)
+        if snapshots.due(trainer, start.epoch):
+            self._save_snapshot(start)
         if done % trainer.save_every == 0 or finished:
             self._save_last()
         if self.stop_asked and not finished:
@@ -289,6 +308,11 @@ class Trainer:
         palette = colours(self.config.dataset.palette, len(self.dataset.classes))
         for image_id, image, label, prediction in pictures:
             write_png(self.folder.pictures / f"{image_id}.png", comparison(image, label, prediction, palette))
+
+    def _save_snapshot(self, clock: Clock) -> None:
+        path = self.folder.snapshot(clock.epoch, self.framework.suffix)
+        meta = self._meta(self.method.evaluated(clock))
+        self.framework.save(path, Checkpoint(meta=meta, networks=self.method.networks(), state={}))
 
     def _save_last(self) -> None:
         role = self.method.evaluated(self.clock() if self.iteration < self.clock().total else self._final_clock())

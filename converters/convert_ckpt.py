@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import signal
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from common.checkpoints import SINGLE, SUFFIXES, Checkpoint, capacity, file_format, find_dialect, read, write
 from common.config import ExperimentConfig
 from common.dialects import DIALECTS
 from common.dialects.describe import CLASS_BRANCH, SUBCLASS_BRANCH
-from common.errors import UserError, run_command
+from common.errors import UserError, run_command, terminable
 from common.experiment import compose
 from common.files import sha256
 from common.stored_network import described
@@ -142,20 +140,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "unsafe": options.unsafe,
         "experiment": compose(options.experiment, options.overrides) if options.experiment else None,
     }
-    signal.signal(signal.SIGTERM, _stop)
     if options.source.is_dir():
         from converters.convert_folder import convert_folder
 
-        convert_folder(options.source, options.target, options.format, settings)
+        with terminable():
+            convert_folder(options.source, options.target, options.format, settings)
         return
     if options.format:
         raise UserError(f"--format is for folders; {options.source} is not one, its OUT says the format")
-    print(summary(options.target, *convert(options.source, options.target, **settings)))
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """End on SIGTERM as on Ctrl-C, so that a file that is being written is taken back."""
-    raise KeyboardInterrupt
+    with terminable():
+        checkpoint, left = convert(options.source, options.target, **settings)
+    print(summary(options.target, checkpoint, left))
 
 
 if __name__ == "__main__":

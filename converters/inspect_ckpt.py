@@ -53,6 +53,8 @@ def _origin(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         twins = [other.name for other in DIALECTS.values() if other.same_as == layout.name]
         also = f" (files of {', '.join(twins)} are the same)" if twins else ""
         rows = [("layout", f"{layout.name}: {layout.description}{also}")]
+        if layout.preset:
+            rows.append(("method", " or ".join([layout.name.removesuffix("-mindspore"), *twins])))
         rows += [(name, str(value)) for name, value in origin["values"].items() if value is not None]
     return rows + [(name, str(checkpoint.meta[name])) for name in STATED if checkpoint.meta.get(name) is not None]
 

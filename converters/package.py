@@ -18,7 +18,7 @@ from typing import Any
 from common.arguments import positive
 from common.checkpoints import read
 from common.config import ExperimentConfig
-from common.errors import UserError, run_command
+from common.errors import UserError, run_command, terminable
 from common.experiment import load
 from common.files import sha256, write_text_atomic
 from common.model_folder import CARD, CONFIG, GRAPH, RESULT, WEIGHTS
@@ -70,7 +70,7 @@ def package(
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         save(scratch / WEIGHTS, read(checkpoint).only())
-        export(scratch / WEIGHTS, scratch / GRAPH)
+        export(scratch / WEIGHTS, scratch / GRAPH, head=config.evaluation.head)
         shutil.copyfile(folder.config, scratch / CONFIG)
         shutil.copyfile(folder.result, scratch / RESULT)
         write_text_atomic(scratch / CARD, card(config, result, scores, scratch))
@@ -178,9 +178,10 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"no parity.json at {options.parity}; make it with python -m converters.parity")
     if options.parity and options.evaluate:
         raise UserError("--evaluate makes the parity.json that --parity names; leave one out")
-    made = package(
-        options.run, options.out, options.overwrite, options.parity, evaluate=options.evaluate, limit=options.limit
-    )
+    with terminable():
+        made = package(
+            options.run, options.out, options.overwrite, options.parity, evaluate=options.evaluate, limit=options.limit
+        )
     print(f"{made}: {', '.join(sorted(path.name for path in made.iterdir()))}")
 
 

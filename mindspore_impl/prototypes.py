@@ -52,7 +52,7 @@ def prototype_logits(
         along = (pulled * unit).sum(1, keepdims=True) * unit
         return np.where(_squares(rows) > NORM_FLOOR[norm], (pulled - along) / _lengths(rows, norm), np.float32(0))
 
-    return KnownResult(best / np.float32(temperature), gradient)(features), match
+    return _KnownResult(best / np.float32(temperature), gradient)(features), match
 
 
 def pixel_features(features: Tensor, pixels: np.ndarray, size: Size) -> Tensor:
@@ -72,7 +72,7 @@ def pixel_features(features: Tensor, pixels: np.ndarray, size: Size) -> Tensor:
             result[image][:, place] = np.add.reduceat(spread, first).T
         return result.reshape(maps.shape)
 
-    return KnownResult(rows, gradient)(features)
+    return _KnownResult(rows, gradient)(features)
 
 
 def pixel_labels(labels: np.ndarray, pixels: np.ndarray) -> np.ndarray:
@@ -128,7 +128,7 @@ def prototype_map(
     return ms.Tensor(result)
 
 
-class KnownResult(nn.Cell):
+class _KnownResult(nn.Cell):
     """A step whose result and gradient are computed in NumPy; one instance per call."""
 
     def __init__(self, result: np.ndarray, gradient) -> None:

@@ -17,9 +17,12 @@ from torch import Tensor
 from common.metrics import IGNORE
 from common.predictor import Size
 from common.resize import neighbours
+from torch_impl.layers import resize
 
 NORM_FLOOR = {"torch": 1e-24, "mindspore": 1e-4}
 """Least square of a norm: PyTorch's rule divides by max(norm, 1e-12), the authors' MindSpore by sqrt(max(square, 1e-4))."""
+
+CHANNELS_AT_ONCE = 64
 
 
 def normalised(x: Tensor, norm: str = "torch") -> Tensor:
@@ -91,7 +94,9 @@ def prototype_map(
     strips = []
     for top in range(0, size[0], rows) if rows else (0,):
         part = tuple(tap[top : top + rows] for tap in down) if rows else down
-        similar = _blend(_blend(products, part, 2), along, 3)
+        lower, upper, weight = part[0], part[1], part[2][:, None]
+        strip = products.index_select(2, lower) * (1 - weight) + products.index_select(2, upper) * weight
+        similar = resize(strip, (strip.shape[2], size[1]))
         best = similar.unflatten(1, prototypes.shape[:2]).amax(2)
         strips.append(best / (lengths[:, :, top : top + rows] if rows else lengths))
     return strips[0] if len(strips) == 1 else torch.cat(strips, 2)
@@ -107,13 +112,6 @@ def _taps(source: int, length: int, like: Tensor) -> Taps:
     position = torch.arange(length, dtype=torch.float64, device=like.device) * scale
     lower = position.long().clamp(max=source - 1)
     return lower, (lower + 1).clamp(max=source - 1), (position - lower).to(like.dtype)
-
-
-def _blend(maps: Tensor, taps: Taps, axis: int) -> Tensor:
-    """Resize one axis of ``[B,C,h,w]``."""
-    lower, upper, weight = taps
-    weight = weight[:, None] if axis == 2 else weight
-    return maps.index_select(axis, lower) * (1 - weight) + maps.index_select(axis, upper) * weight
 
 
 def _squared_norms(features: Tensor, down: Taps, along: Taps) -> Tensor:
@@ -138,7 +136,9 @@ def _squared_norms(features: Tensor, down: Taps, along: Taps) -> Tensor:
 
 
 def _inner(first: Tensor, second: Tensor) -> Tensor:
-    return (first * second).sum(1, keepdim=True)
+    """Inner products over the channels, some channels at a time: the products of all need as much memory as the features."""
+    pairs = zip(first.split(CHANNELS_AT_ONCE, 1), second.split(CHANNELS_AT_ONCE, 1))
+    return sum((a * b).sum(1, keepdim=True) for a, b in pairs)
 
 
 def _extended(maps: Tensor, like: Tensor) -> Tensor:

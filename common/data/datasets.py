@@ -262,7 +262,10 @@ class FileDataset:
 
     @cached_property
     def _val_set(self) -> frozenset[str]:
-        return frozenset(self.val_ids)
+        # Without a validation list there is nothing to tell apart; whoever needs the list gets its error.
+        with contextlib.suppress(UserError):
+            return frozenset(self.val_ids)
+        return frozenset()
 
     def _open(self, path: Path, image_id: str, kind: str) -> Image.Image:
         try:

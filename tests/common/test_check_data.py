@@ -160,3 +160,16 @@ def test_unlabelled_images_need_no_masks_and_nothing_is_read_twice(data, capsys)
     for name in ("t2", "t3", "t4", "t5"):
         (data / "SegmentationClass" / f"{name}.png").unlink()
     assert check(data, capsys, "--workers", "1")[:2] == (0, [])
+
+
+def test_a_split_with_both_lists_needs_no_training_list(data, capsys):
+    (data.parent / "splits/camvid/few/unlabeled.txt").write_text("t2\nt3\n")
+    (data / "JPEGImages" / "t3.jpg").unlink()
+    for setting in (), ("dataset.name=mine", "dataset.train_list=''"):
+        lists = data.parent / "splits" / "mine" / "few"
+        lists.mkdir(parents=True, exist_ok=True)
+        for name in ("labeled.txt", "unlabeled.txt"):
+            (lists / name).write_bytes((data.parent / "splits/camvid/few" / name).read_bytes())
+        code, problems, _ = check(data, capsys, *setting)
+        assert (code, len(problems)) == (1, 1), problems
+        assert "t3.jpg does not exist (line" in problems[0]

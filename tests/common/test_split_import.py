@@ -130,6 +130,19 @@ def test_other_lists_by_name(known):
         main(["import", "cityscapes/extra", str(known / "extra.txt"), "--folder", str(known / "splits")])
 
 
+def test_another_list_in_the_place_of_one_stops_all(known):
+    rest = [name for name in VOC if name not in VOC[LABELLED]]
+    (known / "copy").mkdir()
+    for name, ids in (("a.txt", VOC[LABELLED]), ("b.txt", rest)):
+        (known / "copy" / name).write_text("\n".join(ids))
+    target = known / "splits" / "voc" / "fourth"
+    target.mkdir(parents=True)
+    (target / "unlabeled.txt").write_text("2007_000001\n")
+    with pytest.raises(UserError, match=r"unlabeled.txt holds another list than voc/fourth \(unlabelled\); remove it"):
+        main(["import", str(known / "copy"), "--folder", str(known / "splits")])
+    assert [path.name for path in target.iterdir()] == ["unlabeled.txt"]
+
+
 def test_nothing_that_is_registered(known):
     (known / "mine.txt").write_text("a\nb\n")
     with pytest.raises(UserError, match="none of its 1 lists is registered; nothing was written"):

@@ -120,7 +120,7 @@ def pcr(path: Path) -> Iterator[Case]:
     preds = {"ceil": arrays["pred_torch_ceil"]}
     if framework == "mindspore" and not arrays["pools_agree"]:
         preds["same"] = arrays["pred_mindspore"]
-    experiment = {"voc": "voc/366/suponly", "city": "cityscapes/744/suponly"}[data]
+    experiment = {"voc": "voc/366/pcr", "city": "cityscapes/744/pcr"}[data]
     for pool, pred in preds.items():
         settings = () if pool == "ceil" else (experiment, f"network.stem_pool={pool}")
         yield Case(

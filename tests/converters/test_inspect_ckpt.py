@@ -85,6 +85,7 @@ def test_the_authors_files_are_recognised_and_described(method, manifest, layout
     assert rows["layout"][0].startswith(f"{layout}: ") and rows["built as"] == [built]
     assert rows["classes"][0].startswith("6: class 0") and rows["finite"] == ["all values are numbers"]
     assert ("unimatch" in rows["layout"][0]) is (layout == "uccl")
+    assert rows["method"] == [{"uccl": "uccl or unimatch", "pcr-mindspore": "pcr"}.get(layout, layout)]
     assert rows.get("epoch", ["5"]) == ["5"]
 
 

@@ -34,7 +34,11 @@ class Case:
         return [*SHORT, *self.settings, *self.prepare()]
 
 
+BRANCHES = ("branch1.momentum.", "branch2.momentum.")
+
 CASES = {
+    "cpcl": Case("shapes/12/cpcl", ("trainer.snapshot_every=2",), BRANCHES, "branch1"),
+    "cps": Case("shapes/12/cps", (), BRANCHES, "branch1"),
     "pcr": Case(
         "shapes/12/pcr",
         ("method.sup_only_epochs=1", "method.select_granularity=8", "method.confidence_threshold=0.2"),
@@ -60,9 +64,8 @@ CASES = {
         ("momentum.", "bank.", "class_confidence", "cutmix_bank"),
         "teacher",
     ),
-    "usrn_baseline": Case("shapes/12/usrn_baseline", ("network.width=16",)),
     "usrn": Case(
-        "shapes/12/usrn", ("network.width=16", "method.threshold=0.4"),
+        "shapes/12/usrn", ("network.width=16", "method.threshold=0.4", "dataset.images=[200, 4]"),
         prepare=lambda: (f"method.subclass_labels={shapes_labels()}",),
     ),
     "uccl": Case("shapes/12/uccl", ("method.conf_thresh=0.2",)),
