@@ -72,7 +72,8 @@ def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor
     print(f"{config.name}: features of {path} ({role}), {len(split.labelled)} labelled images", file=sys.stderr)
     if options.overwrite:
         shutil.rmtree(out, ignore_errors=True)
-    write_json_atomic(out / DESCRIPTION, asdict(description))
+    if not (out / DESCRIPTION).is_file():
+        write_json_atomic(out / DESCRIPTION, asdict(description))
     save_features(predictor.decoder_features, dataset, split, config, out)
     print(f"written: {len(split.labelled)} feature files in {out}")
 

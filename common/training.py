@@ -79,9 +79,8 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
         config = _same_config(config, folder)
     check_lists(split, dataset)
     check_batches(config)
-    Plan(
-        split, config.method.streams(), config
-    )  # raises if lists and batch sizes do not fit, before anything is written
+    # Raises if lists and batch sizes do not fit, before anything is written.
+    Plan(split, config.method.streams(), config)
     if config.evaluation.branch == "mean":
         raise UserError(
             "evaluation.branch = mean is for the evaluation of both branches; training keeps one: use 1 or 2"

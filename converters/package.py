@@ -72,7 +72,7 @@ def package(
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         save(scratch / WEIGHTS, read(checkpoint).only())
-        export(scratch / WEIGHTS, scratch / GRAPH)
+        export(scratch / WEIGHTS, scratch / GRAPH, head=config.evaluation.head)
         shutil.copyfile(folder.config, scratch / CONFIG)
         shutil.copyfile(folder.result, scratch / RESULT)
         write_text_atomic(scratch / CARD, card(config, result, scores, scratch))

@@ -106,3 +106,70 @@ def test_twenty_steps(curve):
         names = {name for name in expected if not is_counter(name)}
         assert set(found) == names
         assert together([found[name] for name in names], [expected[name] for name in names]) <= 10 * CURVE
+
+
+def no_lag(method) -> None:
+    """Set the rate before the step instead of after it."""
+    method.optimizer.config = dataclasses.replace(method.optimizer.config, poly_lag=0)
+
+
+def no_extra_passes(method) -> None:
+    """Leave out the passes that only move running statistics: the CutMix partner's labels change."""
+    method.settings = dataclasses.replace(method.settings, bn_extra_passes=False)
+
+
+def padding_left_out(method) -> None:
+    """Let CKR run over valid pixels only."""
+    method.settings = dataclasses.replace(method.settings, ckr=CKRSettings(ignored="exclude", detach_weights=False))
+
+
+def weights_detached(method) -> None:
+    """Give CKR's weights no gradient."""
+    method.settings = dataclasses.replace(method.settings, ckr=CKRSettings(ignored="rows", detach_weights=True))
+
+
+@pytest.mark.parametrize("break_one", [no_lag, no_extra_passes, padding_left_out, weights_detached])
+def test_a_rule_broken_in_one_framework_leaves_the_gate(curve, break_one):
+    ours = in_torch(UCCL)
+    break_one(ours)
+    assert apart(steps.run(ours, batches(STEPS)), curve[0]) > CURVE
+
+
+def test_other_dropped_features_leave_the_gate(curve):
+    ours = in_torch(UCCL)
+    kept = [np.ones((4, channels, 1, 1), np.float32) for channels in (32, 64)]
+    assert apart([ours.step(batches(1)[0], steps.clock(0), kept)], curve[0][:1]) > FIRST_STEP
+
+
+def test_passes_whose_graph_nobody_reads_have_none(monkeypatch):
+    """In PyTorch by the outputs; what MindSpore records is part of the golden steps."""
+    method, seen = in_torch(UCCL), {}
+    train_pass = method.train_pass
+
+    def observed(purpose, images, clock):
+        seen[purpose] = train_pass(purpose, images, clock)
+        return seen[purpose]
+
+    monkeypatch.setattr(method, "train_pass", observed)
+    method.step(batches(1)[0], steps.clock(0))
+    recorded = [purpose for purpose, outputs in seen.items() if outputs["logits"].requires_grad]
+    assert list(seen) == ["weak1", "weak2", "extra1", "extra2", "strong"] and recorded == ["weak1", "weak2", "strong"]
+
+
+@pytest.mark.parametrize("case", ["nothing certain", "all labels ignored", "all padding"])
+def test_training_goes_on_without_anything_to_learn_from(case):
+    batch = batches(1)[0]
+    threshold = 1.0 if case == "nothing certain" else UCCL.method.conf_thresh
+    if case == "all labels ignored":
+        batch["labelled"]["label"][:] = 255
+    if case == "all padding":
+        for name in ("ignore", "mix_ignore"):
+            batch["unlabelled"][name][:] = 255
+    settings, losses = changed(conf_thresh=threshold), []
+    for method in (in_torch(settings), in_mindspore(settings)):
+        losses.append(method.step(batch, steps.clock(0)))
+        assert all(np.isfinite(tensor).all() for tensor in method.networks()["student"].values())
+    empty = {"all labels ignored": ["sup"], "nothing certain": ["strong", "feature"]}.get(
+        case, ["strong", "feature", "sbu", "certain"]
+    )
+    assert apart(losses[1:], losses[:1]) <= FIRST_STEP and not any(losses[0][name] for name in empty)

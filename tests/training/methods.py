@@ -64,9 +64,8 @@ CASES = {
         ("momentum.", "bank.", "class_confidence", "cutmix_bank"),
         "teacher",
     ),
-    "usrn_baseline": Case("shapes/12/usrn_baseline", ("network.width=16",)),
     "usrn": Case(
-        "shapes/12/usrn", ("network.width=16", "method.threshold=0.4"),
+        "shapes/12/usrn", ("network.width=16", "method.threshold=0.4", "dataset.images=[200, 4]"),
         prepare=lambda: (f"method.subclass_labels={shapes_labels()}",),
     ),
     "uccl": Case("shapes/12/uccl", ("method.conf_thresh=0.2",)),
