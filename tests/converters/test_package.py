@@ -131,7 +131,7 @@ def test_a_packaged_folder_is_replaced_when_asked(packaged, tmp_path, monkeypatc
     model = tmp_path / "model"
     shutil.copytree(packaged[1], model)
     (model / "old.txt").write_text("")
-    monkeypatch.setattr("converters.export_onnx.export", lambda source, target: target.write_bytes(b"graph"))
+    monkeypatch.setattr("converters.export_onnx.export", lambda source, target, **_: target.write_bytes(b"graph"))
     assert run_command(main, [str(packaged[0]), str(model), "--overwrite"]) == 0
     assert sorted(path.name for path in model.iterdir()) == FILES
 
@@ -139,7 +139,7 @@ def test_a_packaged_folder_is_replaced_when_asked(packaged, tmp_path, monkeypatc
 def test_a_failure_half_way_leaves_no_folder(packaged, tmp_path, monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(packaged[0], run)
-    monkeypatch.setattr("converters.export_onnx.export", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("converters.export_onnx.export", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run_command(main, [str(run), str(tmp_path / "out" / "model")]) == 130
     assert not list((tmp_path / "out").iterdir())
 
