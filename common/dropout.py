@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
+from common.predictor import Size
+
 
 class Site(Protocol):
-    """A dropout layer: probability, kind (``channel`` or ``element``) and number of channels."""
+    """A dropout layer: probability, kind (``channel`` or ``element``), number of channels, and where its map comes from.
+
+    ``place`` is a key of :func:`common.networks.map_sizes`.
+    """
 
     p: float
     kind: str
     channels: int
+    place: str
 
 
-def draw_masks(sites: Sequence[Site], batch: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Return one float32 mask ``[batch,C,1,1]`` per site: 0 with probability p, else 1/(1-p)."""
+def draw_masks(
+    sites: Sequence[Site], batch: int, rng: np.random.Generator, sizes: Mapping[str, Size] | None = None
+) -> list[np.ndarray]:
+    """Return one float32 mask per site: 0 with probability p, else 1/(1-p).
+
+    ``[batch,C,1,1]`` for dropout of channels, ``[batch,C,h,w]`` for that of elements, which needs ``sizes``: the maps'
+    sizes by place.
+    """
     masks = []
     for site in sites:
-        if site.kind != "channel":
-            raise NotImplementedError("host-drawn masks exist for channel dropout only")
-        kept = rng.random((batch, site.channels, 1, 1)) >= site.p
-        masks.append((kept / (1 - site.p)).astype(np.float32))
+        size = (1, 1) if site.kind == "channel" else sizes[site.place]
+        kept = rng.random((batch, site.channels, *size), np.float32 if site.kind == "element" else np.float64) >= site.p
+        masks.append(kept * np.float32(1 / (1 - site.p)))
     return masks

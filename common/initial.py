@@ -21,7 +21,8 @@ def initial_tensors(shapes: Mapping[str, tuple[int, ...]], config: NetworkConfig
 
     Encoder convolutions: He normal over fan-out; decoder and heads: uniform in +-1/sqrt(fan_in) (``torch_default``) or He
     normal over fan-in; biases uniform in +-1/sqrt(fan_in); BatchNorm 1 and 0, with ``zero_init_residual`` 0 for the last
-    one of a residual block. Each tensor has its own generator keyed by ``seed``, ``role`` and its name.
+    one of a residual block; prototypes standard normal. Each tensor has its own generator keyed by ``seed``, ``role`` and its
+    name; the encoder's stages of a subclass branch start as copies of the class branch's (``specs/usrn.md`` 3.6).
     """
     normalised = {name.removesuffix("running_mean") for name in shapes if name.endswith("running_mean")}
     last_norm = "bn3.weight" if config.encoder in ("resnet50", "resnet101") else "bn2.weight"
@@ -30,12 +31,16 @@ def initial_tensors(shapes: Mapping[str, tuple[int, ...]], config: NetworkConfig
         prefix, leaf = name.rpartition(".")[0] + ".", name.rpartition(".")[2]
         if leaf == "num_batches_tracked":
             values[name] = np.zeros(shape, np.int64)
+        elif name == "prototypes":
+            values[name] = generator(seed, f"initial {role}", zlib.crc32(name.encode())).standard_normal(
+                shape, np.float32
+            )
         elif prefix in normalised:
             residual_end = config.zero_init_residual and ".layer" in name and name.endswith(last_norm)
             one = leaf in ("weight", "running_var") and not residual_end
             values[name] = np.full(shape, float(one), np.float32)
         else:
-            rng = generator(seed, f"initial {role}", zlib.crc32(name.encode()))
+            rng = generator(seed, f"initial {role}", zlib.crc32(twin(name).encode()))
             kernel = shapes[prefix + "weight"]
             values[name] = _draw(rng, leaf, shape, math.prod(kernel[1:]), kernel, name, config)
     return values
@@ -53,6 +58,11 @@ def _draw(
     return rng.uniform(-bound, bound, shape).astype(np.float32)
 
 
+def twin(name: str) -> str:
+    """Return the class branch's name for a tensor of the encoder's subclass branch, any other name as it is."""
+    return name.replace("_subclass.", ".") if name.startswith("encoder.") else name
+
+
 def load_backbone(tensors: Tensors, config: NetworkConfig) -> str:
     """Overwrite the encoder's values in ``tensors`` by those of ``config.backbone_weights`` and return a one-line report.
 
@@ -67,7 +77,7 @@ def load_backbone(tensors: Tensors, config: NetworkConfig) -> str:
         )
     given = next(iter(read(path, dialect="torchvision").networks.values()))
     wanted = {n for n in tensors if n.startswith("encoder.") and not n.endswith("num_batches_tracked")}
-    source = {name: name.replace("_subclass.", ".") for name in wanted}
+    source = {name: twin(name) for name in wanted}
     missing = sorted(name for name in wanted if source[name] not in given)
     wrong = sorted(n for n in wanted - set(missing) if given[source[n]].shape != tensors[n].shape)
     if missing or wrong:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.config import NetworkConfig
+from common.predictor import Size
 
 StagePlan = list[tuple[int, int, tuple[int, ...]]]
 """Planes, stride of the first block and every block's dilation, stage by stage."""
@@ -56,3 +57,21 @@ def stage_channels(config: NetworkConfig) -> list[int]:
         return list(TINY_CHANNELS[1:])
     spec = RESNETS[config.encoder]
     return [planes * (4 if spec.bottleneck else 1) for planes in spec.planes[: config.stages]]
+
+
+def map_sizes(config: NetworkConfig, size: Size, pooled: bool = False) -> dict[str, Size]:
+    """Return height and width of a network's maps for images of ``size``.
+
+    ``high`` is the last stage, ``low`` layer1 and thus the logits; ``output`` is what the classifiers' projections get:
+    ``low``, halved if ``pooled``.
+    """
+
+    def side(length: int) -> tuple[int, int, int]:
+        stem = (length + 1) // 2
+        low = stem // 2 + 1 if config.encoder != "tiny" and config.stem_pool == "ceil" else (stem + 1) // 2
+        high = low
+        for stride in [2] if config.encoder == "tiny" else [stride for _, stride, _ in stage_plan(config)[1:]]:
+            high = (high + stride - 1) // stride
+        return high, low, low // 2 if pooled else low
+
+    return dict(zip(("high", "low", "output"), zip(*(side(length) for length in size))))

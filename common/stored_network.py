@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.checkpoints import SINGLE, read
+from common.checkpoints import SINGLE, Checkpoint, find_dialect, read
 from common.config import ExperimentConfig, NetworkConfig
+from common.dialects.describe import CLASS_BRANCH, branch, describe
 from common.errors import UserError
 from common.experiment import compose
 from common.strict import to_plain
@@ -16,9 +18,9 @@ from common.tensors import Tensors
 
 TRAINING_ONLY = (
     "backbone_weights", "decoder_init", "zero_init_residual", "aspp_dropout", "aspp_dropout_kind", "head_dropout",
-    "head_dropout_kind",
+    "head_dropout_kind", "subclasses",
 )  # fmt: skip
-"""Settings of a network that do not change what it computes in eval mode."""
+"""Settings of a network that do not change what its class branch computes in eval mode."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +40,15 @@ class StoredNetwork:
 
 
 def read_network(path: Path, role: str | None = None, experiment: ExperimentConfig | None = None) -> StoredNetwork:
-    """Return the network of ``role`` (None: the one to deploy) from a checkpoint file.
+    """Return the network of ``role`` (None: the one to deploy) from a checkpoint file, without a subclass branch.
 
-    A file of another program does not describe its network; then ``experiment`` does. Raises :class:`UserError` when
-    nothing describes it, or when the file's description contradicts ``experiment``.
+    A file of another program does not describe its network; then ``experiment`` does, or without one what its names and
+    shapes tell. Raises :class:`UserError` when nothing describes it, or when the file's description contradicts
+    ``experiment``.
     """
     checkpoint = read(path, role=role).only(where=str(path))
+    if experiment is None:
+        checkpoint = described(checkpoint)
     meta = checkpoint.meta
     if experiment is not None:
         check_fits(meta, experiment, path)
@@ -52,15 +57,31 @@ def read_network(path: Path, role: str | None = None, experiment: ExperimentConf
     else:
         config, classes = checkpoint.built_from(str(path))
     mean, std = _normalisation(meta, experiment, path)
+    config, tensors = class_branch(config, checkpoint.networks[SINGLE])
     return StoredNetwork(
         config=config,
         classes=classes,
-        tensors=checkpoint.networks[SINGLE],
+        tensors=tensors,
         role=meta.get("role") or checkpoint.deployed_role(),
         experiment=meta.get("experiment") or (experiment.name if experiment else ""),
         mean=mean,
         std=std,
     )
+
+
+def described(checkpoint: Checkpoint) -> Checkpoint:
+    """Add to the ``meta`` of another program's file what its names and shapes tell (``common/dialects/describe.py``)."""
+    origin = checkpoint.meta.get("origin")
+    if origin is None or "network" in checkpoint.meta:
+        return checkpoint
+    tensors = checkpoint.networks[checkpoint.deployed_role()]
+    meta = describe(find_dialect(origin["dialect"]), tensors) | checkpoint.meta
+    return dataclasses.replace(checkpoint, meta=meta)
+
+
+def class_branch(config: NetworkConfig, tensors: Tensors) -> tuple[NetworkConfig, Tensors]:
+    """Return configuration and arrays of the class branch alone: what is evaluated and deployed (``specs/usrn.md`` 9)."""
+    return dataclasses.replace(config, subclasses=0), branch(tensors, {}, CLASS_BRANCH)[0]
 
 
 def check_fits(description: dict[str, Any], experiment: ExperimentConfig, path: Path) -> None:

@@ -10,6 +10,8 @@ from common.config import ExperimentConfig
 from common.dropout import draw_masks
 from common.initial import initial_tensors, load_backbone
 from common.method import Clock
+from common.networks import map_sizes
+from common.predictor import Size
 from common.rng import generator
 from mindspore_impl.checkpoint import load_network, network_tensors
 from mindspore_impl.networks import build_network
@@ -42,14 +44,14 @@ class Session:
         """Return ``array`` on the device."""
         return ms.Tensor(np.ascontiguousarray(array))
 
-    def masks(self, network: nn.Cell, purpose: str, clock: Clock, batch: int) -> list[Tensor]:
+    def masks(
+        self, network: nn.Cell, purpose: str, clock: Clock, batch: int, size: Size | None = None, pooled: bool = False
+    ) -> list[Tensor]:
         """Return the dropout masks of one forward pass, drawn on the host whether ``deterministic_dropout`` is on or not.
 
-        MindSpore's own draws cannot be repeated when a run is resumed. They are used only for dropout of single elements,
-        for which no masks are drawn on the host; with ``deterministic_dropout`` that is an error.
+        MindSpore's own draws cannot be repeated when a run is resumed. Masks of single elements need the images' ``size``
+        and whether the pass is ``pooled``.
         """
-        trainer = self.config.trainer
-        if not trainer.deterministic_dropout and any(site.kind == "element" for site in network.dropouts):
-            return []
-        rng = generator(trainer.seed, f"dropout {purpose}", clock.epoch, clock.step)
-        return [self.tensor(mask) for mask in draw_masks(network.dropouts, batch, rng)]
+        rng = generator(self.config.trainer.seed, f"dropout {purpose}", clock.epoch, clock.step)
+        sizes = map_sizes(self.config.network, size, pooled) if size else None
+        return [self.tensor(mask) for mask in draw_masks(network.dropouts, batch, rng, sizes)]

@@ -123,14 +123,18 @@ class WeakToStrong:
     def train_pass(self, purpose: str, images: np.ndarray, clock: Clock) -> Outputs:
         """Run the network in train mode; ``purpose`` keys the network's own dropout, if it has any."""
         network = self.student.set_train()
-        return forward(network, self.session.tensor(images), self.session.masks(network, purpose, clock, len(images)))
+        return forward(
+            network,
+            self.session.tensor(images),
+            self.session.masks(network, purpose, clock, len(images), images.shape[2:]),
+        )
 
     def perturbed_pass(self, purpose: str, images: np.ndarray, inputs: Inputs) -> Outputs:
         """Run the network in train mode on clean and perturbed features; outputs of 2B images, the clean ones first."""
         network, dropped = self.student.set_train(), inputs.dropped
         if dropped is None:
             dropped = feature_masks(self.config.network, len(images), self.config.trainer.seed, inputs.clock)
-        masks = self.session.masks(network, purpose, inputs.clock, 2 * len(images))
+        masks = self.session.masks(network, purpose, inputs.clock, 2 * len(images), images.shape[2:])
         dropped = [self.session.tensor(mask) for mask in dropped]
         return forward_perturbed(network, self.session.tensor(images), dropped, masks)
 

@@ -30,6 +30,11 @@ def resize(x: Tensor, size: Size) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
 
 
+def halve(x: Tensor) -> Tensor:
+    """Return the means of 2x2 fields of ``[B,C,h,w]``; an odd last row or column is left out."""
+    return F.avg_pool2d(x, 2)
+
+
 class StemPool(nn.Module):
     """3x3 max-pool of stride 2: ``floor`` and ``ceil`` pad 1 and round the output size so, ``same`` pads only at the end.
 
@@ -52,12 +57,13 @@ class StemPool(nn.Module):
 class Dropout(nn.Module):
     """Dropout of whole channels or single elements with probability ``p``; survivors are scaled by 1/(1-p).
 
-    ``site`` is this layer's place in a network's ``Masks``; the network numbers its layers.
+    ``site`` is this layer's position in a network's ``Masks``; the network numbers its layers. ``place`` says which of the
+    network's maps it sees (:func:`common.networks.map_sizes`).
     """
 
-    def __init__(self, p: float, kind: str, channels: int) -> None:
+    def __init__(self, p: float, kind: str, channels: int, place: str = "low") -> None:
         super().__init__()
-        self.p, self.kind, self.channels, self.site = p, kind, channels, 0
+        self.p, self.kind, self.channels, self.place, self.site = p, kind, channels, place, 0
 
     def forward(self, x: Tensor, masks: Masks = ()) -> Tensor:
         """Drop from ``[B,C,h,w]`` in train mode; a given mask (already scaled) is multiplied instead of drawn."""

@@ -10,6 +10,8 @@ from common.config import ExperimentConfig
 from common.dropout import draw_masks
 from common.initial import initial_tensors, load_backbone
 from common.method import Clock
+from common.networks import map_sizes
+from common.predictor import Size
 from common.rng import generator
 from torch_impl.checkpoint import load_network, network_tensors
 from torch_impl.networks import build_network
@@ -41,14 +43,18 @@ class Session:
         """Return ``array`` on the device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
 
-    def masks(self, network: nn.Module, purpose: str, clock: Clock, batch: int) -> list[Tensor]:
+    def masks(
+        self, network: nn.Module, purpose: str, clock: Clock, batch: int, size: Size | None = None, pooled: bool = False
+    ) -> list[Tensor]:
         """Return the dropout masks of one forward pass, drawn on the host when ``deterministic_dropout`` is on, else none.
 
         Otherwise PyTorch draws them itself, from a generator that is set anew for every pass, so that resuming repeats them.
+        Masks of single elements need the images' ``size`` and whether the pass is ``pooled``.
         """
         trainer = self.config.trainer
         rng = generator(trainer.seed, f"dropout {purpose}", clock.epoch, clock.step)
         if trainer.deterministic_dropout:
-            return [self.tensor(mask) for mask in draw_masks(network.dropouts, batch, rng)]
+            sizes = map_sizes(self.config.network, size, pooled) if size else None
+            return [self.tensor(mask) for mask in draw_masks(network.dropouts, batch, rng, sizes)]
         torch.manual_seed(int(rng.integers(2**63)))
         return []

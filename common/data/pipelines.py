@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from common.data import augment, weak_to_strong
+from common.data import augment, augment_cpcl, augment_usrn, weak_to_strong
 
-PIPELINES = {**augment.PIPELINES, **weak_to_strong.PIPELINES}
+PIPELINES = {**augment.PIPELINES, **augment_cpcl.PIPELINES, **augment_usrn.PIPELINES, **weak_to_strong.PIPELINES}

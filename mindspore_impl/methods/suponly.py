@@ -40,7 +40,8 @@ class SupOnly:
 
     def _supervised(self, images: Tensor, labels: np.ndarray, clock: Clock) -> Tensor:
         network, size = self.student.set_train(), labels.shape[1:]
-        outputs = forward(network, images, self.session.masks(network, "student", clock, len(images)))
+        masks = self.session.masks(network, "student", clock, len(images), images.shape[2:])
+        outputs = forward(network, images, masks)
         aux = resize(outputs["aux"], size) if "aux" in outputs else None
         return supervised_loss(self.config.criterion, resize(outputs["logits"], size), labels, aux)
 

@@ -6,13 +6,16 @@ Sources: ``specs/u2pl.md`` section 3, ``cpcl.md`` 5, ``pcr.md`` 2, ``usrn.md`` 3
 from __future__ import annotations
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 
 from common.config import NetworkConfig
 from common.networks import stage_channels
-from mindspore_impl.layers import ConvNorm, Dropout, Masks, batch_norm, conv, resize
+from common.predictor import Size
+from mindspore_impl.layers import ConvNorm, Dropout, Masks, batch_norm, conv, halve, resize
 from mindspore_impl.networks.resnet import ResNet
 from mindspore_impl.networks.tiny import TinyEncoder
+from mindspore_impl.prototypes import prototype_map
 
 
 class PoolingBranch(nn.Cell):
@@ -25,10 +28,16 @@ class PoolingBranch(nn.Cell):
         self.negative_slope = negative_slope
 
     def construct(self, x: Tensor) -> Tensor:
-        """Return ``[B,outputs,1,1]``; raises ValueError for a single image in train mode, as PyTorch's BatchNorm does."""
-        if self.bn.training and x.shape[0] == 1:  # MindSpore would go on and make the running variance NaN
-            raise ValueError("BatchNorm of the pooled map needs more than one image per process in train mode")
-        x = self.bn(self.conv(ops.mean(x, (2, 3), True)))
+        """Return ``[B,outputs,1,1]``; a batch of one image has no variance, so its running statistics serve, unmoved."""
+        x = self.conv(ops.mean(x, (2, 3), True))
+        if self.bn.training and x.shape[0] == 1:
+            mean, variance, scale, shift = (
+                v.reshape(1, -1, 1, 1)
+                for v in (self.bn.moving_mean, self.bn.moving_variance, self.bn.gamma, self.bn.beta)
+            )
+            x = (x - mean) / ops.sqrt(variance + self.bn.eps) * scale + shift
+        else:
+            x = self.bn(x)
         return ops.leaky_relu(x, self.negative_slope) if self.negative_slope else ops.relu(x)
 
 
@@ -44,7 +53,7 @@ class ConcatASPP(nn.Cell):
         )
         self.pool = PoolingBranch(inputs, width)
         self.merge = ConvNorm(width * (len(config.aspp_dilations) + 2), width, config.aspp_merge_kernel)
-        self.dropout = Dropout(config.aspp_dropout, config.aspp_dropout_kind, width)
+        self.dropout = Dropout(config.aspp_dropout, config.aspp_dropout_kind, width, "high")
 
     def construct(self, x: Tensor, masks: Masks = ()) -> Tensor:
         """Map the last stage ``[B,inputs,h,w]`` to ``[B,width,h,w]``."""
@@ -105,7 +114,7 @@ class PredictionHead(nn.Cell):
         self.dropout1 = Dropout(config.head_dropout[0], kind, width)
         self.conv2 = conv(width, width, 3, bias=bias)
         self.bn2 = batch_norm(width)
-        self.dropout2 = Dropout(config.head_dropout[1], kind, width)
+        self.dropout2 = Dropout(config.head_dropout[1], kind, width, "output")
         self.project = conv(width, outputs, 1, bias=True)
 
     def features(self, x: Tensor, masks: Masks = ()) -> Tensor:
@@ -113,10 +122,10 @@ class PredictionHead(nn.Cell):
         x = self.dropout1(ops.relu(self.bn1(self.conv1(x))), masks)
         return ops.relu(self.bn2(self.conv2(x)))
 
-    def construct(self, x: Tensor, masks: Masks = ()) -> tuple[Tensor, Tensor]:
-        """Return the projection ``[B,outputs,h,w]`` and the features before it."""
+    def construct(self, x: Tensor, masks: Masks = (), pooled: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the projection ``[B,outputs,h,w]``, of halved features if ``pooled``, and the features before it."""
         features = self.features(x, masks)
-        return self.project(self.dropout2(features, masks)), features
+        return self.project(self.dropout2(halve(features) if pooled else features, masks)), features
 
 
 class AuxiliaryHead(nn.Cell):
@@ -138,7 +147,9 @@ class DeepLab(nn.Cell):
     """Encoder, decoder and the heads that the configuration asks for.
 
     ``construct`` returns a dict: ``logits`` [B,K,h,w] at layer1's size, ``features`` (fused, before the classifier), ``decoder``
-    (before the classifier's projection) and, where configured, ``representation``, ``aux`` and ``subclass_logits``.
+    (before the classifier's projection) and, where configured, ``representation``, ``aux`` and ``subclass_logits``. With
+    ``pooled`` the classifiers see 2x2 means of their features: ``logits`` and ``subclass_logits`` at half of layer1's size.
+    ``prototypes`` ``[K*M,C]`` (row k*M + m, no gradient) belong to :meth:`prototype_logits`.
     """
 
     def __init__(self, config: NetworkConfig, classes: int) -> None:
@@ -153,6 +164,10 @@ class DeepLab(nn.Cell):
         self.auxiliary = AuxiliaryHead(channels[2], classes, config.width) if config.auxiliary else None
         self.decoder_subclass = Decoder(channels[0], channels[-1], config) if config.subclasses else None
         self.classifier_subclass = PredictionHead(fused, config.subclasses, config) if config.subclasses else None
+        shape = (classes * config.prototypes, fused)
+        # Zeros by NumPy: under no_init_parameters MindSpore would leave a Tensor without memory.
+        self.prototypes = ms.Parameter(np.zeros(shape, np.float32), requires_grad=False) if config.prototypes else None
+        self.prototype_rule = config.prototype_temperature, config.prototype_norm
         self.dropouts = [layer for _, layer in self.cells_and_names() if isinstance(layer, Dropout) and layer.p > 0]
         for site, layer in enumerate(self.dropouts):
             layer.site = site
@@ -161,18 +176,18 @@ class DeepLab(nn.Cell):
         self.output_names += ["aux"] if config.auxiliary else []
         self.output_names += ["subclass_logits"] if config.subclasses else []
 
-    def construct(self, x: Tensor, masks: Masks = ()) -> dict[str, Tensor]:
+    def construct(self, x: Tensor, masks: Masks = (), pooled: bool = False) -> dict[str, Tensor]:
         """Run the network on normalised images ``[B,3,H,W]``; see the class for the outputs."""
-        return dict(zip(self.output_names, self.outputs(x, masks)))
+        return dict(zip(self.output_names, self.outputs(x, masks, pooled)))
 
-    def outputs(self, x: Tensor, masks: Masks = ()) -> tuple[Tensor, ...]:
+    def outputs(self, x: Tensor, masks: Masks = (), pooled: bool = False) -> tuple[Tensor, ...]:
         """Return the values of :meth:`construct` in the order of ``output_names``."""
-        return self.heads(self.encoder(x), masks)
+        return self.heads(self.encoder(x), masks, pooled)
 
-    def heads(self, stages: list[Tensor], masks: Masks = ()) -> tuple[Tensor, ...]:
+    def heads(self, stages: list[Tensor], masks: Masks = (), pooled: bool = False) -> tuple[Tensor, ...]:
         """Return the values of :meth:`construct`, in the order of ``output_names``, for the encoder's ``stages``."""
         features = self.decoder(stages[0], stages[-1], masks)
-        logits, decoder = self.classifier(features, masks)
+        logits, decoder = self.classifier(features, masks, pooled)
         outputs = (features, logits, decoder)
         if self.representation is not None:
             outputs += (self.representation(features, masks)[0],)
@@ -181,13 +196,26 @@ class DeepLab(nn.Cell):
         if self.classifier_subclass is not None:
             high = self.encoder.subclass_features(stages[0])
             fused = self.decoder_subclass(stages[0], high, masks)
-            outputs += (self.classifier_subclass(fused, masks)[0],)
+            outputs += (self.classifier_subclass(fused, masks, pooled)[0],)
         return outputs
 
     @ms.jit
     def compiled_outputs(self, training: bool, x: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
         """Return the values of :meth:`outputs` from one compiled graph per mode, input shape and number of masks."""
         return self.outputs(x, masks)
+
+    @ms.jit
+    def compiled_pooled_outputs(self, training: bool, x: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
+        """Return what :meth:`compiled_outputs` does, with ``pooled``."""
+        return self.outputs(x, masks, True)
+
+    def prototype_logits(self, features: Tensor, size: Size, rows: int | None = None) -> Tensor:
+        """Return the prototype head's logits ``[B,K,H,W]`` at ``size`` for fused ``features``, ``rows`` rows at a time (None: all)."""
+        return prototype_map(features, self.prototype_grid(), size, *self.prototype_rule, rows)
+
+    def prototype_grid(self) -> np.ndarray:
+        """Return the prototypes as ``[K,M,C]``."""
+        return self.prototypes.asnumpy().reshape(self.classes, -1, self.prototypes.shape[1])
 
     def perturbed(self, x: Tensor, feature_masks: Masks, masks: Masks = ()) -> tuple[Tensor, ...]:
         """Return the outputs of 2B images: those of :meth:`construct`, then those of features multiplied by ``feature_masks``.
@@ -210,7 +238,7 @@ class DeepLab(nn.Cell):
 
     def stages(self, x: Tensor) -> dict[str, Tensor]:
         """Return every intermediate result of the class branch in order, for comparing runtimes stage by stage."""
-        results = {"stem": self.encoder.stem(x)}
+        results = self.encoder.stem_stages(x)
         for name, feature in zip(self.encoder.stage_names, self.encoder(x)):
             results[name] = feature
         low, high = results["layer1"], results[self.encoder.stage_names[-1]]
@@ -218,18 +246,21 @@ class DeepLab(nn.Cell):
         results["low"] = self.decoder.low(low)
         results["features"] = self.decoder(low, high)
         results["logits"], results["decoder"] = self.classifier(results["features"])
+        if self.prototypes is not None:
+            results["prototype_logits"] = self.prototype_logits(results["features"], x.shape[2:])
         return results
 
 
-def forward(network: DeepLab, x: Tensor, masks: Masks = ()) -> dict[str, Tensor]:
-    """Return what ``network(x, masks)`` returns, by a compiled graph: the way to train.
+def forward(network: DeepLab, x: Tensor, masks: Masks = (), pooled: bool = False) -> dict[str, Tensor]:
+    """Return what ``network(x, masks, pooled)`` returns, by a compiled graph: the way to train.
 
     A graph is compiled once per network, train or eval mode, input shape, masks or none, with or without gradient. It
     follows ``network.set_train`` and every change of parameters but ``set_data``; the mode of a single layer (a frozen
     BatchNorm) must be set before the first call. Inside ``ms.value_and_grad`` only the network is compiled, so what uses
     the outputs may look at values.
     """
-    return dict(zip(network.output_names, network.compiled_outputs(network.training, x, *masks)))
+    run = network.compiled_pooled_outputs if pooled else network.compiled_outputs
+    return dict(zip(network.output_names, run(network.training, x, *masks)))
 
 
 def forward_perturbed(network: DeepLab, x: Tensor, feature_masks: Masks, masks: Masks = ()) -> dict[str, Tensor]:

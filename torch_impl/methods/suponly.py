@@ -39,7 +39,8 @@ class SupOnly:
 
     def _supervised(self, images: Tensor, labels: Tensor, clock: Clock) -> Tensor:
         network, size = self.student.train(), labels.shape[1:]
-        outputs = network(images, self.session.masks(network, "student", clock, len(images)))
+        masks = self.session.masks(network, "student", clock, len(images), images.shape[2:])
+        outputs = network(images, masks)
         aux = resize(outputs["aux"], size) if "aux" in outputs else None
         return supervised_loss(self.config.criterion, resize(outputs["logits"], size), labels, aux)
 

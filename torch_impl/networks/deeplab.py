@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from common.config import NetworkConfig
 from common.networks import stage_channels
-from torch_impl.layers import ConvNorm, Dropout, Masks, batch_norm, conv, resize
+from common.predictor import Size
+from torch_impl.layers import ConvNorm, Dropout, Masks, batch_norm, conv, halve, resize
 from torch_impl.networks.resnet import ResNet
 from torch_impl.networks.tiny import TinyEncoder
+from torch_impl.prototypes import prototype_map
 
 
 class PoolingBranch(nn.Module):
@@ -26,8 +28,13 @@ class PoolingBranch(nn.Module):
         self.negative_slope = negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``[B,outputs,1,1]``."""
-        x = self.bn(self.conv(x.mean((2, 3), keepdim=True)))
+        """Return ``[B,outputs,1,1]``; a batch of one image has no variance, so its running statistics serve, unmoved."""
+        x = self.conv(x.mean((2, 3), keepdim=True))
+        if self.bn.training and len(x) == 1:
+            bn = self.bn
+            x = F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps)
+        else:
+            x = self.bn(x)
         return F.leaky_relu(x, self.negative_slope) if self.negative_slope else F.relu(x)
 
 
@@ -43,7 +50,7 @@ class ConcatASPP(nn.Module):
         )
         self.pool = PoolingBranch(inputs, width)
         self.merge = ConvNorm(width * (len(config.aspp_dilations) + 2), width, config.aspp_merge_kernel)
-        self.dropout = Dropout(config.aspp_dropout, config.aspp_dropout_kind, width)
+        self.dropout = Dropout(config.aspp_dropout, config.aspp_dropout_kind, width, "high")
 
     def forward(self, x: Tensor, masks: Masks = ()) -> Tensor:
         """Map the last stage ``[B,inputs,h,w]`` to ``[B,width,h,w]``."""
@@ -104,7 +111,7 @@ class PredictionHead(nn.Module):
         self.dropout1 = Dropout(config.head_dropout[0], kind, width)
         self.conv2 = conv(width, width, 3, bias=bias)
         self.bn2 = batch_norm(width)
-        self.dropout2 = Dropout(config.head_dropout[1], kind, width)
+        self.dropout2 = Dropout(config.head_dropout[1], kind, width, "output")
         self.project = conv(width, outputs, 1, bias=True)
 
     def features(self, x: Tensor, masks: Masks = ()) -> Tensor:
@@ -112,10 +119,10 @@ class PredictionHead(nn.Module):
         x = self.dropout1(F.relu(self.bn1(self.conv1(x))), masks)
         return F.relu(self.bn2(self.conv2(x)))
 
-    def forward(self, x: Tensor, masks: Masks = ()) -> tuple[Tensor, Tensor]:
-        """Return the projection ``[B,outputs,h,w]`` and the features before it."""
+    def forward(self, x: Tensor, masks: Masks = (), pooled: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the projection ``[B,outputs,h,w]``, of halved features if ``pooled``, and the features before it."""
         features = self.features(x, masks)
-        return self.project(self.dropout2(features, masks)), features
+        return self.project(self.dropout2(halve(features) if pooled else features, masks)), features
 
 
 class AuxiliaryHead(nn.Module):
@@ -137,7 +144,9 @@ class DeepLab(nn.Module):
     """Encoder, decoder and the heads that the configuration asks for.
 
     ``forward`` returns a dict: ``logits`` [B,K,h,w] at layer1's size, ``features`` (fused, before the classifier), ``decoder``
-    (before the classifier's projection) and, where configured, ``representation``, ``aux`` and ``subclass_logits``.
+    (before the classifier's projection) and, where configured, ``representation``, ``aux`` and ``subclass_logits``. With
+    ``pooled`` the classifiers see 2x2 means of their features: ``logits`` and ``subclass_logits`` at half of layer1's size.
+    ``prototypes`` ``[K*M,C]`` (row k*M + m, no gradient) belong to :meth:`prototype_logits`.
     """
 
     def __init__(self, config: NetworkConfig, classes: int) -> None:
@@ -152,18 +161,21 @@ class DeepLab(nn.Module):
         self.auxiliary = AuxiliaryHead(channels[2], classes, config.width) if config.auxiliary else None
         self.decoder_subclass = Decoder(channels[0], channels[-1], config) if config.subclasses else None
         self.classifier_subclass = PredictionHead(fused, config.subclasses, config) if config.subclasses else None
+        shape = (classes * config.prototypes, fused)
+        self.register_buffer("prototypes", torch.zeros(shape) if config.prototypes else None)
+        self.prototype_rule = config.prototype_temperature, config.prototype_norm
         self.dropouts = [layer for layer in self.modules() if isinstance(layer, Dropout) and layer.p > 0]
         for site, layer in enumerate(self.dropouts):
             layer.site = site
 
-    def forward(self, x: Tensor, masks: Masks = ()) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, masks: Masks = (), pooled: bool = False) -> dict[str, Tensor]:
         """Run the network on normalised images ``[B,3,H,W]``; see the class for the outputs."""
-        return self.heads(self.encoder(x), masks)
+        return self.heads(self.encoder(x), masks, pooled)
 
-    def heads(self, stages: list[Tensor], masks: Masks = ()) -> dict[str, Tensor]:
+    def heads(self, stages: list[Tensor], masks: Masks = (), pooled: bool = False) -> dict[str, Tensor]:
         """Return the outputs of :meth:`forward` for the encoder's ``stages``."""
         outputs = {"features": self.decoder(stages[0], stages[-1], masks)}
-        outputs["logits"], outputs["decoder"] = self.classifier(outputs["features"], masks)
+        outputs["logits"], outputs["decoder"] = self.classifier(outputs["features"], masks, pooled)
         if self.representation is not None:
             outputs["representation"] = self.representation(outputs["features"], masks)[0]
         if self.auxiliary is not None:
@@ -171,8 +183,16 @@ class DeepLab(nn.Module):
         if self.classifier_subclass is not None:
             high = self.encoder.subclass_features(stages[0])
             fused = self.decoder_subclass(stages[0], high, masks)
-            outputs["subclass_logits"] = self.classifier_subclass(fused, masks)[0]
+            outputs["subclass_logits"] = self.classifier_subclass(fused, masks, pooled)[0]
         return outputs
+
+    def prototype_logits(self, features: Tensor, size: Size, rows: int | None = None) -> Tensor:
+        """Return the prototype head's logits ``[B,K,H,W]`` at ``size`` for fused ``features``, ``rows`` rows at a time (None: all)."""
+        return prototype_map(features, self.prototype_grid(), size, *self.prototype_rule, rows)
+
+    def prototype_grid(self) -> Tensor:
+        """Return the prototypes as ``[K,M,C]``."""
+        return self.prototypes.view(self.classes, -1, self.prototypes.shape[1])
 
     def perturbed(self, x: Tensor, feature_masks: Masks, masks: Masks = ()) -> dict[str, Tensor]:
         """Return the outputs of 2B images: those of :meth:`forward`, then those of features multiplied by ``feature_masks``.
@@ -187,7 +207,7 @@ class DeepLab(nn.Module):
 
     def stages(self, x: Tensor) -> dict[str, Tensor]:
         """Return every intermediate result of the class branch in order, for comparing runtimes stage by stage."""
-        results = {"stem": self.encoder.stem(x)}
+        results = self.encoder.stem_stages(x)
         for name, feature in zip(self.encoder.stage_names, self.encoder(x)):
             results[name] = feature
         low, high = results["layer1"], results[self.encoder.stage_names[-1]]
@@ -195,4 +215,6 @@ class DeepLab(nn.Module):
         results["low"] = self.decoder.low(low)
         results["features"] = self.decoder(low, high)
         results["logits"], results["decoder"] = self.classifier(results["features"])
+        if self.prototypes is not None:
+            results["prototype_logits"] = self.prototype_logits(results["features"], x.shape[2:])
         return results

@@ -1,0 +1,75 @@
+"""``python -m experiments.usrn torch camvid/1_8``: USRN's four steps in a row, each in a process of its own.
+
+Train the baseline, save features, cluster them into subclass labels, train USRN. The first step that fails ends the chain
+with its own message and exit code. What is finished is kept: ``--resume`` goes on after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from common.errors import UserError, run_command
+from common.experiment import compose
+from common.features import FOLDER
+from common.methods.usrn import BASELINE, SUBCLASS_LABELS
+from common.runs import RunFolder, default_run_folder
+
+SUFFIX = {"torch": ".pth", "mindspore": ".ckpt"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    options = _parser().parse_intermixed_args(arguments)
+    name, overrides = options.experiment, options.overrides
+    if name.count("/") != 1:
+        raise UserError(f"experiment {name!r}: expected DATASET/SPLIT, for example camvid/1_8")
+    baseline = [f"{name}/{BASELINE}", *overrides, *options.baseline]
+    usrn = [f"{name}/usrn", *overrides, *options.usrn]
+    for experiment, *settings in (baseline, usrn):
+        compose(experiment, settings)  # a mistake in the second training should not be found hours later
+    folders = [
+        RunFolder(options.out / method if options.out else default_run_folder(options.framework, f"{name}/{method}"))
+        for method in (BASELINE, "usrn")
+    ]
+    best = folders[0].best(SUFFIX[options.framework])
+    features, labels = folders[0].path / FOLDER, folders[0].path / SUBCLASS_LABELS
+    replace = ["--overwrite"] if options.overwrite else []
+    _train(options, baseline, folders[0])
+    step = ["--checkpoint", str(best), "--out", str(features), *replace]
+    _run(f"{options.framework}_impl.features", *baseline, *step)
+    if not (options.resume and labels.exists()):
+        _run("common.make_subclasses", *usrn, "--features", str(features), "--out", str(labels), *replace)
+    _train(options, [*usrn, f"method.subclass_labels={labels}"], folders[1])
+    print(f"done: {folders[1].best(SUFFIX[options.framework])}")
+
+
+def _train(options: argparse.Namespace, experiment: list[str], folder: RunFolder) -> None:
+    started = options.resume and folder.last(SUFFIX[options.framework]).exists()
+    mode = ["--resume"] if started else ["--overwrite"] if options.overwrite or options.resume else []
+    _run(f"{options.framework}_impl.train", *experiment, "--run-dir", str(folder.path), *mode)
+
+
+def _run(module: str, *arguments: str) -> None:
+    from converters.parity import run_module
+
+    run_module(module, *arguments, show=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.usrn", description="Run USRN's four steps; stop at the first that fails."
+    )
+    parser.add_argument("framework", choices=tuple(SUFFIX))
+    parser.add_argument("experiment", help="DATASET/SPLIT, e.g. camvid/1_8")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings of all steps, e.g. trainer.seed=2")
+    parser.add_argument("--baseline", nargs="+", default=[], metavar="a.b=c", help="settings of the baseline only")
+    parser.add_argument("--usrn", nargs="+", default=[], metavar="a.b=c", help="settings of clustering and USRN only")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folders are DIR/usrn_baseline and DIR/usrn")
+    parser.add_argument("--resume", action="store_true", help="keep finished steps and continue the one that stopped")
+    parser.add_argument("--overwrite", action="store_true", help="start anew in folders that are already used")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

@@ -1,0 +1,16 @@
+"""``python -m mindspore_impl.features EXPERIMENT``: USRN's features of the labelled images in MindSpore; the PyTorch file mirrors it."""
+
+from __future__ import annotations
+
+from common.errors import run_command
+from common.features import run
+from mindspore_impl.eval import add_options, load_predictor
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    run("mindspore", arguments, load_predictor, add_options)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))
