@@ -210,7 +210,7 @@ class EvaluationConfig:
         if self.protocol == "slide" and self.stride is None:
             raise ValueError("protocol slide needs evaluation.stride")
         if self.protocol != "whole" and self.pad_multiple > 1:
-            raise ValueError("evaluation.pad_multiple belongs to the protocol whole")
+            raise ValueError("pad_multiple belongs to the protocol whole; set evaluation.pad_multiple=1 for another")
 
 
 @dataclass(frozen=True, kw_only=True)
