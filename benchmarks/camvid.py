@@ -1,41 +1,49 @@
-"""``python -m benchmarks.camvid``: train U2PL on ``camvid/1_8`` in PyTorch, then compare the checkpoint in three runtimes.
+"""``python -m benchmarks.camvid METHOD``: train on ``camvid/1_8`` in one framework, then compare the checkpoint in three runtimes.
 
-All 101 validation images at full size. Needs CamVid under ``DATA_ROOT`` and the ResNet-18 trunk under ``WEIGHTS_ROOT``.
+All 101 validation images at full size unless ``--limit`` says otherwise. Needs CamVid under ``DATA_ROOT`` and the ResNet-18 trunk under ``WEIGHTS_ROOT``.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from common.errors import CheckFailed, run_command
 from common.paths import PROJECT
 from common.runs import RunFolder
 
-EXPERIMENT = "camvid/1_8/u2pl"
+SUFFIX = {"torch": ".pth", "mindspore": ".ckpt"}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train (unless the run folder already holds a checkpoint), compare, save."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.camvid",
-        description="Train U2PL on camvid/1_8, then compare the checkpoint in three runtimes.",
+        description="Train a method on camvid/1_8, then compare the checkpoint in three runtimes.",
     )
+    parser.add_argument("method", help="e.g. u2pl")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings for the training")
+    parser.add_argument("--framework", choices=SUFFIX, default="torch", help="which one trains (default: torch)")
+    parser.add_argument("--limit", type=int, metavar="N", help="compare the first N validation images (default: all)")
     parser.add_argument("--out", type=Path, default=PROJECT / "runs" / "camvid", help="folder for everything")
     parsed = parser.parse_intermixed_args(arguments)
     from benchmarks.machine import save
     from converters.parity import format_report, run_module, run_parity
 
-    folder = RunFolder(parsed.out / "u2pl")
-    if not folder.best(".pth").exists():
-        run_module("torch_impl.train", EXPERIMENT, *parsed.overrides, "--run-dir", str(folder.path), show=True)
-    outcome = run_parity(EXPERIMENT, parsed.overrides, folder.best(".pth"), parsed.out / "parity")
+    experiment, name = f"camvid/1_8/{parsed.method}", f"{parsed.method}-{parsed.framework}"
+    folder = RunFolder(parsed.out / name)
+    best = folder.best(SUFFIX[parsed.framework])
+    if not best.exists():
+        module = f"{parsed.framework}_impl.train"
+        run_module(module, experiment, *parsed.overrides, "--run-dir", str(folder.path), show=True)
+    outcome = run_parity(experiment, parsed.overrides, best, parsed.out / f"{name}-parity", parsed.limit)
     print(format_report(outcome))
     training = [entry for entry in folder.entries() if entry["kind"] == "train"]
     figures = {key: outcome[key] for key in ("gates", "scores", "pairs", "failures")}
     figures["training_iterations"] = training[-1]["iteration"]
-    save("camvid", " ".join(["python -m benchmarks.camvid", *parsed.overrides]), figures)
+    given = sys.argv[1:] if arguments is None else arguments
+    save(f"camvid-{name}", " ".join(["python -m benchmarks.camvid", *given]), figures)
     if outcome["failures"]:
         raise CheckFailed("; ".join(outcome["failures"]))
 

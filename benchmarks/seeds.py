@@ -1,13 +1,15 @@
-"""``python -m benchmarks.seeds``: supervised-only and U2PL on ``shapes/12``, U2PL in both frameworks, several seeds.
+"""``python -m benchmarks.seeds``: the supervised-only network and methods on ``shapes/12``, in both frameworks, several seeds.
 
-Shows that U2PL beats the supervised-only network on the same labels, and that training in MindSpore ends where training in
-PyTorch ends, within the spread of the seeds. Runs already finished in ``--out`` are used again.
+Shows whether a method beats the supervised-only network on the same labels, and whether training in MindSpore ends where
+training in PyTorch ends, within the spread of the seeds. Runs already finished in ``--out`` are used again.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
+import sys
 from pathlib import Path
 
 from common.errors import run_command
@@ -16,16 +18,15 @@ from common.paths import PROJECT
 from common.results import read_result
 from common.runs import RunFolder
 
-RUNS = (("torch", "suponly"), ("torch", "u2pl"), ("mindspore", "u2pl"))
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Train every run, print and save the table."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.seeds",
-        description="Train supervised-only and U2PL with several seeds, U2PL in both frameworks.",
+        description="Train the supervised-only network and methods with several seeds, the methods in both frameworks.",
     )
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings for every run")
+    parser.add_argument("--methods", nargs="+", default=["u2pl"], help="beside suponly (default: u2pl)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
     parser.add_argument(
         "--mindspore-runs", type=int, default=3, help="how many of the seeds MindSpore trains (default: 3)"
@@ -37,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
     from converters.parity import run_module
 
     scores: dict[str, list[float]] = {}
-    for framework, method in RUNS:
+    runs = [("torch", "suponly"), *itertools.product(("torch", "mindspore"), parsed.methods)]
+    for framework, method in runs:
         for seed in parsed.seeds if framework == "torch" else parsed.seeds[: parsed.mindspore_runs]:
             folder = RunFolder(parsed.out / f"{framework}_{method}_{seed}")
             settings = [f"{parsed.experiment}/{method}", *parsed.overrides, f"trainer.seed={seed}"]
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     for name, row in figures.items():
         print(f"{name:<20} mean {row['mean']:.2f}  spread {row['spread']:.2f}")
-    command = " ".join(["python -m benchmarks.seeds --experiment", parsed.experiment, *parsed.overrides])
+    command = " ".join(["python -m benchmarks.seeds", *(sys.argv[1:] if arguments is None else arguments)])
     save(f"seeds-{parsed.experiment.replace('/', '_')}", command, {"seeds": parsed.seeds, "best": figures})
 
 

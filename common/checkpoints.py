@@ -24,6 +24,7 @@ import numpy as np
 from common.ckpt_file import read_ckpt, write_ckpt
 from common.config import NetworkConfig
 from common.dialects import DIALECTS, Dialect, mindspore_norms, torch_norms
+from common.dialects.describe import CLASS_BRANCH, SUBCLASS_BRANCH, branch, has_branches
 from common.errors import UserError
 from common.files import atomic_path
 from common.pth_file import read_pth
@@ -68,7 +69,12 @@ class Checkpoint:
         return next(iter(self.networks))
 
     def only(self, role: str | None = None, where: str = "the checkpoint") -> Checkpoint:
-        """Return the deployable checkpoint of one network; raises :class:`UserError` where that role is missing."""
+        """Return the deployable checkpoint of one network; raises :class:`UserError` where that role is missing.
+
+        ``class`` and ``subclass`` are the branches of a network with two, each as a network of its own.
+        """
+        if role in (CLASS_BRANCH, SUBCLASS_BRANCH) and role not in self.networks:
+            return self._branch(role, where)
         role = role or self.deployed_role()
         if role not in self.networks and not (self.deployable and role == self.meta.get("role")):
             raise UserError(f"{where} has no network of the role {role!r}; it has {', '.join(self.networks)}")
@@ -76,6 +82,15 @@ class Checkpoint:
             return self
         meta = {**self.meta, "role": role}
         return Checkpoint(meta=meta, networks={SINGLE: self.networks[role]}, not_read=self.not_read)
+
+    def _branch(self, role: str, where: str) -> Checkpoint:
+        whole = self.only(where=where)
+        if role == whole.meta.get("role"):
+            return whole
+        if not has_branches(whole.networks[SINGLE]):
+            raise UserError(f"{where} has no network of the role {role!r}: its network has no subclass branch")
+        tensors, meta = branch(whole.networks[SINGLE], whole.meta, role)
+        return Checkpoint(meta=meta, networks={SINGLE: tensors}, not_read=whole.not_read)
 
     def built_from(self, where: str) -> tuple[NetworkConfig, tuple[str, ...]]:
         """Return the network's configuration and the names of its classes; raises :class:`UserError` where unknown."""
@@ -93,19 +108,25 @@ def read(
     ``common/pth_file.py``. Raises :class:`UserError` for whatever cannot be read whole.
     """
     path = Path(path)
-    suffix = file_format(path)
-    if not path.is_file():
-        raise UserError(f"no checkpoint at {path}; check the path")
-    payload = _READERS[suffix](path, unsafe)
-    if not isinstance(payload, dict):
-        raise UserError(f"{path} holds a {type(payload).__name__}, not a checkpoint; save its state dict")
-    if _is_own(payload):
+    payload = read_payload(path, unsafe)
+    if is_own(payload):
         if dialect and not find_dialect(dialect).own:
             raise UserError(f"{path} is this project's own file, not of the layout {dialect}; leave the layout out")
         checkpoint = _from_own(payload, path)
     else:
         checkpoint = _from_foreign(payload, _chosen(dialect, payload, path), path)
     return checkpoint.only(role, str(path)) if role else checkpoint
+
+
+def read_payload(path: Path, unsafe: bool = False) -> dict[str, Any]:
+    """Return what a checkpoint file holds as it is, nested dicts of arrays and plain values; see :func:`read`."""
+    suffix = file_format(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}; check the path")
+    payload = _READERS[suffix](path, unsafe)
+    if not isinstance(payload, dict):
+        raise UserError(f"{path} holds a {type(payload).__name__}, not a checkpoint; save its state dict")
+    return payload
 
 
 def write(path: str | os.PathLike, checkpoint: Checkpoint, dialect: str | None = None) -> None:
@@ -211,7 +232,8 @@ def _own_header(text: str | bytes, path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: its description ({META_TAG}) is damaged; fetch or save the file again") from None
 
 
-def _is_own(payload: dict[str, Any]) -> bool:
+def is_own(payload: dict[str, Any]) -> bool:
+    """Whether a file's content is of this project's own form, whatever its names."""
     return isinstance(payload.get("format_version"), int) and isinstance(payload.get("meta"), dict)
 
 
@@ -231,12 +253,15 @@ def _all_arrays(*parts: Any) -> bool:
     return all(isinstance(part, dict) and all(isinstance(v, np.ndarray) for v in part.values()) for part in parts)
 
 
+def recognised(payload: dict[str, Any]) -> Dialect | None:
+    """Return the layout of a file of another program by its content, None where no table has all of its names."""
+    return next((candidate for candidate in DIALECTS.values() if candidate.fits(payload)), None)
+
+
 def _chosen(dialect: str | None, payload: dict[str, Any], path: Path) -> Dialect:
-    if dialect:
-        return find_dialect(dialect)
-    for candidate in DIALECTS.values():
-        if candidate.fits(payload):
-            return candidate
+    found = find_dialect(dialect) if dialect else recognised(payload)
+    if found:
+        return found
     raise UserError(
         f"{path}: its names are of no known layout ({', '.join(DIALECTS)}); it begins with "
         f"{', '.join(map(str, list(payload)[:4])) or 'nothing'}; name the layout to see which names do not fit"
@@ -252,7 +277,7 @@ def _from_foreign(payload: dict[str, Any], dialect: Dialect, path: Path) -> Chec
     state = {name: payload[name] for name in dialect.state if isinstance(payload.get(name), np.ndarray)}
     values = {name: value for name, value in payload.items() if _is_plain(value)}
     flat = not any(isinstance(payload.get(slot.key), dict) for slot in dialect.slots)
-    taken = {*(payload if flat else ()), *state, *values, *(slot.key for slot in dialect.slots)}
+    taken = {*(payload if flat else ()), *state, *values, *(slot.key for slot in dialect.slots), *dialect.inside}
     checkpoint = Checkpoint(
         meta={"format_version": FORMAT_VERSION, "origin": {"dialect": dialect.name, "values": values}},
         networks={role: dialect.to_neutral(tensors, str(path)) for role, tensors in networks.items()},
@@ -298,21 +323,30 @@ def _foreign_layout(path: str | os.PathLike, checkpoint: Checkpoint, dialect: Di
         foreign = dialect.from_neutral(tensors, str(path))
         content = payload.setdefault(slot.key, {}) if slot.key else payload
         content.update({f"{dialect.module_prefix}{slot.prefix}{name}": array for name, array in foreign.items()})
-    if any(slot.key for slot in dialect.slots):
-        payload |= _foreign_values(checkpoint.meta, dialect)
-        payload |= {name: checkpoint.state[name] for name in dialect.state if name in checkpoint.state}
-    return payload
+    if not dialect.wrapper:
+        return payload
+    payload |= {name: checkpoint.state[name] for name in dialect.state if name in checkpoint.state}
+    values = _foreign_values(checkpoint.meta, dialect)
+    places = {slot.key for slot in dialect.slots}
+    whole = {key: payload.get(key, values.get(key)) for key in dialect.wrapper if key in payload or key not in places}
+    return whole | values | payload
 
 
 def _foreign_values(meta: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
+    """The plain entries of a file: those it came with, else what our ``meta`` says in the layout's words."""
     origin = meta.get("origin", {})
-    if origin.get("dialect") == dialect.name:
-        return origin["values"]
-    return {foreign: meta[own] for foreign, own in dialect.values if meta.get(own) is not None}
+    if origin and find_dialect(origin["dialect"]).rules == dialect.rules:
+        return dict(dialect.constants) | origin["values"]
+    values = dict(dialect.constants) | {
+        foreign: meta[own] for foreign, own in dialect.values if meta.get(own) is not None
+    }
+    if dialect.percent and meta.get("miou") is not None:
+        values[dialect.percent] = round(100 * meta["miou"], 2)
+    return values
 
 
 def _flattened(payload: dict[str, Any]) -> Tensors:
-    if not _is_own(payload):
+    if not is_own(payload):
         return payload
     if SINGLE in payload:
         return payload[SINGLE]
@@ -324,7 +358,7 @@ def _flattened(payload: dict[str, Any]) -> Tensors:
 
 def _meta_tensor(payload: dict[str, Any]) -> Tensors:
     """The description as the last tensor, so that a file cut off between two tensors lacks it."""
-    if not _is_own(payload):
+    if not is_own(payload):
         return {}
     return {META_TAG: np.frombuffer(json.dumps(payload["meta"]).encode("utf-8"), np.uint8)}
 
@@ -332,7 +366,7 @@ def _meta_tensor(payload: dict[str, Any]) -> Tensors:
 def _write_safetensors(path: str | os.PathLike, tensors: Tensors, payload: dict[str, Any]) -> None:
     from safetensors.numpy import save
 
-    metadata = {"meta": json.dumps(payload["meta"])} if _is_own(payload) else None
+    metadata = {"meta": json.dumps(payload["meta"])} if is_own(payload) else None
     content = save({name: array.copy(order="C") for name, array in tensors.items()}, metadata)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 EXTRAS = {"torch": "torch", "mindspore": "mindspore", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
 """Packages that a command may need, and the extra of ``pyproject.toml`` that brings them."""
@@ -23,6 +26,20 @@ class CheckFailed(Exception):
 
 class Interrupted(Exception):
     """A run was asked to stop (SIGTERM, Ctrl-C) and has saved its state."""
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM end what is inside as Ctrl-C does, so that a file that is being written is taken back."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_command(main: Callable[[list[str] | None], int | None], arguments: list[str] | None = None) -> int:

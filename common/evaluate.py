@@ -1,6 +1,6 @@
 """The one evaluation of all methods and runtimes: images in, class ids back, integers counted.
 
-Protocols (``evaluation.protocol``), all single scale, without flip, one image at a time:
+Protocols (``evaluation.protocol``), one image at a time:
 
 ``whole``        the image at its own size; logits resized to that size. With ``pad_multiple`` the image is reflect-padded at
                  the bottom and the right to multiples of that, and the logits of the padded size are cut back.
@@ -10,6 +10,8 @@ Protocols (``evaluation.protocol``), all single scale, without flip, one image a
 ``center_crop``  the central ``size`` x ``size`` part of image and label, padded alike; the padding counts as
                  ``pad_label``: 0 (the first class, as in U2PL's published VOC numbers) or 255 (left out).
 ``resize``       the image resized to ``size`` x ``size`` whatever its shape; logits resized to the image's own size.
+
+``slide`` with ``scales``, ``flip`` or ``larger_pad`` adds up the logits of scaled and mirrored images (``common/score_sum.py``).
 
 Resizing is bilinear with aligned corners throughout. Images are normalised with ``augment.mean`` and ``augment.std``
 before they are padded or resized.
@@ -28,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from common import score_sum
 from common.config import EvaluationConfig, ExperimentConfig
 from common.data.augment import center_crop, normalise, pad_to
 from common.data.datasets import Dataset
@@ -40,6 +43,9 @@ from common.sliding import windows
 READ_AHEAD = 2
 """Images that are decoded and normalised while the network is busy."""
 
+
+SUM_SETTINGS = {"scales": (1.0,), "flip": False, "larger_pad": "mean"}
+"""Settings of ``slide`` that a result names where they are not these."""
 
 OnImage = Callable[[str, np.ndarray, np.ndarray, np.ndarray], None]
 """Called with image id, image uint8 ``[H,W,3]``, label uint8 ``[H,W]`` and prediction uint8 ``[H,W]``."""
@@ -92,7 +98,7 @@ def evaluate(
     started = time.perf_counter()
     samples = _read_ahead(lambda image_id: _sample(dataset, image_id, config), ids)
     for image_id, sample in _tracked(zip(ids, samples), len(ids), progress):
-        prediction = _class_ids(predictor, sample.planes, settings)
+        prediction = _class_ids(predictor, sample.image, sample.planes, config)
         try:
             confusion.update(prediction, sample.label)
         except UserError as error:
@@ -122,7 +128,7 @@ def predict(predictor: Predictor, image: np.ndarray, config: ExperimentConfig) -
     """
     if config.evaluation.protocol == "center_crop":
         raise UserError("evaluation.protocol = center_crop sees only a part of the image; predict with whole or slide")
-    return _class_ids(predictor, _planes(image, config), config.evaluation)
+    return _class_ids(predictor, image, _planes(image, config), config)
 
 
 def describe_protocol(config: ExperimentConfig) -> dict[str, Any]:
@@ -134,9 +140,11 @@ def describe_protocol(config: ExperimentConfig) -> dict[str, Any]:
         "center_crop": ("size", "pad_label"),
         "resize": ("size",),
     }[settings.protocol]
+    sums = {key: value for key, value in SUM_SETTINGS.items() if getattr(settings, key) != value}
     return {
         "name": settings.protocol,
-        **{key: getattr(settings, key) for key in used},
+        **{key: getattr(settings, key) for key in (*used, *sums)},
+        **({"head": settings.head} if settings.head != "linear" else {}),
         "absent_class": settings.absent_class,
         "mean": list(config.augment.mean),
         "std": list(config.augment.std),
@@ -173,9 +181,11 @@ def _planes(image: np.ndarray, config: ExperimentConfig) -> np.ndarray:
     return np.ascontiguousarray(normalise(image, config.augment).transpose(2, 0, 1))
 
 
-def _class_ids(predictor: Predictor, planes: np.ndarray, settings: EvaluationConfig) -> np.ndarray:
-    """Return uint8 ``[H,W]`` class ids of a normalised image ``[3,H,W]``; a centre crop has been cut out before."""
-    height, width = planes.shape[1:]
+def _class_ids(predictor: Predictor, image: np.ndarray, planes: np.ndarray, config: ExperimentConfig) -> np.ndarray:
+    """Return uint8 ``[H,W]`` class ids of an image ``[H,W,3]``, normalised ``[3,H,W]``; a centre crop has been cut out before."""
+    settings, (height, width) = config.evaluation, planes.shape[1:]
+    if settings.protocol == "slide" and score_sum.needed(settings, height, width):
+        return score_sum.summed_logits(predictor, image, config).argmax(0).astype(np.uint8)
     if settings.protocol == "slide":
         return _slide(predictor, planes, settings)
     images = planes[None]

@@ -6,7 +6,10 @@
 2. ``networks/PRESET.yaml``: the keys of ``network``; the method file (or an override) names it as ``network.preset``;
 3. ``methods/METHOD.yaml``: sections again (``method`` holds the method's own settings), then what the same file has under
    ``datasets: {DATASET: ...}``, then under ``splits: {DATASET/SPLIT: ...}``;
-4. overrides ``a.b=c`` of the command line, the value read as YAML.
+4. overrides ``a.b=c`` of the command line, the value read as YAML; ``branch=2`` stands for ``evaluation.branch=2``.
+
+A method file with ``base: OTHER`` is another setting of the method OTHER: its sections are merged over those of that file,
+its ``splits`` and ``split_lists`` take their place.
 
 Mappings are merged key by key, everything else is replaced. ``split_lists: {DATASET: {SPLIT: ID}}`` of a method file lists
 the splits its paper reports (or that make sense here) and the id in ``configs/splits.yaml`` each stands for, because papers
@@ -31,7 +34,10 @@ from common.strict import build, to_plain
 
 COMMAND_LINE = "command line"
 OPTIONAL_SECTIONS = ("augment", "loader", "optimizer", "criterion", "trainer", "evaluation", "reference")
-METHOD_FILE_KEYS = ("datasets", "splits", "split_lists")
+METHOD_FILE_KEYS = ("datasets", "splits", "split_lists", "base")
+REPLACED_BY_BASE = ("splits", "split_lists")
+SHORT_FORMS = {"branch": "evaluation.branch"}
+"""Overrides without a section, and what they stand for."""
 
 
 class _Layers:
@@ -86,7 +92,7 @@ def compose(name: str, overrides: Sequence[str] = (), configs: Path = CONFIGS) -
     values, source = _read(configs, "networks", preset)
     layers.merge({"network": values}, source)
     layers.merge({"name": name, "split": {"id": aliases.get(split, split)}}, f"experiment {name}")
-    layers.merge({"method": {"name": method}}, method_source)
+    layers.merge({"method": {"name": _method_name(method_file, method)}}, method_source)
     layers.put_over(upper)
     for section in OPTIONAL_SECTIONS:
         layers.values.setdefault(section, {})
@@ -108,11 +114,13 @@ def dump(config: ExperimentConfig) -> str:
     return format_yaml(to_plain(config))
 
 
-def load(path: str | Path) -> ExperimentConfig:
-    """Read a configuration that :func:`dump` wrote (``config.yaml`` of a run folder)."""
+def load(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Read a configuration that :func:`dump` wrote (``config.yaml`` of a run folder), with ``overrides`` over it."""
     values = read_yaml(Path(path))
     layers = _Layers()
     layers.merge(values, str(path))
+    for override in overrides:
+        layers.merge(_override(override), COMMAND_LINE)
     return _build(layers.values, layers.sources)
 
 
@@ -176,7 +184,20 @@ def _read_method(name: str, configs: Path) -> tuple[str, Mapping[str, Any]]:
     values, source = _read(configs, "methods", name)
     if not isinstance(values, Mapping):
         raise UserError(f"{source}: must be a mapping of sections, not {values!r}")
-    return source, values
+    base = values.get("base")
+    if base is None:
+        return source, values
+    _known(str(base), _names(configs, "methods"), "method", source)
+    layers = _Layers()
+    below = _read_method(str(base), configs)[1]
+    layers.merge({key: value for key, value in below.items() if key not in values or key not in REPLACED_BY_BASE}, "")
+    layers.merge({**values, "base": _method_name(below, str(base))}, "")
+    return source, layers.values
+
+
+def _method_name(values: Mapping[str, Any], file: str) -> str:
+    """The method that the file ``file`` configures."""
+    return values.get("base") or file
 
 
 def _section(values: Mapping[str, Any], kind: str, key: str, source: str) -> dict[str, Any]:
@@ -191,7 +212,7 @@ def _section(values: Mapping[str, Any], kind: str, key: str, source: str) -> dic
 
 def _override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
-    parts = key.strip().split(".")
+    parts = SHORT_FORMS.get(key.strip(), key.strip()).split(".")
     if not equals or not all(part.isidentifier() for part in parts):
         raise UserError(
             f"{COMMAND_LINE}: override {text!r} is not of the form section.key=value, e.g. trainer.epochs=2"

@@ -74,7 +74,7 @@ def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor
         shutil.rmtree(out, ignore_errors=True)
     if not (out / DESCRIPTION).is_file():
         write_json_atomic(out / DESCRIPTION, asdict(description))
-    save_features(predictor.features, dataset, split, config, out)
+    save_features(predictor.decoder_features, dataset, split, config, out)
     print(f"written: {len(split.labelled)} feature files in {out}")
 
 

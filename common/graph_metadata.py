@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import UserError
+from common.predictor import Head
 from common.strict import build, to_plain
 
 FORMAT = "1"
 """Version of the properties below; a reader refuses another one."""
 
-TEXTS = ("output", "experiment", "role", "checkpoint_sha256")
+TEXTS = ("output", "experiment", "role", "checkpoint_sha256", "head")
 """Properties stored as they are; all others are JSON."""
 
 
@@ -24,7 +25,7 @@ class GraphMetadata:
 
     ``output`` is what its first output holds; ``mean`` and ``std`` normalise RGB pixels in 0..255 per channel;
     ``checkpoint_sha256`` is the file that was exported and ``role`` its network; ``network`` is the plain form of
-    :class:`common.config.NetworkConfig`.
+    :class:`common.config.NetworkConfig`; ``head`` the predictor whose logits or class ids these are.
     """
 
     output: Literal["logits", "class_ids"]
@@ -35,6 +36,7 @@ class GraphMetadata:
     role: str
     checkpoint_sha256: str
     network: Any
+    head: Head = "linear"
 
     def properties(self) -> dict[str, str]:
         """Return the properties to be written into the file, all text."""

@@ -21,8 +21,8 @@ def initial_tensors(shapes: Mapping[str, tuple[int, ...]], config: NetworkConfig
 
     Encoder convolutions: He normal over fan-out; decoder and heads: uniform in +-1/sqrt(fan_in) (``torch_default``) or He
     normal over fan-in; biases uniform in +-1/sqrt(fan_in); BatchNorm 1 and 0, with ``zero_init_residual`` 0 for the last
-    one of a residual block. Each tensor has its own generator keyed by ``seed``, ``role`` and its name; the encoder's stages
-    of a subclass branch start as copies of the class branch's (``specs/usrn.md`` 3.6).
+    one of a residual block; prototypes standard normal. Each tensor has its own generator keyed by ``seed``, ``role`` and its
+    name; the encoder's stages of a subclass branch start as copies of the class branch's (``specs/usrn.md`` 3.6).
     """
     normalised = {name.removesuffix("running_mean") for name in shapes if name.endswith("running_mean")}
     last_norm = "bn3.weight" if config.encoder in ("resnet50", "resnet101") else "bn2.weight"
@@ -31,6 +31,10 @@ def initial_tensors(shapes: Mapping[str, tuple[int, ...]], config: NetworkConfig
         prefix, leaf = name.rpartition(".")[0] + ".", name.rpartition(".")[2]
         if leaf == "num_batches_tracked":
             values[name] = np.zeros(shape, np.int64)
+        elif name == "prototypes":
+            values[name] = generator(seed, f"initial {role}", zlib.crc32(name.encode())).standard_normal(
+                shape, np.float32
+            )
         elif prefix in normalised:
             residual_end = config.zero_init_residual and ".layer" in name and name.endswith(last_norm)
             one = leaf in ("weight", "running_var") and not residual_end

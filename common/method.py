@@ -6,9 +6,9 @@ name in ``torch_impl/methods/NAME.py`` and ``mindspore_impl/methods/NAME.py`` wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,21 +25,32 @@ under ``label`` (and further names, e.g. ``subclass``).
 """
 Batch = dict[str, StreamBatch]
 
+LabelledImages = Iterable[tuple[np.ndarray, np.ndarray]]
+"""The labelled images one by one, whole, normalised and not augmented, float32 ``[3,H,W]``, with labels uint8 ``[H,W]``."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
     """One sequence of samples a method draws from in every step.
 
     ``source`` is the list it reads (``labelled`` or ``unlabelled``), ``pipeline`` the augmentation in
-    ``common/data/augment.py``, ``labels`` the label images that go through the same geometry; ``folders`` says where those
-    lie that are not the data set's own.
+    ``common/data/pipelines.py``, ``labels`` the label images that go through the same geometry. ``order``: one permutation of
+    the list after the other, or each image drawn uniformly. ``one_of``: of so many consecutive images one, drawn at random, is
+    prepared. ``probability``: so likely is each image prepared at all; the others have the id ``""`` and are all zeros.
+    ``folders`` says where those label images lie that are not the data set's own. ``follows`` names a stream whose shuffled
+    order this one takes: with entry i of that list comes entry i modulo the length of this one's list, in every epoch
+    (``specs/uccl.md`` section 7, "Loaders"). A list that is longer than that one is shuffled by itself.
     """
 
     name: str
     source: str
     pipeline: str
     labels: tuple[str, ...] = ()
+    order: Literal["permuted", "uniform"] = "permuted"
+    one_of: int = 1
+    probability: float = 1.0
     folders: Mapping[str, str] = field(default_factory=dict)
+    follows: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +109,9 @@ class Method(Protocol):
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
         """Run one optimiser step and return the loss terms; raises :class:`NonFiniteLoss` before the optimiser steps."""
 
+    # Optional: ``before_epoch(self, clock: Clock, labelled: LabelledImages) -> list[str]`` is called once before the first step
+    # of every epoch, with that step's clock and ahead of the evaluation that ends the epoch before; returns notes for the log.
+
     def networks(self) -> dict[str, dict[str, np.ndarray]]:
         """Return every network's tensors by role (``student``, ``teacher``, ``branch1``...), neutral names."""
 
@@ -124,3 +138,13 @@ def check_finite(losses: dict[str, float], batch: Batch) -> None:
     if bad:
         images = "; ".join(f"{name}: {', '.join(part['ids'])}" for name, part in batch.items())
         raise NonFiniteLoss(f"loss {', '.join(bad)} is not finite; images of the batch: {images}")
+
+
+def summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return the sum of loss terms by name, ``loss`` at the end; each part has its terms and their sum ``loss``."""
+    total: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0.0) + value
+    loss = total.pop("loss")
+    return total | {"loss": loss}

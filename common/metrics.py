@@ -87,15 +87,15 @@ class ConfusionMatrix:
         union = self.union()
         return np.divide(self.intersection(), union, out=np.full(self.classes, np.nan), where=union > 0)
 
-    def miou(self, absent: Absent = "zero") -> float:
-        """Mean intersection over union in 0..1.
+    def miou(self, absent: Absent = "zero", first: int = 0) -> float:
+        """Mean intersection over union in 0..1, of the classes from number ``first`` on.
 
         ``zero``: mean over all classes of I / (U + 1e-10), an absent class counts 0 (``specs/u2pl.md`` section 14);
         ``skip``: mean of I / U over the classes with a union (``specs/cpcl.md`` section 8), NaN when there is none.
         """
         if absent == "zero":
-            return float(np.mean(self.intersection() / (self.union() + EPSILON)))
-        present = self.iou()[self.union() > 0]
+            return float(np.mean((self.intersection() / (self.union() + EPSILON))[first:]))
+        present = self.iou()[first:][self.union()[first:] > 0]
         return float(present.mean()) if present.size else float("nan")
 
     def pixel_accuracy(self) -> float:

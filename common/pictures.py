@@ -77,6 +77,15 @@ def png_data_uri(picture: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def jpeg_data_uri(picture: np.ndarray, width: int) -> str:
+    """Return a picture, uint8 ``[H,W,3]``, as a ``data:`` address of a JPEG at most ``width`` pixels wide."""
+    image = Image.fromarray(picture)
+    image.thumbnail((width, image.height), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
 def line_chart(
     title: str,
     series: Mapping[str, Points],

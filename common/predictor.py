@@ -35,6 +35,13 @@ Accumulate = Literal["mean_logits", "sum_logits", "sum_softmax"]
 """How overlapping windows are joined: averaged logits (U2PL), summed logits (CPCL), summed probabilities (UCCL)."""
 
 
+Head = Literal["linear", "prototype"]
+"""Whose logits count: the classifier's, or those of PCR's prototypes (networks with ``network.prototypes``)."""
+
+STRIP_ROWS = 32
+"""Rows of an image for which the prototype head computes at a time, so that its memory does not grow with the height."""
+
+
 class Predictor(Protocol):
     """A network in eval mode. Images are normalised float32 ``[B,3,H,W]``; resizing is bilinear, align_corners."""
 

@@ -88,6 +88,11 @@ class _Unpickler(pickle.Unpickler):
 def _read_zip(file: BinaryIO, path: Path, unsafe: bool) -> Any:
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
+        # torch.save compresses nothing; an archive that unpacks to more than it holds was made to fill the memory.
+        if sum(entry.file_size for entry in archive.infolist()) > os.fstat(file.fileno()).st_size:
+            raise UserError(
+                f"{path}: its archive unpacks to more than the file holds, which torch.save never writes; refused"
+            )
         pickles = [name for name in names if name.endswith("/data.pkl")]
         root = pickles[0].removesuffix("data.pkl") if pickles else ""
         if not pickles or f"{root}constants.pkl" in names:

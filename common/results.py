@@ -33,7 +33,7 @@ def result(
 
     ``split_digest`` is the SHA-256 of the labelled list, None when it is not known; ``checkpoint`` the evaluated file,
     None for a network that has not been saved; ``role`` which of its networks was judged (``student``, ``teacher``).
-    Scores are fractions, ``miou_percent`` is rounded to 3 decimals; the IoU of a class without any pixel is null.
+    Scores are fractions, ``miou_without_first`` leaves out the first class (the background of VOC), ``miou_percent`` is rounded to 3 decimals; the IoU of a class without any pixel is null.
     """
     confusion = evaluation.confusion
     per_class = zip(config.dataset.classes, confusion.truth(), confusion.predicted(), confusion.intersection())
@@ -42,6 +42,7 @@ def result(
         "experiment": config.name,
         "miou": evaluation.miou,
         "miou_percent": round(100 * evaluation.miou, 3),
+        "miou_without_first": _number(confusion.miou(config.evaluation.absent_class, first=1)),
         "pixel_accuracy": evaluation.pixel_accuracy,
         "iou": {name: _number(value) for name, value in zip(config.dataset.classes, evaluation.iou)},
         "pixels": {
@@ -110,6 +111,7 @@ def format_table(content: dict[str, Any]) -> str:
             *lines,
             "-" * len(lines[0]),
             f"{'mean IoU':<{width}}  {_percent(content['miou'])}{note}",
+            f"{'without first':<{width}}  {_percent(content.get('miou_without_first'))}",
             f"{'pixel accuracy':<{width}}  {_percent(content['pixel_accuracy'])}",
             f"{content['experiment']}: {content['images']} images in {content['seconds']:.1f} s, protocol "
             f"{content['protocol']['name']}, {runtime['name']} {runtime['version']} on {runtime['device']}",

@@ -17,7 +17,8 @@ from common.paths import PROJECT
 
 
 class RunFolder:
-    """``config.yaml``, ``log.jsonl`` (one JSON object a line), ``last.*``, ``best.*``, ``result.json``, ``pictures/``, ``events/``.
+    """``config.yaml``, ``log.jsonl`` (one JSON object a line), ``last.*``, ``best.*``, ``result.json``, ``pictures/``, ``events/``,
+    ``snapshots/epoch-N.*``.
 
     Nothing is created before :meth:`start` or the first :meth:`log`.
     """
@@ -38,9 +39,22 @@ class RunFolder:
         """The checkpoint of the best evaluation so far."""
         return self.path / f"best{suffix}"
 
+    def snapshot(self, epoch: int, suffix: str) -> Path:
+        """The networks that ``epoch``, counted from 0, has left."""
+        return self.path / "snapshots" / f"epoch-{epoch}{suffix}"
+
+    def kept_snapshots(self, suffix: str) -> dict[int, Path]:
+        """Return the snapshots that are there by epoch, in order; other files of their folder do not count."""
+        numbers = [
+            path.name.removeprefix("epoch-").removesuffix(suffix)
+            for path in self.path.glob(f"snapshots/epoch-*{suffix}")
+        ]
+        return {epoch: self.snapshot(epoch, suffix) for epoch in sorted(int(n) for n in numbers if n.isdecimal())}
+
     def start(self, config: str) -> None:
         """Begin a run: remove what an earlier run left under this folder's names, then write ``config`` (YAML text)."""
         left = [self.log_file, self.result, *self.path.glob("last.*"), *self.path.glob("best.*")]
+        left += self.path.glob("snapshots/epoch-*.*")
         left += [*self.pictures.glob("*.png"), *self.events.glob("events.out.tfevents.*")]
         for file in left:
             file.unlink(missing_ok=True)

@@ -6,8 +6,13 @@ from common.config import OptimizerConfig
 from common.method import Clock
 
 
-def poly(base: float, iteration: int, total: int, power: float) -> float:
-    """Return base * (1 - iteration/total)^power: the rate of the step with index ``iteration`` (``specs/u2pl.md`` section 4)."""
+def poly(base: float, iteration: int, total: int, power: float, warmup: int = 0) -> float:
+    """Return base * (1 - iteration/total)^power: the rate of the step with index ``iteration`` (``specs/u2pl.md`` section 4).
+
+    During the first ``warmup`` iterations it is base * iteration/warmup instead (``specs/cpcl.md`` section 7).
+    """
+    if iteration < warmup:
+        return base * iteration / warmup
     return base * (1 - iteration / total) ** power
 
 
@@ -26,4 +31,12 @@ def learning_rate(config: OptimizerConfig, clock: Clock) -> float:
     """Return the encoder's rate in this step."""
     if config.lr_counter == "authors":
         return poly_authors(config.lr, clock, config.counted_steps, config.poly_power)
-    return poly(config.lr, clock.iteration, clock.total, config.poly_power)
+    iteration = max(clock.iteration - config.poly_lag, 0)
+    return poly(config.lr, iteration, clock.total, config.poly_power, config.warmup)
+
+
+def distributed_epoch(images: int, processes: int, batch: int) -> tuple[int, int]:
+    """Return how many images a process sees and how many steps an epoch has where the list is padded to a multiple of
+    ``processes`` and a last batch that is not full is dropped (``specs/pcr.md`` section 5)."""
+    each = -(-images // processes)
+    return each, each // batch

@@ -5,16 +5,21 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from common.config import SplitConfig
 from common.documents import read_yaml
+from common.errors import UserError
 from common.paths import CONFIGS, PROJECT
 from common.strict import build, ranged
 
 LABELLED_FILE, UNLABELLED_FILE = "labeled.txt", "unlabeled.txt"
+
+
+class DigestMismatch(UserError):
+    """A list is not the one it is said to be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +41,8 @@ class KnownSplit:
     ``way`` says how the labelled list comes about: ``import`` (only from a copy of the authors' list), ``every`` (every
     ``ratio``-th id of the training list, ``order`` says whether of the sorted ids or in the order of the list's file,
     ``specs/splits_cps.md`` section 3), ``seeded`` (drawn here with ``seed``), ``all`` (the whole training list).
-    The unlabelled list is the rest of the training list, whose facts may be unknown.
+    The unlabelled list is the rest of the training list, whose facts may be unknown. ``fine`` of the labelled images
+    have pixel-accurate annotations (None: not known); ``papers`` are those whose published results are on this list.
     """
 
     origin: str
@@ -46,21 +52,43 @@ class KnownSplit:
     seed: int | None = ranged(None, low=0)
     labelled: ListFacts
     unlabelled: ListFacts | None = None
+    fine: int | None = ranged(None, low=0)
+    papers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.way == "every") != (self.ratio is not None):
             raise ValueError("ratio belongs to way: every, and only to it")
         if (self.way == "seeded") != (self.seed is not None):
             raise ValueError("seed belongs to way: seeded, and only to it")
+        if self.fine is not None and self.fine > self.labelled.count:
+            raise ValueError(f"fine: {self.fine} of {self.labelled.count} labelled images")
+
+    @property
+    def fine_share(self) -> str:
+        """How many of the labelled images are pixel-accurately annotated, as text."""
+        return "?" if self.fine is None else f"{100 * self.fine / self.labelled.count:.0f} %"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherList:
+    """A published list that is no labelled or unlabelled part of a split."""
+
+    origin: str
+    facts: ListFacts
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownDataset:
-    """The training and validation lists of a data set and its splits by id."""
+    """The training and validation lists of a data set, its splits by id and other published lists by name.
+
+    ``fine`` is the list of the training images with pixel-accurate annotations, where not all have them.
+    """
 
     train: ListFacts
     val: ListFacts
     lists: dict[str, KnownSplit]
+    fine: ListFacts | None = None
+    others: dict[str, OtherList] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,16 +124,38 @@ def list_folder(dataset: str, split: SplitConfig) -> Path:
     return PROJECT / Path(split.folder).expanduser() / dataset / split.id
 
 
+class Found(NamedTuple):
+    """A registered list: data set, split or other name, and which list of it (``labelled``, ``train``, ``other``...)."""
+
+    dataset: str
+    name: str
+    kind: Literal["labelled", "unlabelled", "train", "val", "other"]
+
+    def __str__(self) -> str:
+        if self.kind in ("train", "val"):
+            return f"the {'training' if self.kind == 'train' else 'validation'} list of {self.dataset}"
+        return f"{self.dataset}/{self.name} ({self.kind})" if self.kind != "other" else f"{self.dataset}/{self.name}"
+
+
 def identify(value: str, configs: Path = CONFIGS) -> str | None:
     """Name the registered list with this digest, for example ``voc/u2pl_662 (labelled)``; None when there is none."""
-    return next((name for name, facts in _all_lists(configs) if facts.digest == value), None)
+    found = find_digest(value, configs)
+    return str(found[0]) if found else None
 
 
-def _all_lists(configs: Path) -> Iterator[tuple[str, ListFacts]]:
+def find_digest(value: str, configs: Path = CONFIGS) -> list[Found]:
+    """Return every registered list with this digest; the split ``all`` is named as the training list that it is."""
+    return [found for found, facts in _all_lists(configs) if facts.digest == value and facts.count]
+
+
+def _all_lists(configs: Path) -> Iterator[tuple[Found, ListFacts]]:
     for dataset, known in registry(configs).items():
         for split, entry in known.lists.items():
-            yield f"{dataset}/{split} (labelled)", entry.labelled
-            if entry.unlabelled:
-                yield f"{dataset}/{split} (unlabelled)", entry.unlabelled
-        yield f"the training list of {dataset}", known.train
-        yield f"the validation list of {dataset}", known.val
+            if entry.way != "all":
+                yield Found(dataset, split, "labelled"), entry.labelled
+                if entry.unlabelled:
+                    yield Found(dataset, split, "unlabelled"), entry.unlabelled
+        yield Found(dataset, "train", "train"), known.train
+        yield Found(dataset, "val", "val"), known.val
+        for name, other in known.others.items():
+            yield Found(dataset, name, "other"), other.facts

@@ -8,21 +8,22 @@ makes, imports and verifies them.
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.config import DatasetConfig, SplitConfig
-from common.data.datasets import Dataset, open_dataset
+from common.arguments import positive
+from common.config import SplitConfig
+from common.data.datasets import Dataset, FileDataset, open_dataset
 from common.errors import CheckFailed, UserError, run_command
 from common.experiment import dataset_config
-from common.files import write_text_atomic
-from common.list_files import Lists, find_lists, list_ids
-from common.rng import generator
+from common.list_files import list_ids, write_lists
+from common.split_draw import covering, every, seeded
+from common.split_import import TRAIN, VAL, import_all, import_one, other_path
 from common.split_registry import (
     LABELLED_FILE,
     UNLABELLED_FILE,
+    DigestMismatch,
     KnownSplit,
     ListFacts,
     canonical,
@@ -34,12 +35,16 @@ from common.split_registry import (
 )
 
 MAKE, IMPORT = "python -m common.splits make", "python -m common.splits import"
-TRAIN, VAL = "train", "val"
+FINE_FILE = "ImageSets/Segmentation/train.txt"
+"""Where VOC lists its pixel-accurately annotated training images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Labelled and unlabelled image ids in canonical order, with the digests of both lists and where they come from."""
+    """Labelled and unlabelled image ids in canonical order, with the digests of both lists and where they come from.
+
+    ``overlapping``: the unlabelled list is meant to hold the labelled images, too.
+    """
 
     id: str
     labelled: tuple[str, ...]
@@ -47,10 +52,7 @@ class Split:
     digest: str
     unlabelled_digest: str
     origin: str
-
-
-class DigestMismatch(UserError):
-    """A list is not the one it is said to be."""
+    overlapping: bool = False
 
 
 def resolve(dataset: Dataset, split: SplitConfig) -> Split:
@@ -72,23 +74,18 @@ def resolve(dataset: Dataset, split: SplitConfig) -> Split:
         labelled = _draw(dataset, split.id)
     if known:
         _check(labelled, known.labelled, f"the labelled list of {name}")
-    if unlabelled is None:
+    if split.unlabelled == "all":
+        unlabelled = _train_ids(dataset, known)
+        _rest(unlabelled, labelled, name)  # the labelled images must be among them
+    elif unlabelled is None:
         unlabelled = _rest(_train_ids(dataset, known), labelled, name)
-    if known and known.unlabelled:
+    if known and known.unlabelled and split.unlabelled == "rest":
         _check(unlabelled, known.unlabelled, f"the unlabelled list of {name}")
     return Split(
         id=split.id, labelled=canonical(labelled), unlabelled=canonical(unlabelled),
         digest=digest(labelled), unlabelled_digest=digest(unlabelled), origin=origin,
+        overlapping=split.unlabelled == "all",
     )  # fmt: skip
-
-
-def seeded(ids: Iterable[str], count: int, seed: int) -> tuple[str, ...]:
-    """Return ``count`` of ``ids``: the first of a permutation of the sorted ids that ``seed`` alone decides."""
-    candidates = canonical(ids)
-    if not 1 <= count <= len(candidates):
-        raise UserError(f"cannot draw {count} labelled images from a training list of {len(candidates)}")
-    order = generator(seed, "labelled split").permutation(len(candidates))
-    return tuple(candidates[index] for index in order[:count])
 
 
 def _draw(dataset: Dataset, split_id: str) -> tuple[str, ...]:
@@ -107,7 +104,7 @@ def _draw(dataset: Dataset, split_id: str) -> tuple[str, ...]:
         return canonical(ids)
     if known.way == "seeded":
         return seeded(ids, known.labelled.count, known.seed)
-    chosen = (canonical(ids) if known.order == "sorted" else ids)[:: known.ratio]
+    chosen = every(canonical(ids) if known.order == "sorted" else ids, known.ratio)
     if known.order == "file" and digest(chosen) != known.labelled.digest:
         raise DigestMismatch(
             f"the rule of {name} goes by the order of the authors' training list and yours has another order; "
@@ -157,22 +154,26 @@ def _name(text: str) -> tuple[str, str]:
     return dataset, split
 
 
-def _write(folder: Path, lists: Mapping[str, Iterable[str]]) -> None:
-    for file, ids in lists.items():
-        write_text_atomic(folder / file, "".join(f"{name}\n" for name in canonical(ids)))
-        print(f"{folder / file}: {len(canonical(ids))} ids, {digest(ids)}")
-
-
 def _list(arguments: argparse.Namespace) -> None:
+    if arguments.dataset not in (None, *registry()):
+        raise UserError(f"no list of a data set {arguments.dataset!r} is registered; known: {', '.join(registry())}")
     for dataset, known in registry().items():
         if arguments.dataset in (None, dataset):
             for split, entry in known.lists.items():
-                counts = f"{entry.labelled.count:5} of {known.train.count:5}"
-                print(f"{dataset + '/' + split:28} {counts}  {entry.way:7} {entry.origin}")
+                counts = f"{entry.labelled.count:5} of {known.train.count:5}  fine {entry.fine_share:>5}"
+                papers = f" [{', '.join(entry.papers)}]" if entry.papers else ""
+                print(f"{dataset + '/' + split:44} {counts}  {entry.way:7} {entry.origin}{papers}")
+            for name, other in known.others.items():
+                print(f"{dataset + '/' + name:44} {other.facts.count:5} ids{'':22} import  {other.origin}")
 
 
 def _show(arguments: argparse.Namespace) -> None:
     dataset, split = _name(arguments.name)
+    if dataset in registry() and split in (others := registry()[dataset].others):
+        facts = others[split].facts
+        print(f"{arguments.name}\norigin      {others[split].origin}\nids         {facts.count} ids, {facts.digest}")
+        print(f"file        {other_path(dataset, split, arguments.folder)}")
+        return
     known = known_splits(dataset).get(split)
     if known is None:
         raise UserError(f"{arguments.name} is not registered; `python -m common.splits list` shows what is")
@@ -180,7 +181,28 @@ def _show(arguments: argparse.Namespace) -> None:
     print(f"{arguments.name}\norigin      {known.origin}\nway         {known.way}{rule}")
     for kind, facts in (("labelled", known.labelled), ("unlabelled", known.unlabelled)):
         print(f"{kind:11} {facts.count} ids, {facts.digest}" if facts else f"{kind:11} the rest of the training list")
-    print(f"folder      {list_folder(dataset, SplitConfig(id=split, folder=arguments.folder))}")
+    settings = SplitConfig(id=split, folder=arguments.folder)
+    if registry()[dataset].fine or known.fine is not None:
+        print(f"fine        {_fine(dataset, settings, known)}")
+    print(f"papers      {', '.join(known.papers) or 'none of those whose lists are registered'}")
+    print(f"folder      {list_folder(dataset, settings)}")
+
+
+def _fine(dataset: str, settings: SplitConfig, known: KnownSplit) -> str:
+    """How many labelled images are pixel-accurately annotated; counted where the registry does not know and lists are here."""
+    count, total = known.fine, known.labelled.count
+    if count is None:
+        opened = open_dataset(dataset_config(dataset))
+        path = opened.root / FINE_FILE if isinstance(opened, FileDataset) else Path()
+        try:
+            fine = set(list_ids(path, opened.config))
+            labelled = resolve(opened, settings).labelled
+        except UserError:
+            return f"not stated; known here once the list and {FINE_FILE} are there"
+        if digest(fine) != registry()[dataset].fine.digest:
+            return f"not known: {path} is not the official list"
+        count = len(fine & set(labelled))
+    return f"{count} of {total} labelled images ({100 * count / total:.0f} %) have pixel-accurate annotations"
 
 
 def _make(arguments: argparse.Namespace) -> None:
@@ -188,83 +210,45 @@ def _make(arguments: argparse.Namespace) -> None:
     dataset = open_dataset(dataset_config(name))
     settings = SplitConfig(id=split, folder=arguments.folder)
     folder = arguments.out or list_folder(name, settings)
+    sizes = [option for option in ("count", "ratio", "every") if getattr(arguments, option) is not None]
     if split in known_splits(name):
-        if arguments.count is not None:
+        if sizes:
             raise UserError(
-                f"{arguments.name} is registered and cannot be drawn anew; leave --count out or choose another id"
+                f"{arguments.name} is registered and cannot be drawn anew; leave --{sizes[0]} out or choose another id"
             )
         made = resolve(dataset, settings)
         lists = {LABELLED_FILE: made.labelled, UNLABELLED_FILE: made.unlabelled}
-    elif arguments.count is None:
-        raise UserError(f"{arguments.name} is not registered; say how many images are labelled: --count N --seed S")
+    elif len(sizes) != 1:
+        raise UserError(
+            f"{arguments.name} is not registered; say how many images are labelled, by one of --count N, --ratio R, --every R"
+        )
     else:
-        labelled = seeded(dataset.train_ids, arguments.count, arguments.seed)
+        labelled = _drawn(dataset, arguments)
         lists = {LABELLED_FILE: labelled, UNLABELLED_FILE: _rest(dataset.train_ids, labelled, arguments.name)}
     old = folder / LABELLED_FILE
     if old.is_file() and digest(list_ids(old, dataset.config)) != digest(lists[LABELLED_FILE]):
         raise UserError(f"{old} holds another list; remove it first or choose another id")
-    _write(folder, {file: ids for file, ids in lists.items() if ids})
+    write_lists(folder, {file: ids for file, ids in lists.items() if ids})
+
+
+def _drawn(dataset: Dataset, arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The labelled list of a split of the user's own, as the options say."""
+    if arguments.every is not None:
+        return every(canonical(dataset.train_ids), arguments.every)
+    count = arguments.count or -(-len(dataset.train_ids) // arguments.ratio)
+    if arguments.plain:
+        return seeded(dataset.train_ids, count, arguments.seed)
+    return covering(dataset, count, arguments.seed)
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    name, split = _name(arguments.name)
-    config = dataset_config(name)
-    with tempfile.TemporaryDirectory() as scratch:
-        lists = find_lists(arguments.path, Path(scratch), config)
-    if split in (TRAIN, VAL):
-        _import_whole(config, split, lists, arguments.path)
-        return
-    folder = list_folder(name, SplitConfig(id=split, folder=arguments.folder))
-    known = known_splits(name).get(split)
-    if known is None:
-        chosen = _own(arguments.path, lists)
+    if len(arguments.what) > 2:
+        raise UserError("expected PATH, or DATASET/ID and PATH")
+    path = Path(arguments.what[-1])
+    if len(arguments.what) == 1:
+        import_all(path, arguments.folder)
     else:
-        wanted = {LABELLED_FILE: known.labelled, UNLABELLED_FILE: known.unlabelled}
-        chosen = {file: _find(lists.values(), facts.digest) for file, facts in wanted.items() if facts}
-        if chosen[LABELLED_FILE] is None:
-            raise DigestMismatch(_not_found(f"the labelled list of {arguments.name}", arguments.path, lists))
-    _write(folder, {file: ids for file, ids in chosen.items() if ids})
-    same = identify(digest(chosen[LABELLED_FILE]))
-    if known is None and same:
-        print(f"note: this is the same list as {same}")
-
-
-def _own(path: Path, lists: Lists) -> dict[str, tuple[str, ...]]:
-    """The labelled and perhaps the unlabelled list of a split that the registry does not know."""
-    if len(lists) == 1:
-        return {LABELLED_FILE: next(iter(lists.values()))}
-    chosen = {file: lists[str(path / file)] for file in (LABELLED_FILE, UNLABELLED_FILE) if str(path / file) in lists}
-    if LABELLED_FILE not in chosen:
-        raise UserError(f"{path}: expected one list, or a folder with {LABELLED_FILE} and perhaps {UNLABELLED_FILE}")
-    return chosen
-
-
-def _import_whole(config: DatasetConfig, part: str, lists: Lists, path: Path) -> None:
-    """Put a data set's training or validation list in its place; the training list may come as labelled + unlabelled."""
-    known = registry().get(config.name)
-    if known is None or config.layout == "shapes":
-        raise UserError(f"the {part} list of {config.name} is not registered; put it in the data set's folder yourself")
-    target = open_dataset(config).root / (config.train_list if part == TRAIN else config.val_list)
-    candidates = list(lists.values())
-    if part == TRAIN:
-        parts = {str(Path(file).parent): lists.get(str(Path(file).parent / LABELLED_FILE), ()) for file in lists}
-        candidates += [ids + lists.get(str(Path(folder) / UNLABELLED_FILE), ()) for folder, ids in parts.items()]
-    facts = known.train if part == TRAIN else known.val
-    found = _find(candidates, facts.digest)
-    if found is None:
-        raise DigestMismatch(_not_found(f"the {part} list of {config.name}", path, lists))
-    write_text_atomic(target, "".join(f"{name}\n" for name in dict.fromkeys(found)))
-    print(f"{target}: {facts.count} ids, {facts.digest}")
-
-
-def _find(lists: Iterable[tuple[str, ...]], wanted: str) -> tuple[str, ...] | None:
-    return next((ids for ids in lists if digest(ids) == wanted), None)
-
-
-def _not_found(what: str, path: Path, lists: Lists) -> str:
-    others = sorted({known for ids in lists.values() if (known := identify(digest(ids)))})
-    there = f"; it has {', '.join(others)}" if others else ""
-    return f"{path}: none of its {len(lists)} lists is {what}{there}"
+        import_one(*_name(arguments.what[0]), path, arguments.folder)
 
 
 def _verify(arguments: argparse.Namespace) -> None:
@@ -292,21 +276,31 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
-        if run is not _list:
+        if run not in (_list, _import):
             command.add_argument("name", metavar="DATASET/ID")
+        if run is not _list:
             command.add_argument(
                 "--folder", default="splits", help="folder of all lists (default: splits/ of the project)"
             )
         return command
 
     add("list", _list, "Show every registered split.").add_argument("dataset", nargs="?", metavar="DATASET")
-    add("show", _show, "Show counts, digests, origin and way of one split.")
+    add("show", _show, "Show counts, digests, origin, way, fine annotations and papers of one split.")
     make = add("make", _make, "Write the lists of a split that has a rule, or draw a split of your own.")
     make.add_argument("--out", type=Path, help="write here instead of FOLDER/DATASET/ID")
-    make.add_argument("--count", type=int, help="number of labelled images of a split of your own")
-    make.add_argument("--seed", type=int, default=0, help="seed of a split of your own (default 0)")
-    bring = add("import", _import, "Take lists (also DATASET/train and DATASET/val) from a file, folder, zip or tar.")
-    bring.add_argument("path", type=Path, metavar="PATH", help="your copy of the authors' repository, or of one list")
+    make.add_argument("--count", type=positive, metavar="N", help="a split of your own with N labelled images")
+    make.add_argument("--ratio", type=positive, metavar="R", help="the same with every R-th part of the training list")
+    make.add_argument("--every", type=positive, metavar="R", help="every R-th of the sorted ids, CPS's rule; no seed")
+    make.add_argument("--seed", type=int, default=0, help="seed of a split of your own (default 0); one seed nests")
+    make.add_argument("--plain", action="store_true", help="do not see to it that every class is shown")
+    bring = add(
+        "import", _import, "Take lists from a file, folder, zip or tar: all that are registered, or the one you name."
+    )
+    bring.add_argument(
+        "what", nargs="+", metavar="[DATASET/ID] PATH",
+        help="your copy of the authors' repository or of one list; before it perhaps what to take, also DATASET/train "
+        "and DATASET/val",
+    )  # fmt: skip
     add("verify", _verify, "Check the digests of a split and of the data set's training and validation lists.")
     return parser
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.checkpoints import SINGLE, read
+from common.checkpoints import SINGLE, Checkpoint, find_dialect, read
 from common.config import ExperimentConfig, NetworkConfig
+from common.dialects.describe import CLASS_BRANCH, branch, describe
 from common.errors import UserError
 from common.experiment import compose
 from common.strict import to_plain
@@ -41,10 +42,13 @@ class StoredNetwork:
 def read_network(path: Path, role: str | None = None, experiment: ExperimentConfig | None = None) -> StoredNetwork:
     """Return the network of ``role`` (None: the one to deploy) from a checkpoint file, without a subclass branch.
 
-    A file of another program does not describe its network; then ``experiment`` does. Raises :class:`UserError` when
-    nothing describes it, or when the file's description contradicts ``experiment``.
+    A file of another program does not describe its network; then ``experiment`` does, or without one what its names and
+    shapes tell. Raises :class:`UserError` when nothing describes it, or when the file's description contradicts
+    ``experiment``.
     """
     checkpoint = read(path, role=role).only(where=str(path))
+    if experiment is None:
+        checkpoint = described(checkpoint)
     meta = checkpoint.meta
     if experiment is not None:
         check_fits(meta, experiment, path)
@@ -65,10 +69,19 @@ def read_network(path: Path, role: str | None = None, experiment: ExperimentConf
     )
 
 
+def described(checkpoint: Checkpoint) -> Checkpoint:
+    """Add to the ``meta`` of another program's file what its names and shapes tell (``common/dialects/describe.py``)."""
+    origin = checkpoint.meta.get("origin")
+    if origin is None or "network" in checkpoint.meta:
+        return checkpoint
+    tensors = checkpoint.networks[checkpoint.deployed_role()]
+    meta = describe(find_dialect(origin["dialect"]), tensors) | checkpoint.meta
+    return dataclasses.replace(checkpoint, meta=meta)
+
+
 def class_branch(config: NetworkConfig, tensors: Tensors) -> tuple[NetworkConfig, Tensors]:
     """Return configuration and arrays of the class branch alone: what is evaluated and deployed (``specs/usrn.md`` 9)."""
-    kept = {name: array for name, array in tensors.items() if "_subclass." not in name}
-    return dataclasses.replace(config, subclasses=0), kept
+    return dataclasses.replace(config, subclasses=0), branch(tensors, {}, CLASS_BRANCH)[0]
 
 
 def check_fits(description: dict[str, Any], experiment: ExperimentConfig, path: Path) -> None:

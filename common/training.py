@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
+from common import snapshots
 from common.checkpoints import FORMAT_VERSION, Checkpoint, read
-from common.config import ExperimentConfig
+from common.config import ExperimentConfig, Reference
+from common.data.augment import normalise
 from common.data.datasets import Dataset, open_dataset
-from common.data.loader import Loader
+from common.data.loader import Loader, Plan
 from common.errors import CheckFailed, Interrupted, UserError
 from common.evaluate import Evaluation, evaluate
 from common.experiment import compose, dump, load
@@ -75,12 +78,16 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
     if arguments.resume:
         config = _same_config(config, folder)
     check_lists(split, dataset)
-    check_batches(config, split)
+    check_batches(config)
+    # Raises if lists and batch sizes do not fit, before anything is written.
+    Plan(split, config.method.streams(), config)
+    if config.evaluation.branch == "mean":
+        raise UserError(
+            "evaluation.branch = mean is for the evaluation of both branches; training keeps one: use 1 or 2"
+        )
     method, notes = framework.make_method(config)
-    notes += config.method.warnings(len(dataset.classes))
-    if config.reference.published_miou is not None:
-        source = f"{config.reference.source}; {config.reference.hardware}"
-        notes.append(f"the authors report mIoU {config.reference.published_miou:.2f} ({source})")
+    notes += config.method.warnings(len(dataset.classes)) + batch_warnings(config, split)
+    notes += reference_notes(config.reference)
     if not arguments.resume:
         folder.start(dump(config))
     with Trainer(framework, config, folder, dataset, split, method) as trainer:
@@ -94,29 +101,54 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
         trainer.run()
 
 
+def reference_notes(reference: Reference) -> list[str]:
+    """Return what the authors state about this experiment, empty where they report no score for it."""
+    if reference.published_miou is None:
+        return []
+    parts = [reference.source, reference.hardware, reference.total_batch and f"total batch {reference.total_batch}"]
+    lines = [f"the authors report mIoU {reference.published_miou:.2f} ({'; '.join(part for part in parts if part)})"]
+    return lines + ([f"their command: {reference.command}"] if reference.command else [])
+
+
 def check_lists(split: Split, dataset: Dataset) -> None:
-    """Raise :class:`UserError` if an image is in two of the labelled, unlabelled and validation lists."""
+    """Raise :class:`UserError` if an image is in two of the labelled, unlabelled and validation lists.
+
+    Labelled images may be in the unlabelled list where the split says so (``split.unlabelled: all``).
+    """
     lists = {"labelled": split.labelled, "unlabelled": split.unlabelled, "validation": dataset.val_ids}
     for first, second in itertools.combinations(lists, 2):
         shared = sorted(set(lists[first]) & set(lists[second]))
-        if shared:
+        if shared and not (split.overlapping and (first, second) == ("labelled", "unlabelled")):
             raise UserError(
                 f"split {split.id}: {len(shared)} images are in the {first} and in the {second} list, e.g. {shared[0]}; "
                 f"remove them from one of the lists (python -m common.check_data names them all)"
             )
 
 
-def check_batches(config: ExperimentConfig, split: Split) -> None:
-    """Raise :class:`UserError` if a batch would hold one image: BatchNorm over the pooled map needs two."""
-    size, count = config.loader.batch_labelled, len(split.labelled)
-    streams = config.method.streams()
-    kept_short = len(streams) == 1 and config.loader.last_batch == "keep" and not config.trainer.iterations_per_epoch
-    if size == 1 or (kept_short and count % size == 1):
-        last = "" if size == 1 else f", whose last batch of {count} images holds one"
-        raise UserError(
-            f"loader.batch_labelled = {size}{last}: BatchNorm over the pooled map needs at least two images; "
-            "use a larger batch or loader.last_batch=fill"
-        )
+def check_batches(config: ExperimentConfig) -> None:
+    """Raise :class:`UserError` if the method would pass a single image through a network (``passed_alone`` of its settings)."""
+    for source in getattr(config.method, "passed_alone", ()):
+        if getattr(config.loader, f"batch_{source}") == 1:
+            raise UserError(
+                f"loader.batch_{source} = 1: method {config.method.name} passes {source} images on their own, and BatchNorm "
+                "over the pooled map needs at least two; use a larger batch"
+            )
+
+
+def batch_warnings(config: ExperimentConfig, split: Split) -> list[str]:
+    """Return one line for every kind of batch that holds a single image: BatchNorm over the pooled map has no variance then."""
+    count, batches = len(split.labelled), {}
+    for stream in config.method.streams():
+        key = f"batch_{stream.source}"
+        batches[key] = getattr(config.loader, key) // stream.one_of, getattr(config.loader, key)
+    kept_short = len(batches) == 1 and config.loader.last_batch == "keep" and not config.trainer.iterations_per_epoch
+    single = [f"loader.{key} = {size}" for key, (images, size) in batches.items() if images == 1]
+    if kept_short and not single and count % config.loader.batch_labelled == 1:
+        single = [f"the last batch of {count} images in batches of {config.loader.batch_labelled}"]
+    return [
+        f"warning: {what} means one image at a time: BatchNorm over the pooled map then uses its running statistics"
+        for what in single
+    ]
 
 
 class Trainer:
@@ -183,6 +215,8 @@ class Trainer:
             total=total, initial=self.iteration, unit="it", disable=not sys.stderr.isatty(), dynamic_ncols=True
         )
         with self._stop_signals(), self.bar:
+            if self.iteration == 0:
+                self._announce_epoch()
             while self.iteration < total:
                 self._epoch()
         self.say(f"done: best mIoU {100 * self.best_miou:.3f} ({self.best})")
@@ -196,12 +230,27 @@ class Trainer:
             if self.stop_asked and self.clock().epoch == start.epoch:
                 self._stop()
         done, finished = start.epoch + 1, self.clock().iteration == start.total
+        if not finished:
+            self._announce_epoch()
         if done % trainer.evaluate_every == 0 or finished:
             self._evaluate(start)
+        if snapshots.due(trainer, start.epoch):
+            self._save_snapshot(start)
         if done % trainer.save_every == 0 or finished:
             self._save_last()
         if self.stop_asked and not finished:
             self._stop()
+
+    def _announce_epoch(self) -> None:
+        """Let a method with ``before_epoch`` look at the labelled images before the epoch that comes next."""
+        if hasattr(self.method, "before_epoch"):
+            for note in self.method.before_epoch(self.clock(), self._labelled_images()):
+                self.say(note)
+
+    def _labelled_images(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for image_id in self.split.labelled:
+            planes = normalise(self.dataset.image(image_id), self.config.augment).transpose(2, 0, 1)
+            yield np.ascontiguousarray(planes), self.dataset.label(image_id)
 
     def _stop(self) -> None:
         """Save and leave; an epoch that is complete has been evaluated before, so that a resumed run has its score."""
@@ -259,6 +308,11 @@ class Trainer:
         palette = colours(self.config.dataset.palette, len(self.dataset.classes))
         for image_id, image, label, prediction in pictures:
             write_png(self.folder.pictures / f"{image_id}.png", comparison(image, label, prediction, palette))
+
+    def _save_snapshot(self, clock: Clock) -> None:
+        path = self.folder.snapshot(clock.epoch, self.framework.suffix)
+        meta = self._meta(self.method.evaluated(clock))
+        self.framework.save(path, Checkpoint(meta=meta, networks=self.method.networks(), state={}))
 
     def _save_last(self) -> None:
         role = self.method.evaluated(self.clock() if self.iteration < self.clock().total else self._final_clock())

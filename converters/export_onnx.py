@@ -1,8 +1,8 @@
 """``python -m converters.export_onnx CHECKPOINT MODEL.onnx``: export a network to ONNX and verify it against PyTorch.
 
 The graph maps ``image``, normalised float32 ``[B,3,H,W]`` of any batch and size, to ``logits`` float32 ``[B,K,H,W]`` at
-the image's size (bilinear, align_corners), with ``coarse_logits`` at the network's own smaller size for whoever wants
-another one, or to ``class_ids`` uint8 ``[B,H,W]``. What the file holds is in its metadata
+the image's size (bilinear, align_corners), with ``coarse_logits`` of the linear head at the network's own smaller size for
+whoever wants another one (the prototype head's cannot be resized), or to ``class_ids`` uint8 ``[B,H,W]``. What the file holds is in its metadata
 (``common/graph_metadata.py``). A file that does not give PyTorch's answer is not left behind.
 """
 
@@ -26,6 +26,7 @@ from common.errors import CheckFailed, UserError, run_command
 from common.experiment import compose
 from common.files import atomic_path, sha256
 from common.graph_metadata import GraphMetadata
+from common.predictor import Head
 from common.rng import generator
 from common.stored_network import read_network
 from common.strict import to_plain
@@ -90,17 +91,18 @@ def export(
     opset: int = OPSET,
     experiment: ExperimentConfig | None = None,
     say: Callable[[str], None] = print,
+    head: Head = "linear",
 ) -> Exported:
     """Export a network of ``checkpoint`` to ``path`` and verify the file with ONNX Runtime on the CPU.
 
     With ``stages`` the graph also gives every intermediate result of ``DeepLab.stages`` as ``stages.NAME``. ``role``
     picks one of several networks; ``experiment`` describes a file that does not describe itself; ``say`` gets the table
-    of comparisons. Raises :class:`UserError` for a checkpoint that cannot be exported and :class:`CheckFailed` when a
+    of comparisons; ``head`` is the predictor whose logits the graph gives. Raises :class:`UserError` for a checkpoint that cannot be exported and :class:`CheckFailed` when a
     gate is missed; ``path`` is then as it was before.
     """
     require_packages()
-    network, metadata = load(Path(checkpoint), output, role, experiment)
-    module = export_module(network, output, stages)
+    network, metadata = load(Path(checkpoint), output, role, experiment, head)
+    module = export_module(network, output, stages, head)
     model = trace(module, opset)
     with atomic_path(path) as temporary:
         save(model, metadata, temporary)
@@ -126,13 +128,15 @@ def require_packages() -> None:
 
 
 def load(
-    checkpoint: Path, output: Output, role: str | None, experiment: ExperimentConfig | None
+    checkpoint: Path, output: Output, role: str | None, experiment: ExperimentConfig | None, head: Head = "linear"
 ) -> tuple[Any, GraphMetadata]:
     """Return the network of a checkpoint in eval mode and the metadata of its graph."""
     from torch_impl.checkpoint import load_network
     from torch_impl.networks import build_network
 
     stored = read_network(checkpoint, role, experiment)
+    if head == "prototype" and not stored.config.prototypes:
+        raise UserError(f"{checkpoint} has no prototypes: head=prototype needs a network trained by pcr; use linear")
     network = build_network(stored.config, len(stored.classes))
     load_network(network, stored.tensors, str(checkpoint))
     metadata = GraphMetadata(
@@ -144,15 +148,17 @@ def load(
         role=stored.role,
         checkpoint_sha256=sha256(checkpoint),
         network=to_plain(stored.config),
+        head=head,
     )
     return network.eval(), metadata
 
 
-def export_module(network: Any, output: Output, stages: bool) -> Any:
+def export_module(network: Any, output: Output, stages: bool, head: Head = "linear") -> Any:
     """Return a module that maps images ``[B,3,H,W]`` to the graph's outputs, a tuple named by ``output_names``."""
     import torch
     from torch import Tensor, nn
 
+    from onnx_impl.predictor import outputs_of
     from torch_impl.layers import resize
 
     class ExportModule(nn.Module):
@@ -161,15 +167,21 @@ def export_module(network: Any, output: Output, stages: bool) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.network = network
-            self.output_names = ["logits", "coarse_logits"] if output == "logits" else ["class_ids"]
+            self.output_names = list(outputs_of(output, head))
             if stages:
                 with torch.no_grad():
                     self.output_names += [f"stages.{name}" for name in network.stages(torch.zeros(1, 3, 33, 33))]
 
         def forward(self, image: Tensor) -> tuple[Tensor, ...]:
             results = network.stages(image) if stages else network(image)
-            logits = resize(results["logits"], image.shape[2:])
-            outputs = (logits, results["logits"]) if output == "logits" else (logits.argmax(1).to(torch.uint8),)
+            size = image.shape[2:]
+            if head == "prototype":
+                logits = network.prototype_logits(results["features"], size)
+            else:
+                logits = resize(results["logits"], size)
+            outputs = (logits.argmax(1).to(torch.uint8),) if output == "class_ids" else (logits,)
+            if "coarse_logits" in self.output_names:
+                outputs += (results["logits"],)
             return (*outputs, *results.values()) if stages else outputs
 
     return ExportModule().eval()
@@ -265,6 +277,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--output", choices=("logits", "class_ids"), default="logits", help="what the graph gives (default: logits)"
     )
+    parser.add_argument(
+        "--head", choices=("linear", "prototype"), default="linear",
+        help="whose logits: the classifier's or those of PCR's prototypes (default: linear)",
+    )  # fmt: skip
     parser.add_argument("--opset", type=int, default=OPSET, help=f"version of the ONNX operators (default: {OPSET})")
     parser.add_argument("--role", help="which network of a file of several, e.g. teacher (default: the one to deploy)")
     parser.add_argument("--experiment", metavar="NAME", help="what a file of another program holds, e.g. voc/366/u2pl")
@@ -273,8 +289,9 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"{parsed.model}: the file to write must be called .onnx")
     experiment = compose(parsed.experiment) if parsed.experiment else None
     done = export(
-        parsed.checkpoint, parsed.model, parsed.output, role=parsed.role, opset=parsed.opset, experiment=experiment
-    )
+        parsed.checkpoint, parsed.model, parsed.output, role=parsed.role, opset=parsed.opset, experiment=experiment,
+        head=parsed.head,
+    )  # fmt: skip
     size = done.path.stat().st_size / 1e6
     print(
         f"{done.path}: {done.metadata.output} of {done.metadata.experiment or 'an unnamed experiment'} "

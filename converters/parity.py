@@ -25,11 +25,12 @@ from common.arguments import positive
 from common.checkpoints import read
 from common.config import ExperimentConfig
 from common.errors import CheckFailed, UserError, run_command
-from common.experiment import compose
 from common.files import write_json_atomic
+from common.model_folder import experiment_of
 from common.paths import PROJECT
 from common.strict import to_plain
 from converters.convert_ckpt import save
+from converters.pools import POOLS, compare_pools, format_pools, pool_images
 
 RUNTIMES = ("torch", "mindspore", "onnx")
 SUFFIX = {"torch": ".pth", "mindspore": ".ckpt", "onnx": ".onnx"}
@@ -50,9 +51,17 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parsed = _parser().parse_intermixed_args(arguments)
     outcome = run_parity(
-        parsed.experiment, parsed.overrides, parsed.checkpoint, parsed.out, parsed.limit, parsed.logits
+        parsed.experiment,
+        parsed.overrides,
+        parsed.checkpoint,
+        parsed.out,
+        parsed.limit,
+        parsed.logits,
+        pools=parsed.pools,
     )
     print(format_report(outcome))
+    if parsed.pools:
+        print(f"\n{format_pools(outcome['stem_pools'])}")
     if outcome["failures"]:
         raise CheckFailed(f"parity failed: {'; '.join(outcome['failures'])} (details: {parsed.out / 'parity.json'})")
     print(f"all gates hold; details in {parsed.out / 'parity.json'}, pictures in {parsed.out / 'report.html'}")
@@ -60,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m converters.parity", description=__doc__.splitlines()[0])
-    parser.add_argument("experiment", help="DATASET/SPLIT/METHOD, e.g. camvid/1_8/u2pl")
+    parser.add_argument("experiment", help="DATASET/SPLIT/METHOD, e.g. camvid/1_8/u2pl, or a run's folder")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings, e.g. evaluation.protocol=whole")
     parser.add_argument("--checkpoint", type=Path, required=True, help=".pth, .ckpt or .safetensors")
     parser.add_argument("--out", type=Path, default=Path("parity"), help="folder for results (default: parity/)")
@@ -68,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--logits", type=positive, metavar="N", default=4, help="images whose logits are compared (default: 4)"
     )
+    parser.add_argument(
+        "--pools", action="store_true",
+        help="also run both stem pools (network.stem_pool same and ceil) stage by stage in PyTorch and MindSpore",
+    )  # fmt: skip
     return parser
 
 
@@ -79,16 +92,19 @@ def run_parity(
     limit: int | None = None,
     logits: int = 4,
     baselines: dict[str, dict[str, Any]] | None = None,
+    pools: bool = False,
 ) -> dict[str, Any]:
     """Convert, evaluate three times, compare; write ``parity.json`` and ``report.html`` into ``out``; return the figures.
 
-    ``baselines`` are results (``result.json``) of other networks by name, shown above the three.
+    ``baselines`` are results (``result.json``) of other networks by name, shown above the three. ``pools`` adds
+    ``stem_pools``, the tables of ``converters/pools.py``.
     """
     from converters.report import parity_report
 
-    config = compose(experiment, overrides)
+    config = experiment_of(experiment, list(overrides))
     if not checkpoint.is_file():
         raise UserError(f"no checkpoint at {checkpoint}; check the path")
+    images = pool_images(config) if pools else {}
     out.mkdir(parents=True, exist_ok=True)
     for runtime in (*RUNTIMES, "float64"):
         shutil.rmtree(out / runtime, ignore_errors=True)
@@ -109,6 +125,14 @@ def run_parity(
             else f"{runtime}: no single stage differs"
             for runtime, found in outcome["first_difference"].items()
         ]
+    if pools:
+
+        def stages_in(framework: str, source: Path, target: Path) -> None:
+            arguments = [framework, str(models[framework]), str(source), str(target), "--stem-pools", *POOLS]
+            run_module("converters.stages", *arguments)
+
+        outcome["stem_pools"], failures = compare_pools(images, out, stages_in, Gates().relative_error)
+        outcome["failures"] += failures
     write_json_atomic(out / "parity.json", outcome)
     parity_report(out, outcome, experiment, overrides, run_folder=checkpoint.parent)
     return outcome
@@ -130,7 +154,7 @@ def convert_all(path: Path, out: Path, config: ExperimentConfig) -> dict[str, Pa
     checkpoint = dataclasses.replace(checkpoint, meta=described | checkpoint.meta)
     for runtime in ("torch", "mindspore"):
         save(models[runtime], checkpoint)
-    run_module("converters.export_onnx", str(models["torch"]), str(models["onnx"]))
+    run_module("converters.export_onnx", str(models["torch"]), str(models["onnx"]), "--head", config.evaluation.head)
     return models
 
 

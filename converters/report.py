@@ -13,48 +13,12 @@ from PIL import Image
 from common.config import ExperimentConfig
 from common.data.augment import pad_to
 from common.data.datasets import open_dataset
-from common.experiment import compose
 from common.files import write_text_atomic
+from common.html_page import legend, page, spread, table
+from common.model_folder import experiment_of
 from common.palettes import colours
 from common.pictures import difference_map, line_chart, png_data_uri
 from common.runs import RunFolder
-
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1080px; padding: 0 1rem; color: #1c2126; }
-h1 { font-size: 1.6rem; } h2 { margin-top: 2rem; font-size: 1.2rem; }
-table { border-collapse: collapse; margin: .6rem 0; } th, td { padding: .35rem .8rem; border-bottom: 1px solid #d7dce1; }
-th { text-align: left; background: #f2f4f6; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.pictures { display: grid; gap: 6px; overflow-x: auto; margin-bottom: 14px; }
-.pictures figure { margin: 0; } .pictures img { width: 100%; image-rendering: pixelated; display: block; }
-figcaption { font-size: .78rem; color: #57606a; }
-.pass { color: #1a7f37; font-weight: 600; } .fail { color: #b42318; font-weight: 600; } svg { max-width: 100%; height: auto; }
-.legend span { display: inline-block; margin-right: 1rem; font-size: .85rem; }
-.legend i { display: inline-block; width: .9em; height: .9em; margin-right: .3em; vertical-align: -1px; border: 1px solid #8886; }
-"""
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return an HTML table; numbers are aligned to the right."""
-    cells = "".join(f"<th>{html.escape(str(name))}</th>" for name in head)
-    body = ""
-    for row in rows:
-        parts = [
-            f'<td class="number">{value:.4g}</td>'
-            if isinstance(value, float)
-            else f"<td>{html.escape(str(value))}</td>"
-            for value in row
-        ]
-        body += f"<tr>{''.join(parts)}</tr>"
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def page(title: str, sections: Sequence[str]) -> str:
-    """Return a whole page with its style inside."""
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
-        f"{''.join(sections)}</body></html>\n"
-    )
 
 
 def parity_report(
@@ -69,7 +33,7 @@ def parity_report(
 
     ``run_folder`` is the training run whose log gives the curves.
     """
-    config = compose(experiment, overrides)
+    config = experiment_of(experiment, list(overrides))
     dataset = open_dataset(config.dataset)
     sections = [
         _verdict(outcome),
@@ -78,15 +42,20 @@ def parity_report(
         "<h2>Agreement</h2>",
         _pairs(outcome),
     ]
+    for size, rows in outcome.get("stem_pools", {}).items():
+        sections += [
+            f"<h2>Stem pools <code>same</code> and <code>ceil</code>, image {html.escape(size)}</h2>",
+            _pools(rows),
+        ]
     if run_folder is not None:
         sections += _curves(RunFolder(run_folder))
     palette = colours(config.dataset.palette, len(dataset.classes))
-    sections += ["<h2>Pictures</h2>", _legend(dataset.classes, palette)]
+    sections += ["<h2>Pictures</h2>", legend(dataset.classes, palette)]
     names = sorted(path.stem for path in (out / "torch" / "ids").glob("*.png"))
-    for name in _spread(names, pictures):
+    for name in spread(names, pictures):
         sections.append(_strip(out, name, dataset, palette, list(outcome["scores"]), config))
     path = out / "report.html"
-    write_text_atomic(path, page(f"{experiment}: one checkpoint, {len(outcome['scores'])} runtimes", sections))
+    write_text_atomic(path, page(f"{config.name}: one checkpoint, {len(outcome['scores'])} runtimes", sections))
     return path
 
 
@@ -115,6 +84,25 @@ def _pairs(outcome: dict[str, Any]) -> str:
     return table(["pair", "mIoU difference, points", "share of pixels that differ", "relative error of logits"], rows)
 
 
+def _pools(rows: Sequence[dict[str, Any]]) -> str:
+    head = [
+        "stage",
+        "same",
+        "ceil",
+        "torch / mindspore, same",
+        "torch / mindspore, ceil",
+        "same / ceil",
+        "classes differ",
+    ]
+    cells = []
+    for row in rows:
+        shapes = ["x".join(map(str, row[f"shape_{pool}"])) for pool in ("same", "ceil")]
+        apart = "sizes differ" if row["pools"] is None else row["pools"]
+        flips = "" if row["flips"] is None else f"{100 * row['flips']:.2f} %"
+        cells.append([row["stage"], *shapes, row["frameworks_same"], row["frameworks_ceil"], apart, flips])
+    return table(head, cells)
+
+
 def _curves(folder: RunFolder) -> list[str]:
     entries = folder.entries()
     train = [entry for entry in entries if entry["kind"] == "train"]
@@ -130,21 +118,6 @@ def _curves(folder: RunFolder) -> list[str]:
     if scores:
         parts.append(line_chart("validation mIoU", {"mIoU": scores}, "iteration", "mIoU %"))
     return parts
-
-
-def _legend(classes: Sequence[str], palette: np.ndarray) -> str:
-    items = [
-        f'<span><i style="background: rgb({r},{g},{b})"></i>{html.escape(name)}</span>'
-        for name, (r, g, b) in zip(classes, palette)
-    ]
-    return f'<p class="legend">{"".join(items)}</p>'
-
-
-def _spread(names: Sequence[str], count: int) -> list[str]:
-    """Return up to ``count`` names, evenly spread over the list."""
-    if len(names) <= count:
-        return list(names)
-    return [names[round(index * (len(names) - 1) / (count - 1))] for index in range(count)]
 
 
 def judged(image: np.ndarray, label: np.ndarray, config: ExperimentConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from common.methods.u2pl import ContrastiveSettings, Draws
+from common.methods.u2pl import ContrastiveDraws, ContrastiveSettings
 from mindspore_impl.losses import IGNORE
 from mindspore_impl.memory_bank import MemoryBank
 
@@ -37,11 +37,12 @@ class ContrastiveResult:
     prototype: np.ndarray | None = None
 
 
-def label_maps(labels: np.ndarray, classes: int, encoding: str) -> np.ndarray:
+def label_maps(labels: np.ndarray, classes: int, encoding: str, processes: int = 1) -> np.ndarray:
     """Return bool ``[B,K,h,w]`` class maps of labels ``[B,h,w]``; nothing is set where the label is 255.
 
-    ``union_first`` repeats the released program (section 18.1): image 0 receives the union of all images' labels, in which
-    an ignored pixel of another image counts as class 0; the other images receive nothing.
+    ``union_first`` repeats the released program (section 18.1): the first image of a process receives the union of the labels
+    of all its images, in which an ignored pixel of another image counts as class 0; the other images receive nothing. The
+    batch is shared out to ``processes``.
     """
     labels = np.asarray(labels)
     index = np.arange(classes, dtype=labels.dtype).reshape(1, classes, 1, 1)
@@ -49,7 +50,9 @@ def label_maps(labels: np.ndarray, classes: int, encoding: str) -> np.ndarray:
         return labels[:, None] == index
     filled = np.where(labels == IGNORE, 0, labels)
     maps = np.zeros((len(labels), classes, *labels.shape[1:]), bool)
-    maps[0] = (filled[:, None] == index).any(0) & (labels[0] != IGNORE)
+    for images in np.array_split(np.arange(len(labels)), min(processes, len(labels))):
+        first = images[0]
+        maps[first] = (filled[images, None] == index).any(0) & (labels[first] != IGNORE)
     return maps
 
 
@@ -63,7 +66,7 @@ def contrastive_loss(
     labelled: int,
     bank: MemoryBank,
     settings: ContrastiveSettings,
-    draws: Draws,
+    draws: ContrastiveDraws,
     prototype: np.ndarray | None = None,
     prototype_decay: float = 0.0,
 ) -> ContrastiveResult:
@@ -81,7 +84,8 @@ def contrastive_loss(
     counts = members.sum(1).tolist()
     candidates = confident.sum(1).tolist()
     chosen = confident if settings.positive == "anchors" else members
-    means = class_means(teacher_representation, chosen)
+    weights = probabilities.max(1) if settings.conf_weight else None
+    means = class_means(teacher_representation, chosen, weights)
     new_keys = append_keys(teacher_representation, probabilities, maps, high_mask, labelled, bank, settings)
     valid = [index for index in range(classes) if counts[index]]
     result = ContrastiveResult(ms.Tensor(0.0, ms.float32), valid, candidates, new_keys, means, [], [], [])
@@ -115,15 +119,19 @@ def contrastive_loss(
     return result
 
 
-def class_means(features: np.ndarray, members: np.ndarray) -> np.ndarray:
+def class_means(features: np.ndarray, members: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Return ``[K,D]`` mean features of each class's pixels; 0 for a class without any.
 
-    ``features`` ``[B,D,h,w]``, ``members`` bool ``[K,B*h*w]``.
+    ``features`` ``[B,D,h,w]``, ``members`` bool ``[K,B*h*w]``, ``weights`` of the pixels ``[B,h,w]`` (none: all alike).
     """
     batch, width, height, columns = features.shape
-    weights = members.reshape(len(members), batch, height * columns).transpose(1, 0, 2).astype(features.dtype)
-    sums = (weights @ features.reshape(batch, width, -1).transpose(0, 2, 1)).sum(0)
-    return sums / np.maximum(members.sum(1, keepdims=True), 1).astype(features.dtype)
+    shares = members.reshape(len(members), batch, height * columns).transpose(1, 0, 2).astype(features.dtype)
+    total = np.maximum(members.sum(1, keepdims=True), 1).astype(features.dtype)
+    if weights is not None:
+        shares = shares * weights.reshape(batch, 1, -1)
+        total = shares.sum((0, 2))[:, None]
+        total = np.where(total > 0, total, np.ones_like(total))
+    return (shares @ features.reshape(batch, width, -1).transpose(0, 2, 1)).sum(0) / total
 
 
 def append_keys(

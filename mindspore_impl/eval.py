@@ -31,7 +31,7 @@ def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Names
     stored = read_network(path, options.role, config)
     network = build_network(stored.config, len(stored.classes))
     load_network(network, stored.tensors, str(path))
-    return MindSporePredictor(network, device), stored.role
+    return MindSporePredictor(network, device, config.evaluation.head), stored.role
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,6 +8,8 @@ in NumPy too (20 times faster than MindSpore's operators on a CPU) and therefore
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
@@ -19,18 +21,26 @@ from common.predictor import Size
 from common.resize import interpolation_matrix
 
 
-def cross_entropy(logits: Tensor, labels: np.ndarray) -> Tensor:
-    """Return the mean cross entropy over pixels with a label; ``logits`` ``[B,K,H,W]``."""
+def cross_entropy(logits: Tensor, labels: np.ndarray, class_weights: Sequence[float] = ()) -> Tensor:
+    """Return the mean cross entropy over pixels with a label; ``logits`` ``[B,K,H,W]``.
+
+    With ``class_weights`` (one per class) it is the mean weighted by the weight of each pixel's label.
+    """
     valid, true_class = _true_classes(labels)
-    shifted, exponentials, total = _exponentials(logits)
-    count = max(int(valid.sum()), 1)
-    losses = np.log(total) - np.take_along_axis(shifted, true_class, 1)
-    gradient = exponentials
-    gradient /= total
-    np.put_along_axis(gradient, true_class, np.take_along_axis(gradient, true_class, 1) - 1, 1)
-    gradient /= count
-    np.copyto(gradient, 0, where=~valid)
-    return _KnownLoss(losses.sum(dtype=np.float64, where=valid) / count, gradient)(logits)
+    if not class_weights:
+        return _weighted_sum(logits, valid, true_class, np.float32(1 / max(int(valid.sum()), 1)))
+    weights = np.float32(class_weights)[true_class]
+    mass = weights.sum(dtype=np.float64, where=valid)
+    return _weighted_sum(logits, valid, true_class, weights * np.float32(1 / (mass or 1)))
+
+
+def weighted_cross_entropy(logits: Tensor, labels: np.ndarray, weights: np.ndarray, divisor: float) -> Tensor:
+    """Return the sum over pixels with a label of weight times cross entropy, over ``divisor``.
+
+    ``logits`` ``[B,K,H,W]``, ``weights`` ``[B,H,W]`` or of a shape that fits it.
+    """
+    weights = np.asarray(weights, np.float32) / np.float32(divisor)
+    return _weighted_sum(logits, *_true_classes(labels), weights if weights.ndim < 3 else weights[:, None])
 
 
 def resized_cross_entropy(logits: Tensor, labels: np.ndarray, rows: int = 16) -> Tensor:
@@ -68,7 +78,7 @@ def ohem_labels(logits: Tensor, labels: np.ndarray, thresh: float, min_kept: int
     valid = labels != IGNORE
     if min_kept == 0 or min_kept > int(valid.sum()):
         return labels
-    probability = _true_class_probability(logits, labels)[:, 0]
+    probability = true_class_probability(logits, labels)
     kth = np.partition(probability[valid], min_kept - 1)[min_kept - 1]
     return np.where(probability <= max(kth, np.float32(thresh)), labels, labels.dtype.type(IGNORE))
 
@@ -83,8 +93,9 @@ def supervised_loss(
             continue
         kept = labels
         if criterion.type == "ohem":
-            kept = ohem_labels(scores, labels, criterion.thresh, criterion.min_kept)
-        total = total + weight * cross_entropy(scores, kept)
+            min_kept = criterion.min_kept_per_image * len(labels) or criterion.min_kept
+            kept = ohem_labels(scores, labels, criterion.thresh, min_kept)
+        total = total + weight * cross_entropy(scores, kept, criterion.class_weights)
     return total
 
 
@@ -102,6 +113,12 @@ def reverse_cross_entropy(logits: Tensor, labels: np.ndarray) -> Tensor:
     return _KnownLoss(scale * (1 - probability).sum(dtype=np.float64, where=valid), gradient)(logits)
 
 
+def true_class_probability(logits: Tensor, labels: np.ndarray) -> np.ndarray:
+    """Return the probability of each pixel's label, ``[B,H,W]``; of class 0 where there is none."""
+    _, exponentials, total = _exponentials(logits)
+    return (np.take_along_axis(exponentials, _true_classes(labels)[1], 1) / total)[:, 0]
+
+
 def entropy(probabilities: np.ndarray) -> np.ndarray:
     """Return ``[B,H,W]`` natural entropies of ``[B,K,H,W]`` probabilities (1e-10 inside the logarithm)."""
     probabilities = np.asarray(probabilities)
@@ -117,11 +134,29 @@ def percentile(values: np.ndarray, percent: float) -> float:
     return float(interpolate_percentile(ordered[lower], ordered[upper], fraction))
 
 
+def confident_labels(pseudo_label: np.ndarray, confidence: np.ndarray, threshold: float) -> np.ndarray:
+    """Return ``pseudo_label`` ``[B,H,W]`` with pixels whose ``confidence`` is below ``threshold`` set to 255."""
+    return np.where(confidence >= np.float32(threshold), pseudo_label, pseudo_label.dtype.type(IGNORE))
+
+
 def nearest(x: np.ndarray, size: Size) -> np.ndarray:
     """Reduce ``[B,H,W]`` to ``size`` by picking source index floor(i * in / out) on each axis."""
     x = np.asarray(x)
     rows, columns = (np.floor(np.arange(o) * (i / o)).astype(np.int64) for i, o in zip(x.shape[1:], size))
     return x[:, rows][:, :, columns]
+
+
+def _weighted_sum(logits: Tensor, valid: np.ndarray, true_class: np.ndarray, weights: np.ndarray) -> Tensor:
+    """Return the sum of ``weights`` (one, or ``[B,1,H,W]``) times cross entropy over the ``valid`` pixels ``[B,1,H,W]``."""
+    shifted, exponentials, total = _exponentials(logits)
+    losses = np.log(total) - np.take_along_axis(shifted, true_class, 1)
+    value = (losses * weights).sum(dtype=np.float64, where=valid)
+    gradient = exponentials
+    gradient /= total
+    np.put_along_axis(gradient, true_class, np.take_along_axis(gradient, true_class, 1) - 1, 1)
+    gradient *= weights
+    np.copyto(gradient, 0, where=~valid)
+    return _KnownLoss(value, gradient)(logits)
 
 
 class _KnownLoss(nn.Cell):
@@ -153,9 +188,3 @@ def _exponentials(logits: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     shifted = logits - logits.max(1, keepdims=True)
     exponentials = np.exp(shifted)
     return shifted, exponentials, exponentials.sum(1, keepdims=True)
-
-
-def _true_class_probability(logits: Tensor, labels: np.ndarray) -> np.ndarray:
-    """Return the probability of each pixel's label, ``[B,1,H,W]``; of class 0 where there is none."""
-    _, exponentials, total = _exponentials(logits)
-    return np.take_along_axis(exponentials, _true_classes(labels)[1], 1) / total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -16,62 +16,72 @@ from common.schedules import learning_rate
 
 
 class Optimizer:
-    """SGD with momentum and weight decay on every parameter; names that start with ``encoder.`` learn at the base rate,
-    all others ``head_lr_times`` faster; poly schedule (``specs/u2pl.md`` section 10)."""
+    """SGD with momentum and weight decay on every parameter or on kernels only; names that start with ``encoder.`` learn at
+    the base rate, all others ``head_lr_times`` faster; poly schedule (``specs/u2pl.md`` section 10, ``cpcl.md`` 7)."""
 
     def __init__(self, network: nn.Cell, config: OptimizerConfig) -> None:
         self.config = config
         named = torch_norms(dict(network.parameters_and_names()))
-        encoder = {name: p for name, p in named.items() if p.requires_grad and name.startswith("encoder.")}
-        heads = {name: p for name, p in named.items() if p.requires_grad and not name.startswith("encoder.")}
-        self.names, self.parameters = zip(*encoder.items(), *heads.items())
+        groups: dict[tuple[bool, bool], dict[str, Tensor]] = {}
+        for name, parameter in named.items():
+            if parameter.requires_grad:
+                groups.setdefault(self.group(name, parameter.ndim), {})[name] = parameter
+        self._groups = sorted(groups)
+        self.names, self.parameters = zip(*(entry for key in self._groups for entry in groups[key].items()))
         self.running_means = [p for name, p in network.parameters_and_names() if name.endswith("moving_mean")]
         self.gradients: tuple[Tensor, ...] = ()
         # Groups, because in a plain list of parameters MindSpore exempts BatchNorm's from weight decay.
         self.sgd = nn.SGD(
-            [{"params": list(group.values()), "lr": config.lr} for group in (encoder, heads)],
+            [
+                {
+                    "params": list(groups[key].values()),
+                    "lr": config.lr,
+                    "weight_decay": 0.0 if key[1] else config.weight_decay,
+                }
+                for key in self._groups
+            ],
             config.lr,
             momentum=config.momentum,
-            weight_decay=config.weight_decay,
         )
+        sizes = [len(groups[key]) for key in self._groups]
+        self._firsts = [sum(sizes[:index]) for index in range(len(sizes))]
+
+    def group(self, name: str, dimensions: int) -> tuple[bool, bool]:
+        """Return whether a parameter learns at the heads' rate and whether it is spared from weight decay."""
+        return not name.startswith("encoder."), self.config.decay_on == "kernels" and dimensions < 2
 
     def rates(self, clock: Clock) -> tuple[float, float]:
         """Return the learning rates of encoder and heads in this step."""
         rate = learning_rate(self.config, clock)
         return rate, rate * self.config.head_lr_times
 
-    def differentiate(self, *losses: Callable[[], dict[str, Tensor]]) -> dict[str, float]:
-        """Call ``losses``, keep the gradient of the sum of their terms for :meth:`step`, and return the terms and ``loss``, the sum.
+    def differentiate(self, losses: Callable[[], dict[str, Tensor]], add: bool = False) -> dict[str, float]:
+        """Call ``losses``, keep the gradient of the sum of its terms for :meth:`step`, and return the terms and ``loss``, the sum.
 
-        Several are called and differentiated one after the other, so that only one's intermediate results are in memory.
+        With ``add`` the gradient is added to what an earlier call of this step has left.
         ``loss`` is NaN if a BatchNorm's running mean is not finite: MindSpore's ReLU turns NaN into 0 on a CPU, so that a
         network that has broken down still gives finite losses.
         """
-        self.gradients = ()  # those of the last step need not stay in memory during this one
-        terms, totals = {}, []
-        for part in losses:
-            (total, found), gradients = self._gradients(part)
-            self.gradients = tuple(map(ops.add, self.gradients, gradients)) if totals else gradients
-            terms |= found
-            totals.append(total)
-        values = {name: float(term.asnumpy()) for name, term in (*terms.items(), ("loss", sum(totals)))}
-        sound = all(np.isfinite(mean.asnumpy()).all() for mean in self.running_means)
-        return values if sound else values | {"loss": math.nan}
-
-    def _gradients(self, losses: Callable[[], dict[str, Tensor]]) -> tuple:
-        """Return the sum of the terms and the terms, and the gradient of the sum with respect to all parameters."""
 
         def total() -> tuple[Tensor, dict[str, Tensor]]:
             terms = losses()
             return sum(terms.values()), terms
 
-        return ms.value_and_grad(total, None, self.parameters, has_aux=True)()
+        earlier = self.gradients if add else ()
+        self.gradients = ()  # those of the last step need not stay in memory during this one
+        (loss, terms), self.gradients = ms.value_and_grad(total, None, self.parameters, has_aux=True)()
+        if earlier:
+            self.gradients = tuple(first + second for first, second in zip(earlier, self.gradients))
+        values = {name: float(term.asnumpy()) for name, term in (*terms.items(), ("loss", loss))}
+        sound = all(np.isfinite(mean.asnumpy()).all() for mean in self.running_means)
+        return values if sound else values | {"loss": math.nan}
 
     def step(self, clock: Clock) -> None:
         """Set the rates of this step and apply the gradients that :meth:`differentiate` left."""
-        of_parameters = self.sgd.learning_rate  # one entry per parameter, shared within a group
-        for shared, rate in zip((of_parameters[0], of_parameters[-1]), self.rates(clock)):
-            ops.assign(shared, ms.Tensor(rate, ms.float32))  # set_data would be ignored by the compiled update
+        rates = self.rates(clock)
+        for first, (heads, _) in zip(self._firsts, self._groups):
+            shared = self.sgd.learning_rate[first]  # one entry per parameter, shared within a group
+            ops.assign(shared, ms.Tensor(rates[heads], ms.float32))  # set_data would be ignored by the compiled update
         self.sgd(self.gradients)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -90,10 +100,21 @@ class Optimizer:
 
 def update_teacher(teacher: nn.Cell, student: nn.Cell, decay: float) -> None:
     """Move every teacher parameter to decay * teacher + (1 - decay) * student; buffers stay the teacher's own."""
+    _average(teacher.trainable_params(), student.trainable_params(), decay)
+
+
+def update_buffers(teacher: nn.Cell, student: nn.Cell, decay: float, endings: tuple[str, ...]) -> None:
+    """Move the teacher's buffers whose names end like this as :func:`update_teacher` moves parameters."""
+    mine, theirs = (torch_norms(dict(network.parameters_and_names())) for network in (teacher, student))
+    names = [name for name, tensor in mine.items() if not tensor.requires_grad and name.endswith(endings)]
+    _average([mine[name] for name in names], [theirs[name] for name in names], decay)
+
+
+def _average(mine: Sequence[ms.Parameter], theirs: Sequence[ms.Parameter], decay: float) -> None:
     on_cpu = ms.get_current_device().device_target == "CPU"
-    for mine, theirs in zip(teacher.trainable_params(), student.trainable_params(), strict=True):
-        values = mine.asnumpy()  # on a CPU the parameter's own memory, so that writing suffices
+    for own, other in zip(mine, theirs, strict=True):
+        values = own.asnumpy()  # on a CPU the parameter's own memory, so that writing suffices
         values *= decay
-        values += (1 - decay) * theirs.asnumpy()
+        values += (1 - decay) * other.asnumpy()
         if not on_cpu:
-            ops.assign(mine, ms.Tensor(values))
+            ops.assign(own, ms.Tensor(values))

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from common.errors import UserError
-from common.predictor import Accumulate, Runtime, Size, Window
+from common.predictor import STRIP_ROWS, Accumulate, Head, Runtime, Size, Window
 from mindspore_impl.layers import resize
 from mindspore_impl.networks.deeplab import forward
 from mindspore_impl.start import start
@@ -27,10 +27,13 @@ before, because a return of memory throws away all compiled graphs of the proces
 
 
 class MindSporePredictor:
-    """Runs a network in eval mode without gradient; implements :class:`common.predictor.Predictor`."""
+    """Runs a network in eval mode without gradient; implements :class:`common.predictor.Predictor`.
 
-    def __init__(self, network: nn.Cell, device: str = "cpu") -> None:
-        self.network = network
+    Its logits are those of ``head``.
+    """
+
+    def __init__(self, network: nn.Cell, device: str = "cpu", head: Head = "linear") -> None:
+        self.network, self.head = network, head
         self.device = device
         self.classes = network.classes
         self.runtime = Runtime(name="mindspore", version=ms.__version__, device=describe_device(device))
@@ -44,7 +47,7 @@ class MindSporePredictor:
         """Return uint8 ``[B,h,w]`` class ids at ``size``."""
         return self._logits(images, size).argmax(1).asnumpy().astype(np.uint8)
 
-    def features(self, images: np.ndarray, size: Size) -> np.ndarray:
+    def decoder_features(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return float32 ``[B,D,h,w]`` features before the classifier's projection, resized to ``size``."""
         return resize(self._outputs(images)["decoder"], size).asnumpy().copy()
 
@@ -65,6 +68,10 @@ class MindSporePredictor:
             total /= visits
         return total.argmax(0).astype(np.uint8)
 
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Return the fused features float32 ``[B,C,h,w]`` of images ``[B,3,H,W]``, before the classifier."""
+        return self._outputs(images)["features"].asnumpy().copy()
+
     def stages(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Return every intermediate result for images ``[B,3,H,W]``, in order."""
         results = self._eval().stages(self._tensor(images))
@@ -76,12 +83,15 @@ class MindSporePredictor:
     def _tensor(self, images: np.ndarray) -> Tensor:
         return Tensor(np.ascontiguousarray(images, np.float32))
 
-    def _logits(self, images: np.ndarray, size: Size) -> Tensor:
-        return resize(self._outputs(images)["logits"], size)
-
     def _outputs(self, images: np.ndarray) -> dict[str, Tensor]:
         network, x = self._eval(), self._tensor(images)
         return forward(network, x) if self._compiles(images.shape) else network(x)
+
+    def _logits(self, images: np.ndarray, size: Size) -> Tensor:
+        outputs = self._outputs(images)
+        if self.head == "prototype":
+            return self.network.prototype_logits(outputs["features"], size, STRIP_ROWS)
+        return resize(outputs["logits"], size)
 
     def _compiles(self, shape: tuple[int, ...]) -> bool:
         """Count this pass and return whether to run it by a compiled graph."""

@@ -33,6 +33,11 @@ def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Names
     metadata = predictor.metadata
     if options.role not in (None, metadata.role):
         raise UserError(f"{path} holds the network {metadata.role}, not {options.role}; export that one with --role")
+    if metadata.head != config.evaluation.head:
+        raise UserError(
+            f"{path} was exported with head={metadata.head}; evaluate it with evaluation.head={metadata.head}, or export the "
+            f"other one with --head {config.evaluation.head}"
+        )
     check_fits(
         {"classes": metadata.classes, "network": metadata.network, "mean": metadata.mean, "std": metadata.std},
         config,
@@ -48,7 +53,14 @@ def _exported(path: Path, config: ExperimentConfig, options: argparse.Namespace)
 
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.onnx"
-        export(path, model, role=options.role, experiment=config, say=functools.partial(print, file=sys.stderr))
+        export(
+            path,
+            model,
+            role=options.role,
+            experiment=config,
+            say=functools.partial(print, file=sys.stderr),
+            head=config.evaluation.head,
+        )
         return OnnxPredictor(model, options.provider, config.trainer.threads)
 
 

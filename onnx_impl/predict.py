@@ -18,7 +18,9 @@ from common.arguments import positive
 from common.config import AugmentConfig
 from common.data.augment import normalise, pad_to
 from common.errors import UserError, run_command
+from common.experiment import load
 from common.files import atomic_path
+from common.model_folder import CONFIG, is_model_folder, model_file
 from common.palettes import colours, write_label_png
 from common.pictures import overlay
 from common.predictor import Predictor
@@ -37,10 +39,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     from onnx_impl.predictor import OnnxPredictor
 
-    predictor = OnnxPredictor(options.model, options.provider, options.threads)
+    predictor = OnnxPredictor(model_file(options.model, "onnx"), options.provider, options.threads)
     if options.window is not None and predictor.metadata.output != "logits":
         raise UserError(f"{options.model}: --window needs a model with logits; export with --output logits")
-    table = colours(options.palette, predictor.classes)
+    table = colours(options.palette or _palette(options.model), predictor.classes)
     failures = []
     for picture in tqdm(pictures, desc="segment", unit="picture", leave=False, disable=not sys.stderr.isatty()):
         try:
@@ -139,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m onnx_impl.predict", description="Segment pictures with an exported model."
     )
-    parser.add_argument("model", type=Path, help="a .onnx file of converters.export_onnx")
+    parser.add_argument("model", type=Path, help="a .onnx file of converters.export_onnx, or a packaged model's folder")
     parser.add_argument("images", type=Path, nargs="+", help="pictures, or folders of pictures")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
     parser.add_argument(
@@ -158,9 +160,14 @@ def _parser() -> argparse.ArgumentParser:
         help="weight of the colours in 0..1; 0 writes none (default: 0.5)",
     )
     parser.add_argument(
-        "--palette", choices=("voc", "cityscapes", "camvid"), default="voc", help="colours (default: voc)"
+        "--palette", choices=("voc", "cityscapes", "camvid"), help="colours (default: a packaged model's own, else voc)"
     )
     return parser
+
+
+def _palette(model: Path) -> str:
+    """The palette of the data set that a packaged model was trained on."""
+    return load(model / CONFIG).dataset.palette if is_model_folder(model) else "voc"
 
 
 def _share(text: str) -> float:

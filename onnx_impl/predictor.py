@@ -10,7 +10,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.graph_metadata import GraphMetadata, read_properties
-from common.predictor import Accumulate, Runtime, Size, Window
+from common.predictor import Accumulate, Head, Runtime, Size, Window
 from common.resize import resize_bilinear
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
@@ -27,7 +27,14 @@ OUTPUTS = {
     "logits": {"logits": ("tensor(float)", 4), "coarse_logits": ("tensor(float)", 4)},
     "class_ids": {"class_ids": ("tensor(uint8)", 3)},
 }
-"""Type and number of axes of the outputs that a graph must have, by its metadata's ``output``."""
+"""Type and number of axes of the outputs of a linear head's graph, by its metadata's ``output``."""
+
+
+def outputs_of(output: str, head: Head) -> dict[str, tuple[str, int]]:
+    """Return type and number of axes of the outputs that a graph must have, by its metadata."""
+    # Cosines must not be resized: a prototype head has no logits at another size than the image's.
+    return {n: kind for n, kind in OUTPUTS[output].items() if head == "linear" or n != "coarse_logits"}
+
 
 STAGE_PREFIX = "stages."
 """Names of the additional outputs of a graph exported with its intermediate results."""
@@ -57,6 +64,11 @@ class OnnxPredictor:
         self._needs_logits("logits")
         if tuple(size) == images.shape[2:]:
             return self.run(images, "logits")
+        if self.metadata.head == "prototype":
+            raise UserError(
+                f"{self.path}: a prototype head gives logits at the images' own size {images.shape[2:]}, not at {tuple(size)}; "
+                "evaluate with the protocol whole or slide"
+            )
         return resize_bilinear(self.run(images, "coarse_logits"), tuple(size))
 
     def class_ids(self, images: np.ndarray, size: Size) -> np.ndarray:
@@ -178,7 +190,7 @@ def check_graph(session, metadata: GraphMetadata, path: Path) -> None:
         raise UserError(
             f"{path}: not a segmentation model: its input is {_signature(inputs)}, not image tensor(float) [B,3,H,W]"
         )
-    wanted = OUTPUTS[metadata.output]
+    wanted = outputs_of(metadata.output, metadata.head)
     if not wanted.items() <= {item.name: (item.type, len(item.shape)) for item in outputs}.items():
         listed = ", ".join(f"{name} {kind} of {axes} axes" for name, (kind, axes) in wanted.items())
         raise UserError(f"{path}: not a segmentation model: it gives {_signature(outputs)}, not {listed}")

@@ -20,6 +20,7 @@ COMMANDS = (
     "onnx_impl.predict",
     "converters.convert_ckpt",
     "converters.export_onnx",
+    "converters.package",
     "converters.parity",
     "common.splits",
     "common.check_data",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.methods.u2pl import ContrastiveSettings, Draws
+from common.methods.u2pl import ContrastiveDraws, ContrastiveSettings
 from torch_impl.losses import IGNORE
 from torch_impl.memory_bank import MemoryBank
 
@@ -34,18 +34,21 @@ class ContrastiveResult:
     prototype: Tensor | None = None
 
 
-def label_maps(labels: Tensor, classes: int, encoding: str) -> Tensor:
+def label_maps(labels: Tensor, classes: int, encoding: str, processes: int = 1) -> Tensor:
     """Return bool ``[B,K,h,w]`` class maps of labels ``[B,h,w]``; nothing is set where the label is 255.
 
-    ``union_first`` repeats the released program (section 18.1): image 0 receives the union of all images' labels, in which
-    an ignored pixel of another image counts as class 0; the other images receive nothing.
+    ``union_first`` repeats the released program (section 18.1): the first image of a process receives the union of the labels
+    of all its images, in which an ignored pixel of another image counts as class 0; the other images receive nothing. The
+    batch is shared out to ``processes``.
     """
     index = torch.arange(classes, device=labels.device, dtype=labels.dtype).view(1, classes, 1, 1)
     if encoding == "onehot":
         return labels.unsqueeze(1) == index
     filled = labels.masked_fill(labels == IGNORE, 0)
     maps = torch.zeros((len(labels), classes, *labels.shape[1:]), dtype=torch.bool, device=labels.device)
-    maps[0] = (filled.unsqueeze(1) == index).any(0) & (labels[0] != IGNORE)
+    for images in torch.arange(len(labels)).tensor_split(min(processes, len(labels))):
+        first = images[0]
+        maps[first] = (filled[images].unsqueeze(1) == index).any(0) & (labels[first] != IGNORE)
     return maps
 
 
@@ -59,7 +62,7 @@ def contrastive_loss(
     labelled: int,
     bank: MemoryBank,
     settings: ContrastiveSettings,
-    draws: Draws,
+    draws: ContrastiveDraws,
     prototype: Tensor | None = None,
     prototype_decay: float = 0.0,
 ) -> ContrastiveResult:
@@ -75,7 +78,8 @@ def contrastive_loss(
     counts = members.sum(1).tolist()
     candidates = confident.sum(1).tolist()
     chosen = confident if settings.positive == "anchors" else members
-    means = class_means(teacher_representation, chosen)
+    weights = probabilities.amax(1) if settings.conf_weight else None
+    means = class_means(teacher_representation, chosen, weights)
     new_keys = append_keys(teacher_representation, probabilities, maps, high_mask, labelled, bank, settings)
     valid = [index for index in range(classes) if counts[index]]
     result = ContrastiveResult(representation.sum() * 0, valid, candidates, new_keys, means, [], [], [])
@@ -108,15 +112,19 @@ def contrastive_loss(
     return result
 
 
-def class_means(features: Tensor, members: Tensor) -> Tensor:
+def class_means(features: Tensor, members: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return ``[K,D]`` mean features of each class's pixels; 0 for a class without any.
 
-    ``features`` ``[B,D,h,w]``, ``members`` bool ``[K,B*h*w]``.
+    ``features`` ``[B,D,h,w]``, ``members`` bool ``[K,B*h*w]``, ``weights`` of the pixels ``[B,h,w]`` (none: all alike).
     """
     batch, _, height, width = features.shape
-    weights = members.view(len(members), batch, height * width).transpose(0, 1).to(features.dtype)
-    sums = torch.bmm(weights, features.flatten(2).transpose(1, 2)).sum(0)
-    return sums / members.sum(1, keepdim=True).clamp(min=1)
+    shares = members.view(len(members), batch, height * width).transpose(0, 1).to(features.dtype)
+    total = members.sum(1, keepdim=True).clamp(min=1)
+    if weights is not None:
+        shares = shares * weights.flatten(1).unsqueeze(1)
+        total = shares.sum((0, 2)).unsqueeze(1)
+        total = total.where(total > 0, torch.ones_like(total))
+    return torch.bmm(shares, features.flatten(2).transpose(1, 2)).sum(0) / total
 
 
 def append_keys(

@@ -36,7 +36,7 @@ def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Names
     load_network(network, stored.tensors, str(path))
     if options.float64:
         network = network.double()
-    return TorchPredictor(network.to(device), device), stored.role
+    return TorchPredictor(network.to(device), device, config.evaluation.head), stored.role
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -5,6 +5,8 @@ Labels are uint8 ``[B,H,W]`` with 255 = ignore. A loss over no pixel is 0 with z
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,10 +19,27 @@ from common.predictor import Size
 from common.resize import interpolation_matrix
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross entropy over pixels with a label; ``logits`` ``[B,K,H,W]``."""
-    total = F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="sum")
-    return total / (labels != IGNORE).sum().clamp(min=1)
+def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Sequence[float] = ()) -> Tensor:
+    """Return the mean cross entropy over pixels with a label; ``logits`` ``[B,K,H,W]``.
+
+    With ``class_weights`` (one per class) it is the mean weighted by the weight of each pixel's label.
+    """
+    valid = labels != IGNORE
+    if not class_weights:
+        total = F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="sum")
+        return total / valid.sum().clamp(min=1)
+    weights = torch.tensor(class_weights, dtype=logits.dtype, device=logits.device)
+    total = F.cross_entropy(logits, labels.long(), weights, ignore_index=IGNORE, reduction="sum")
+    mass = weights[labels[valid].long()].sum()
+    return total / torch.where(mass > 0, mass, torch.ones_like(mass))
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, divisor: float) -> Tensor:
+    """Return the sum over pixels with a label of weight times cross entropy, over ``divisor``.
+
+    ``logits`` ``[B,K,H,W]``, ``weights`` ``[B,H,W]`` or of a shape that fits it.
+    """
+    return (F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="none") * weights).sum() / divisor
 
 
 def resized_cross_entropy(logits: Tensor, labels: Tensor, rows: int = 16) -> Tensor:
@@ -58,8 +77,7 @@ def ohem_labels(logits: Tensor, labels: Tensor, thresh: float, min_kept: int) ->
     if min_kept == 0 or min_kept > int(valid.sum()):
         return labels
     with torch.no_grad():
-        true_class = labels.where(valid, torch.zeros_like(labels)).long().unsqueeze(1)
-        probability = F.softmax(logits, 1).gather(1, true_class).squeeze(1)
+        probability = true_class_probability(logits, labels)
         kth = probability[valid].kthvalue(min_kept).values
         keep = probability <= kth.clamp(min=thresh)
     return labels.masked_fill(~keep, IGNORE)
@@ -73,18 +91,24 @@ def supervised_loss(criterion: CriterionConfig, logits: Tensor, labels: Tensor, 
             continue
         kept = labels
         if criterion.type == "ohem":
-            kept = ohem_labels(scores, labels, criterion.thresh, criterion.min_kept)
-        total = total + weight * cross_entropy(scores, kept)
+            min_kept = criterion.min_kept_per_image * len(labels) or criterion.min_kept
+            kept = ohem_labels(scores, labels, criterion.thresh, min_kept)
+        total = total + weight * cross_entropy(scores, kept, criterion.class_weights)
     return total
 
 
 def reverse_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean over labelled pixels of -sum_k p_k log(max(onehot_k, 1e-4)) (``specs/u2pl.md`` section 8.3)."""
     valid = labels != IGNORE
-    true_class = labels.where(valid, torch.zeros_like(labels)).long().unsqueeze(1)
-    probability = F.softmax(logits, 1).gather(1, true_class).squeeze(1)
+    probability = true_class_probability(logits, labels)
     scale = -torch.log(torch.tensor(1e-4, device=logits.device))
     return ((1 - probability) * scale * valid).sum() / valid.sum().clamp(min=1)
+
+
+def true_class_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the probability of each pixel's label, ``[B,H,W]``; of class 0 where there is none."""
+    true_class = labels.where(labels != IGNORE, torch.zeros_like(labels)).long().unsqueeze(1)
+    return F.softmax(logits, 1).gather(1, true_class).squeeze(1)
 
 
 def entropy(probabilities: Tensor) -> Tensor:
@@ -98,6 +122,11 @@ def percentile(values: Tensor, percent: float) -> float:
     low = values.kthvalue(lower + 1).values.item()
     high = values.kthvalue(min(lower + 2, values.numel())).values.item()
     return float(interpolate_percentile(low, high, fraction))
+
+
+def confident_labels(pseudo_label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
+    """Return ``pseudo_label`` ``[B,H,W]`` with pixels whose ``confidence`` is below ``threshold`` set to 255."""
+    return pseudo_label.masked_fill(~(confidence >= threshold), IGNORE)
 
 
 def nearest(x: Tensor, size: Size) -> Tensor:

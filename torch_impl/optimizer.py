@@ -14,45 +14,48 @@ from common.schedules import learning_rate
 
 
 class Optimizer:
-    """SGD with momentum and weight decay on every parameter; names that start with ``encoder.`` learn at the base rate,
-    all others ``head_lr_times`` faster; poly schedule (``specs/u2pl.md`` section 10)."""
+    """SGD with momentum and weight decay on every parameter or on kernels only; names that start with ``encoder.`` learn at
+    the base rate, all others ``head_lr_times`` faster; poly schedule (``specs/u2pl.md`` section 10, ``cpcl.md`` 7)."""
 
     def __init__(self, network: nn.Module, config: OptimizerConfig) -> None:
         self.config = config
         self.names, self.parameters = zip(*network.named_parameters())
-        encoder = [p for name, p in network.named_parameters() if name.startswith("encoder.")]
-        heads = [p for name, p in network.named_parameters() if not name.startswith("encoder.")]
+        groups: dict[tuple[bool, bool], list[Tensor]] = {}
+        for name, parameter in network.named_parameters():
+            groups.setdefault(self.group(name, parameter.dim()), []).append(parameter)
+        self._groups = sorted(groups)
         self.sgd = torch.optim.SGD(
-            [{"params": encoder}, {"params": heads}],
+            [{"params": groups[key], "weight_decay": 0.0 if key[1] else config.weight_decay} for key in self._groups],
             lr=config.lr,
             momentum=config.momentum,
-            weight_decay=config.weight_decay,
         )
+
+    def group(self, name: str, dimensions: int) -> tuple[bool, bool]:
+        """Return whether a parameter learns at the heads' rate and whether it is spared from weight decay."""
+        return not name.startswith("encoder."), self.config.decay_on == "kernels" and dimensions < 2
 
     def rates(self, clock: Clock) -> tuple[float, float]:
         """Return the learning rates of encoder and heads in this step."""
         rate = learning_rate(self.config, clock)
         return rate, rate * self.config.head_lr_times
 
-    def differentiate(self, *losses: Callable[[], dict[str, Tensor]]) -> dict[str, float]:
-        """Call ``losses``, keep the gradient of the sum of their terms for :meth:`step`, and return the terms and ``loss``, the sum.
+    def differentiate(self, losses: Callable[[], dict[str, Tensor]], add: bool = False) -> dict[str, float]:
+        """Call ``losses``, keep the gradient of the sum of its terms for :meth:`step`, and return the terms and ``loss``, the sum.
 
-        Several are called and differentiated one after the other, so that only one's intermediate results are in memory.
+        With ``add`` the gradient is added to what an earlier call of this step has left.
         """
-        self.sgd.zero_grad(set_to_none=True)
-        terms, totals = {}, []
-        for part in losses:
-            found = part()
-            total = sum(found.values())
-            total.backward()
-            terms |= {name: term.detach() for name, term in found.items()}
-            totals.append(total.detach())
-        return {name: term.item() for name, term in (*terms.items(), ("loss", sum(totals)))}
+        terms = losses()
+        total = sum(terms.values())
+        if not add:
+            self.sgd.zero_grad(set_to_none=True)
+        total.backward()
+        return {name: term.item() for name, term in (*terms.items(), ("loss", total))}
 
     def step(self, clock: Clock) -> None:
         """Set the rates of this step and apply the gradients that :meth:`differentiate` left."""
-        for group, rate in zip(self.sgd.param_groups, self.rates(clock)):
-            group["lr"] = rate
+        rates = self.rates(clock)
+        for group, (heads, _) in zip(self.sgd.param_groups, self._groups):
+            group["lr"] = rates[heads]
         self.sgd.step()
 
     def state(self) -> dict[str, np.ndarray]:
@@ -72,8 +75,18 @@ class Optimizer:
 
 def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
     """Move every teacher parameter to decay * teacher + (1 - decay) * student; buffers stay the teacher's own."""
+    _average(list(teacher.parameters()), list(student.parameters()), decay)
+
+
+def update_buffers(teacher: nn.Module, student: nn.Module, decay: float, endings: tuple[str, ...]) -> None:
+    """Move the teacher's buffers whose names end like this as :func:`update_teacher` moves parameters."""
+    pairs = zip(teacher.named_buffers(), student.buffers(), strict=True)
+    chosen = [(mine, theirs) for (name, mine), theirs in pairs if name.endswith(endings)]
+    _average(*map(list, zip(*chosen)), decay)
+
+
+def _average(mine: list[Tensor], theirs: list[Tensor], decay: float) -> None:
     with torch.no_grad():
-        mine, theirs = list(teacher.parameters()), list(student.parameters())
         if decay == 0:
             torch._foreach_copy_(mine, theirs)
         else:

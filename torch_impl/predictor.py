@@ -10,15 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.predictor import Accumulate, Runtime, Size, Window
+from common.predictor import STRIP_ROWS, Accumulate, Head, Runtime, Size, Window
 from torch_impl.layers import resize
 
 
 class TorchPredictor:
-    """Runs a network in eval mode without gradient; implements :class:`common.predictor.Predictor`."""
+    """Runs a network in eval mode without gradient; implements :class:`common.predictor.Predictor`.
 
-    def __init__(self, network: nn.Module, device: str | torch.device = "cpu") -> None:
-        self.network = network
+    Its logits are those of ``head``.
+    """
+
+    def __init__(self, network: nn.Module, device: str | torch.device = "cpu", head: Head = "linear") -> None:
+        self.network, self.head = network, head
         self.device = torch.device(device)
         self.classes = network.classes
         self.runtime = Runtime(name="torch", version=torch.__version__, device=describe_device(self.device))
@@ -31,7 +34,7 @@ class TorchPredictor:
         """Return uint8 ``[B,h,w]`` class ids at ``size``."""
         return self._logits(images, size).argmax(1).to(torch.uint8).cpu().numpy()
 
-    def features(self, images: np.ndarray, size: Size) -> np.ndarray:
+    def decoder_features(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return float32 ``[B,D,h,w]`` features before the classifier's projection, resized to ``size``."""
         with exact():
             return resize(self._eval()(self._tensor(images))["decoder"], size).cpu().numpy()
@@ -51,6 +54,11 @@ class TorchPredictor:
             total /= visits
         return total.argmax(0).to(torch.uint8).cpu().numpy()
 
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Return the fused features float32 ``[B,C,h,w]`` of images ``[B,3,H,W]``, before the classifier."""
+        with exact():
+            return self._eval()(self._tensor(images))["features"].cpu().numpy()
+
     def stages(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Return every intermediate result for images ``[B,3,H,W]``, in order."""
         with exact():
@@ -65,7 +73,10 @@ class TorchPredictor:
 
     def _logits(self, images: np.ndarray, size: Size) -> Tensor:
         with exact():
-            return resize(self._eval()(self._tensor(images))["logits"], size)
+            outputs = self._eval()(self._tensor(images))
+            if self.head == "prototype":
+                return self.network.prototype_logits(outputs["features"], size, STRIP_ROWS)
+            return resize(outputs["logits"], size)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ replayed.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -108,6 +109,11 @@ def weak(image: np.ndarray, labels: Labels, config: AugmentConfig, rng: np.rando
     return apply_weak(image, labels, draw_weak(*image.shape[:2], config, rng), config)
 
 
+def paste(image: np.ndarray, labels: Labels, config: AugmentConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The image that copy-paste takes pixels from: :func:`weak` with ``config.paste_resize_range``."""
+    return weak(image, labels, dataclasses.replace(config, resize_range=config.paste_resize_range), rng)
+
+
 def center_crop(
     image: np.ndarray, label: np.ndarray, size: int, config: AugmentConfig, pad_label: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -154,4 +160,5 @@ def pad_to(plane: np.ndarray, size: int, fill: float) -> np.ndarray:
 
 PIPELINES: dict[str, Callable[[np.ndarray, Labels, AugmentConfig, np.random.Generator], dict[str, np.ndarray]]] = {
     "weak": weak,
+    "paste": paste,
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, Protocol, get_args
@@ -11,10 +12,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from common.config import DatasetConfig
+from common.data.decoded_cache import cached
+from common.data.layouts import FIXED, Encoding, Part, image_places, label_places, listed_by_folder, other_layouts
 from common.data.shapes import ShapesDataset
 from common.errors import UserError
 from common.metrics import IGNORE
 from common.paths import data_root
+from common.split_registry import registry
 
 CITYSCAPES_TRAIN_IDS = {
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,
@@ -30,6 +34,7 @@ DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.Decompressi
 
 ListKey = Literal["train_list", "val_list"]
 """The lists of a data set, as :class:`DatasetConfig` calls them."""
+PARTS: dict[ListKey, Part] = {"train_list": "train", "val_list": "val"}
 
 
 class Dataset(Protocol):
@@ -61,7 +66,7 @@ class Dataset(Protocol):
 
 
 class ListEntry(NamedTuple):
-    """One line of a list: the image id and the line's number, from 1."""
+    """One line of a list: the image id and the line's number, from 1; 0 where a folder stands for the list."""
 
     id: str
     line: int
@@ -89,13 +94,20 @@ def read_list(path: Path, config: DatasetConfig) -> tuple[ListEntry, ...]:
     Raises :class:`UserError` when the file is missing, empty or not UTF-8 text.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(
             f"list {path} of data set {config.name} does not exist; put it there or correct the name"
         ) from None
     except OSError as error:
         raise UserError(f"list {path} of data set {config.name} cannot be read: {error.strerror}") from None
+    return parse_list(data, str(path), config)
+
+
+def parse_list(data: bytes, path: str, config: DatasetConfig) -> tuple[ListEntry, ...]:
+    """Return the ids of a list's bytes; see :func:`read_list`. ``path`` is its name in messages."""
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"list {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
@@ -108,20 +120,22 @@ def read_list(path: Path, config: DatasetConfig) -> tuple[ListEntry, ...]:
 
 
 class FileDataset:
-    """Layouts ``voc``, ``cityscapes`` and ``folders`` (see :class:`DatasetConfig`); implements :class:`Dataset`."""
+    """Every layout with files (see :class:`DatasetConfig`); implements :class:`Dataset`."""
 
     def __init__(self, config: DatasetConfig) -> None:
         self.config = config
         self.name = config.name
         self.classes = config.classes
         self.root = data_root() / Path(config.root).expanduser()
+        self.more_lists: tuple[Path, ...] = ()
+        """Lists whose lines messages name where the data set's own do not name an image."""
         if not 0 <= config.ignore_index <= 255:
             raise UserError(
                 f"dataset.ignore_index = {config.ignore_index} of data set {config.name} must lie in 0..255"
             )
-        if config.label_encoding == "cityscapes_ids" and len(config.classes) != 19:
+        if config.label_encoding in ("cityscapes_ids", "auto") and len(config.classes) != 19:
             raise UserError(
-                f"dataset.label_encoding=cityscapes_ids gives 19 classes, but data set {config.name} names "
+                f"dataset.label_encoding={config.label_encoding} gives 19 classes, but data set {config.name} names "
                 f"{len(config.classes)}"
             )
 
@@ -146,47 +160,50 @@ class FileDataset:
     def list_path(self, key: ListKey) -> Path:
         """The file of a list; raises :class:`UserError` when the data folder is missing or the list is not set."""
         self.require_root()
-        if not getattr(self.config, key):
+        name = getattr(self.config, key)
+        if not name and self.config.layout.startswith("cityscapes"):
+            name = f"{PARTS[key]}.txt"
+        if not name:
             raise UserError(f"dataset.{key} of data set {self.name} is not set; name a file of image ids")
-        return self.root / getattr(self.config, key)
+        return self.root / name
 
     def entries(self, key: ListKey) -> tuple[ListEntry, ...]:
-        """The lines of a list as they are; see :func:`read_list`."""
-        return read_list(self.list_path(key), self.config)
+        """The lines of a list as they are, see :func:`read_list`, or the images of the folder that stands for it."""
+        path, part = self.list_path(key), PARTS[key]
+        if path.exists():
+            return read_list(path, self.config)
+        if not getattr(self.config, key):
+            found = listed_by_folder(self.config, self.root, part)
+            if found:
+                return tuple(ListEntry(image_id, 0) for image_id in found)
+        way = f", or fetch it from a copy of the authors' repository: python -m common.splits import {self.name}/{part} PATH"
+        raise UserError(
+            f"list {path} of data set {self.name} does not exist; put it there or correct the name"
+            f"{way if self.name in registry() else ''}"
+        )
+
+    def part(self, image_id: str) -> Part:
+        """Whether an image belongs to the validation list; only layouts with a folder for each part ask the list."""
+        return "val" if self.config.layout in FIXED and image_id in self._val_set else "train"
 
     def image_path(self, image_id: str) -> Path:
         """The image file of an id; it need not exist."""
-        if self.config.layout == "cityscapes":
-            return self.root / "leftImg8bit" / self._city_folder(image_id) / f"{image_id}_leftImg8bit.png"
-        return self.root / self.config.image_dir / f"{image_id}{self.config.image_suffix}"
+        return _first_file(image_places(self.config, self.root, image_id, self.part(image_id)))
 
     def label_path(self, image_id: str) -> Path:
         """The label file of an id; it need not exist."""
-        if self.config.layout == "cityscapes":
-            kind = "labelIds" if self.config.label_encoding == "cityscapes_ids" else "labelTrainIds"
-            return self.root / "gtFine" / self._city_folder(image_id) / f"{image_id}_gtFine_{kind}.png"
-        return self.root / self.config.label_dir / f"{image_id}{self.config.label_suffix}"
+        return self._label_place(image_id)[0]
 
     def image(self, image_id: str) -> np.ndarray:
         """See :class:`Dataset`; grey, palette and transparent images become RGB."""
-        with self._open(self.image_path(image_id), image_id, "image") as file:
-            if file.mode not in COLOUR_MODES:
-                raise UserError(
-                    f"image {file.filename} has pixels of type {file.mode}; save it with 8 bits per channel"
-                    f"{self.where(image_id)}"
-                )
-            return np.array(self._decode(file, image_id, "image").convert("RGB"))
+        path = self.image_path(image_id)
+        return self._kept(path, lambda: self._read_image(path, image_id))
 
     def label(self, image_id: str) -> np.ndarray:
         """See :class:`Dataset`; a palette image is read as its indices, never through its colours."""
-        path = self.label_path(image_id)
-        with self._open(path, image_id, "label") as file:
-            if file.mode not in INDEX_MODES:
-                raise UserError(
-                    f"label {path} is a colour image ({file.mode}); labels are one channel of class ids"
-                    f"{self.where(image_id)}"
-                )
-            label = self._class_ids(np.asarray(self._decode(file, image_id, "label")), path, image_id)
+        path, encoding = self._label_place(image_id)
+        values = self._kept(path, lambda: self._read_indices(path, image_id))
+        label = self._class_ids(values, encoding, path, image_id)
         with self._open(self.image_path(image_id), image_id, "image") as image:
             if label.shape != (image.height, image.width):
                 raise UserError(
@@ -197,29 +214,65 @@ class FileDataset:
 
     def where(self, image_id: str) -> str:
         """Which lines of the data set's lists name an id, as the end of a message; empty if none does."""
-        places = []
-        for key in get_args(ListKey):
-            try:
-                entries = self.entries(key)
-            except UserError:
-                continue
-            places += [f"line {entry.line} of {self.list_path(key)}" for entry in entries if entry.id == image_id]
+        places = self._named_in.get(image_id, [])
         return f" ({', '.join(places)})" if places else ""
 
-    def _city_folder(self, image_id: str) -> str:
-        part = "val" if image_id in self._val_set else "train"
-        return f"{part}/{image_id.partition('_')[0]}"
+    @cached_property
+    def _named_in(self) -> dict[str, list[str]]:
+        """Where each id is named: in the training and validation lists, or else in ``more_lists``."""
+        named: dict[str, list[str]] = {}
+        for key in get_args(ListKey):
+            with contextlib.suppress(UserError):
+                for entry in self.entries(key):
+                    if entry.line:
+                        named.setdefault(entry.id, []).append(f"line {entry.line} of {self.list_path(key)}")
+        more: dict[str, list[str]] = {}
+        for path in self.more_lists:
+            with contextlib.suppress(UserError):
+                for entry in read_list(path, self.config):
+                    more.setdefault(entry.id, []).append(f"line {entry.line} of {path}")
+        return more | named
+
+    def _label_place(self, image_id: str) -> tuple[Path, Encoding]:
+        places = label_places(self.config, self.root, image_id, self.part(image_id))
+        return next((place for place in places if place[0].is_file()), places[0])
+
+    def _kept(self, path: Path, decode: Callable[[], np.ndarray]) -> np.ndarray:
+        if not self.config.cache or not path.is_file():
+            return decode()
+        return cached(data_root() / Path(self.config.cache).expanduser() / path.parent.name, path, decode)
+
+    def _read_image(self, path: Path, image_id: str) -> np.ndarray:
+        with self._open(path, image_id, "image") as file:
+            if file.mode not in COLOUR_MODES:
+                raise UserError(
+                    f"image {file.filename} has pixels of type {file.mode}; save it with 8 bits per channel"
+                    f"{self.where(image_id)}"
+                )
+            return np.array(self._decode(file, image_id, "image").convert("RGB"))
+
+    def _read_indices(self, path: Path, image_id: str) -> np.ndarray:
+        with self._open(path, image_id, "label") as file:
+            if file.mode not in INDEX_MODES:
+                raise UserError(
+                    f"label {path} is a colour image ({file.mode}); labels are one channel of class ids"
+                    f"{self.where(image_id)}"
+                )
+            return np.array(self._decode(file, image_id, "label"))
 
     @cached_property
     def _val_set(self) -> frozenset[str]:
-        return frozenset(self.val_ids)
+        # Without a validation list there is nothing to tell apart; whoever needs the list gets its error.
+        with contextlib.suppress(UserError):
+            return frozenset(self.val_ids)
+        return frozenset()
 
     def _open(self, path: Path, image_id: str, kind: str) -> Image.Image:
         try:
             return Image.open(path)
         except FileNotFoundError:
             self.require_root()
-            hint = self._missing_hint(path, kind)
+            hint = self._missing_hint(path, kind, image_id)
             raise UserError(f"{kind} {path} does not exist{hint}{self.where(image_id)}") from None
         except DECODING_ERRORS as error:
             raise UserError(self._damaged(path, kind, image_id, error)) from None
@@ -238,15 +291,17 @@ class FileDataset:
             reason = "is not an image" if isinstance(error, UnidentifiedImageError) else f"cannot be decoded ({error})"
         return f"{kind} {path} {reason}; replace it{self.where(image_id)}"
 
-    def _missing_hint(self, path: Path, kind: str) -> str:
+    def _missing_hint(self, path: Path, kind: str, image_id: str) -> str:
         other = Path(str(path).replace("_labelTrainIds.png", "_labelIds.png"))
         if kind == "label" and other != path and other.is_file():
             return ", but its labelIds file does; set dataset.label_encoding=cityscapes_ids"
+        for layout in other_layouts(self.config, self.root, image_id, self.part(image_id)):
+            return f", but it is there in the layout {layout}; set dataset.layout={layout}"
         return ""
 
-    def _class_ids(self, values: np.ndarray, path: Path, image_id: str) -> np.ndarray:
+    def _class_ids(self, values: np.ndarray, encoding: Encoding, path: Path, image_id: str) -> np.ndarray:
         small = values if values.dtype == np.uint8 else np.clip(values, 0, 255).astype(np.uint8)
-        label = self._class_table[small]
+        label = self._class_tables[encoding][small]
         bad = (label < 0) | (small != values)
         if bad.any():
             row, column = np.argwhere(bad)[0]
@@ -259,16 +314,19 @@ class FileDataset:
         return label.astype(np.uint8)
 
     @cached_property
-    def _class_table(self) -> np.ndarray:
-        """Pixel value 0..255 to class id, 255 = ignore, -1 = not allowed."""
-        table = np.full(256, -1, dtype=np.int16)
-        if self.config.label_encoding == "cityscapes_ids":
-            table[:] = IGNORE
-            table[list(CITYSCAPES_TRAIN_IDS)] = list(CITYSCAPES_TRAIN_IDS.values())
-        else:
-            table[: len(self.classes)] = np.arange(len(self.classes))
-        table[[self.config.ignore_index, IGNORE]] = IGNORE
-        return table
+    def _class_tables(self) -> dict[Encoding, np.ndarray]:
+        """By encoding: pixel value 0..255 to class id, 255 = ignore, -1 = not allowed."""
+        index, official = np.full(256, -1, dtype=np.int16), np.full(256, IGNORE, dtype=np.int16)
+        index[: len(self.classes)] = np.arange(len(self.classes))
+        official[list(CITYSCAPES_TRAIN_IDS)] = list(CITYSCAPES_TRAIN_IDS.values())
+        for table in (index, official):
+            table[[self.config.ignore_index, IGNORE]] = IGNORE
+        return {"index": index, "cityscapes_ids": official}
+
+
+def _first_file(paths: Sequence[Path]) -> Path:
+    """The first of some places where there is a file, else the first."""
+    return paths[0] if len(paths) == 1 else next((path for path in paths if path.is_file()), paths[0])
 
 
 def _unique(entries: Sequence[ListEntry]) -> tuple[str, ...]:

@@ -24,15 +24,14 @@ import cv2
 import numpy as np
 
 from common.config import AugmentConfig, ExperimentConfig
-from common.data import augment, augment_usrn
 from common.data.datasets import Dataset
+from common.data.pipelines import PIPELINES
+from common.data.sampling import sampled_order
 from common.errors import UserError
 from common.method import Batch, OwnEpochs, Stream
 from common.rng import generator
 from common.splits import Split
 from common.subclasses import file_stem, read_subclass_image
-
-PIPELINES = augment.PIPELINES | augment_usrn.PIPELINES
 
 Arrays = dict[str, np.ndarray]
 
@@ -56,6 +55,7 @@ class Plan:
         self._lists = {"labelled": split.labelled, "unlabelled": split.unlabelled}
         self._batch = {"labelled": config.loader.batch_labelled, "unlabelled": config.loader.batch_unlabelled}
         self._streams, self._seed = tuple(streams), config.trainer.seed
+        self._sampling = config.loader
         self._process, self._processes = process, processes
         # An epoch passes over the unlabelled list, usually the longer one; the labelled list is repeated as needed.
         self._leading = "unlabelled" if "unlabelled" in {stream.source for stream in streams} else "labelled"
@@ -81,18 +81,41 @@ class Plan:
                 total = self._batch[stream.source]
                 drawn = step % self._round if stream.source == "labelled" else step
                 ids = orders[stream.name][drawn * total : (drawn + 1) * total]
-                own = total // self._processes
-                mine = list(enumerate(ids))[self._process * own : (self._process + 1) * own]
+                chosen = self._chosen(stream, list(enumerate(ids)), epoch, drawn)
+                own = total // stream.one_of // self._processes
+                mine = chosen[self._process * own : (self._process + 1) * own]
                 tasks += [Task(stream.name, image_id, epoch, drawn, position) for position, image_id in mine]
             yield tasks
 
+    def _chosen(self, stream: Stream, entries: list[tuple[int, str]], epoch: int, step: int) -> list[tuple[int, str]]:
+        """Positions and ids of the samples that the stream prepares of its ``entries`` of one step."""
+        if stream.one_of == 1 and stream.probability == 1:
+            return entries
+        rng = generator(self._seed, f"choice {stream.name}", epoch, step)
+        groups = range(0, len(entries), stream.one_of)
+        entries = [entries[start + int(rng.integers(stream.one_of))] for start in groups]
+        return [(position, name if rng.random() < stream.probability else "") for position, name in entries]
+
     def _order(self, stream: Stream, epoch: int) -> list[str]:
-        """The ids that one epoch takes from a list: one permutation of the list after the other."""
-        ids = self._lists[stream.source]
+        """The ids that one epoch takes from a list: one permutation of the list after the other, unless ``samples`` is set."""
+        ids, leader = self._lists[stream.source], self._leader(stream)
         needed = len(ids) if self._keep else self.iterations_per_epoch * self._batch[stream.source]
-        rng = generator(self._seed, f"order {stream.name}", epoch)
-        rounds = -(-needed // len(ids))
-        return [ids[index] for _ in range(rounds) for index in rng.permutation(len(ids))][:needed]
+        rng = generator(self._seed, f"order {leader.name}", epoch)
+        samples, tail = self._sampling.samples, self._sampling.tail
+        if samples is not None:
+            truncate = self._sampling.truncate_unlabelled and stream.source == "unlabelled"
+            return [ids[index] for index in sampled_order(len(ids), samples, needed, tail, truncate, rng)]
+        if stream.order == "uniform":
+            return [ids[index] for index in rng.integers(len(ids), size=needed)]
+        length = len(self._lists[leader.source])
+        rounds = -(-needed // length)
+        return [ids[index % len(ids)] for _ in range(rounds) for index in rng.permutation(length)][:needed]
+
+    def _leader(self, stream: Stream) -> Stream:
+        """The stream whose order ``stream`` takes: the one it follows, unless that has fewer images, else itself."""
+        followed = [other for other in self._streams if other.name == stream.follows]
+        longer = [other for other in followed if len(self._lists[other.source]) >= len(self._lists[stream.source])]
+        return longer[0] if longer else stream
 
     def _count(self, config: ExperimentConfig) -> int:
         """Iterations per epoch: as set, else one pass over the leading list (``specs/u2pl.md`` sections 2.3 and 11)."""
@@ -102,6 +125,13 @@ class Plan:
         if isinstance(config.method, OwnEpochs):
             return self._own_count(config)
         length, batch = len(self._lists[self._leading]), self._batch[self._leading]
+        if config.loader.samples is not None:
+            length = config.loader.samples
+            if length < batch:
+                raise UserError(
+                    f"loader.samples = {length} do not fill one batch of loader.batch_{self._leading} = {batch}; raise it"
+                )
+            return length // batch
         if self._leading == "labelled" and config.loader.last_batch != "drop":
             return -(-length // batch)
         if length < batch:
@@ -134,6 +164,12 @@ class Plan:
                     f"loader.batch_{source} = {self._batch[source]} cannot be shared by {self._processes} processes; "
                     f"use a multiple of {self._processes}"
                 )
+        for stream in self._streams:
+            if self._batch[stream.source] // self._processes % stream.one_of:
+                raise UserError(
+                    f"loader.batch_{stream.source} = {self._batch[stream.source]}: the method keeps one of every "
+                    f"{stream.one_of} images, so use a multiple of {stream.one_of * self._processes}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +182,12 @@ class SampleMaker:
     seed: int
 
     def make(self, task: Task) -> Arrays:
-        """Return the arrays of one sample under the names that the stream's pipeline gives them."""
+        """Return the arrays of one sample under the names that the stream's pipeline gives them; zeros for the id ``""``."""
         stream = self.streams[task.stream]
+        if not task.image_id:
+            side = self.augment.crop
+            labels = {name: np.zeros((side, side), np.uint8) for name in stream.labels}
+            return {"image": np.zeros((3, side, side), np.float32)} | labels
         rng = generator(self.seed, f"augment {task.stream}", task.epoch, task.step, task.position)
         image = self.dataset.image(task.image_id)
         labels = {name: self._label(stream, name, task.image_id, image.shape[:2]) for name in stream.labels}
@@ -167,8 +207,8 @@ class Loader:
     """Batches of a method's streams, prepared ahead by worker processes. Use it as a context manager, or close it.
 
     ``config.loader`` holds the batch sizes over all ``processes``; this loader gives the part of ``process``. An epoch
-    has ``trainer.iterations_per_epoch`` steps; if unset, it is one pass over the unlabelled list, or, where no stream
-    reads that, over the labelled list. A list that is used up goes on in a new order. Raises :class:`UserError` when lists
+    has ``trainer.iterations_per_epoch`` steps; if unset, as many as ``loader.samples`` images fill, and without that one
+    pass over the unlabelled list, or, where no stream reads that, over the labelled list. A list that is used up goes on in a new order. Raises :class:`UserError` when lists
     and batch sizes do not fit.
     """
 

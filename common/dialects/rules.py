@@ -42,6 +42,13 @@ class Dialect:
     networks (foreign name, name in ``meta``), ``state`` arrays beside them, ``ignored`` names that are not read.
     ``zero_bias`` are convolutions that have a bias here and none there; ``counters`` tells whether BatchNorm batches
     are counted there, ``own`` whether the layout is this project's.
+
+    ``wrapper`` are the top-level entries of a file in order, ``constants`` those that are always the same, ``percent``
+    the one that holds the mIoU in percent; an entry of the wrapper that we have nothing for is written as None.
+    ``inside`` are entries that a flat layout's names may also lie in.
+    ``marks`` are top-level entries by which a layout is told from another one with the same names; ``same_as`` names
+    the layout that is recognised in place of this one because their files do not differ. ``preset`` is the file of
+    ``configs/networks`` whose network the layout holds.
     """
 
     name: str
@@ -58,6 +65,13 @@ class Dialect:
     zero_bias: tuple[str, ...] = ()
     counters: bool = True
     own: bool = False
+    wrapper: tuple[str, ...] = ()
+    constants: tuple[tuple[str, Any], ...] = ()
+    percent: str = ""
+    inside: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    same_as: str = ""
+    preset: str = ""
 
     def neutral_name(self, name: str) -> str | None:
         """Return the neutral name of a foreign one, or None where the table has no way there and back."""
@@ -97,6 +111,8 @@ class Dialect:
             bias = kept.pop(f"{module}.bias", None)
             if bias is not None and bias.any():
                 raise UserError(f"{where}: the layout {self.name} has no place for {module}.bias, which is not zero")
+        if self.counters and not self.own:
+            kept = _with_counters(kept)
         kept = _rename(kept, self.foreign_name, f"{where}: the layout {self.name} has no place for")
         return mindspore_norms(kept) if self.norm == "mindspore" else kept
 
@@ -107,8 +123,10 @@ class Dialect:
         """
         keys = dict.fromkeys(slot.key for slot in self.slots)
         contents = {key: payload[key] for key in keys if isinstance(payload.get(key), dict)}
-        if not contents and arrays_of(payload):
-            contents = {self.slots[0].key: payload}
+        if not contents:
+            wrapped = [payload[key] for key in self.inside if isinstance(payload.get(key), dict)]
+            content = wrapped[0] if wrapped else payload
+            contents = {self.slots[0].key: content} if arrays_of(content) else {}
         networks: dict[str, Tensors] = {}
         homeless: list[str] = []
         for key, content in contents.items():
@@ -122,7 +140,9 @@ class Dialect:
         return networks, homeless
 
     def fits(self, payload: Mapping[str, Any]) -> bool:
-        """Whether all names of a file's networks are this layout's, and its signature is among them."""
+        """Whether all names of a file's networks are this layout's, and its signature and marks are among them."""
+        if self.same_as or not all(mark in payload for mark in self.marks):
+            return False
         networks, homeless = self.networks(payload)
         styles = {style for tensors in networks.values() for style in [_norm_style(tensors)] if style}
         names = [name for tensors in networks.values() for name in torch_norms(tensors)]
@@ -161,6 +181,17 @@ def _rename_norms(tensors: Tensors, mean: str, names: Mapping[str, str]) -> Tens
         is_norm = leaf in names and f"{module}.{mean}" in tensors
         renamed[f"{module}.{names[leaf]}" if is_norm else name] = array
     return renamed
+
+
+def _with_counters(tensors: Tensors) -> Tensors:
+    """Add the counters that frameworks without them leave out, as 0, where PyTorch has them: after the variance."""
+    counted = {}
+    for name, array in tensors.items():
+        counted[name] = array
+        module, _, leaf = name.rpartition(".")
+        if leaf == "running_var" and f"{module}.num_batches_tracked" not in tensors:
+            counted[f"{module}.num_batches_tracked"] = np.zeros((), np.int64)
+    return counted
 
 
 def _norm_style(tensors: Tensors) -> NormStyle | None:

@@ -84,6 +84,10 @@ TORCHVISION_RULES: Rules = tuple(
 
 U2PL_SLOTS = (Slot("student", "model_state"), Slot("teacher", "teacher_state"))
 U2PL_VALUES = (("epoch", "epoch"), ("best_miou", "miou"))
+U2PL_WRAPPER = ("epoch", "model_state", "optimizer_state", "teacher_state", "best_miou")
+CPCL_SLOTS = (Slot("branch1", "model", "branch1."), Slot("branch2", "model", "branch2."))
+CPCL_VALUES = (("epoch", "epoch"), ("iteration", "iteration"))
+UCCL_WRAPPER = ("model", "optimizer", "epoch", "previous_best")
 
 _ALL = (
     Dialect(
@@ -114,6 +118,8 @@ _ALL = (
         module_prefix="module.",
         values=U2PL_VALUES,
         state=("class_criterion", "cutmix_bank"),
+        wrapper=U2PL_WRAPPER,
+        preset="u2pl",
     ),
     Dialect(
         name="pcr",
@@ -123,6 +129,8 @@ _ALL = (
         slots=U2PL_SLOTS,
         module_prefix="module.",
         values=U2PL_VALUES,
+        wrapper=U2PL_WRAPPER,
+        preset="pcr",
     ),
     Dialect(
         name="pcr-mindspore",
@@ -135,14 +143,28 @@ _ALL = (
         norm="mindspore",
         zero_bias=("auxiliary.conv",),
         counters=False,
+        preset="pcr",
+    ),
+    Dialect(
+        name="cps",
+        description="CPS, both branches: CPCL's names beside the optimisers l and r (specs/cpcl.md section 5.4)",
+        rules=CPCL_RULES,
+        signature="head.aspp.map_convs.",
+        slots=CPCL_SLOTS,
+        values=CPCL_VALUES,
+        wrapper=("model", "optimizer_l", "optimizer_r", "epoch", "iteration"),
+        marks=("optimizer_l", "optimizer_r"),
+        preset="cpcl",
     ),
     Dialect(
         name="cpcl",
-        description="CPCL and CPS, both branches (specs/cpcl.md section 5.4)",
+        description="CPCL, both branches (specs/cpcl.md section 5.4)",
         rules=CPCL_RULES,
         signature="head.aspp.map_convs.",
-        slots=(Slot("branch1", "model", "branch1."), Slot("branch2", "model", "branch2.")),
-        values=(("epoch", "epoch"), ("iteration", "iteration")),
+        slots=CPCL_SLOTS,
+        values=CPCL_VALUES,
+        wrapper=("model", "optimizer_1", "optimizer_2", "epoch", "iteration"),
+        preset="cpcl",
     ),
     Dialect(
         name="usrn",
@@ -152,24 +174,45 @@ _ALL = (
         slots=(Slot("student", "state_dict"),),
         module_prefix="module.",
         values=(("epoch", "epoch"),),
+        wrapper=("arch", "epoch", "state_dict", "monitor_best"),
+        constants=(("arch", "DistributedDataParallel"),),
+        percent="monitor_best",
+        preset="usrn",
     ),
     Dialect(
         name="uccl",
-        description="UCCL and UniMatch (specs/uccl.md section 9)",
+        description="UCCL (specs/uccl.md section 9)",
         rules=UCCL_RULES,
         signature="head.b0.",
         slots=(Slot("student", "model"),),
         module_prefix="module.",
         values=(("epoch", "epoch"),),
+        wrapper=UCCL_WRAPPER,
+        percent="previous_best",
+        preset="uccl",
+    ),
+    Dialect(
+        name="unimatch",
+        description="UniMatch: the same files as UCCL's, and recognised as such",
+        rules=UCCL_RULES,
+        signature="head.b0.",
+        slots=(Slot("student", "model"),),
+        module_prefix="module.",
+        values=(("epoch", "epoch"),),
+        wrapper=UCCL_WRAPPER,
+        percent="previous_best",
+        same_as="uccl",
+        preset="uccl",
     ),
     Dialect(
         name="torchvision",
-        description="a ResNet alone, 7x7 or three-3x3 stem, without its classifier",
+        description="a ResNet alone, 7x7 or three-3x3 stem, without its classifier (torchvision, timm, CPS, U2PL)",
         rules=TORCHVISION_RULES,
         signature="layer1.0.conv1.",
         slots=(Slot("model"),),
+        inside=("state_dict", "model"),
         suffixes=(".pth", ".safetensors"),
-        ignored=("fc",),
+        ignored=("fc", "classifier", "head"),
     ),
 )
 

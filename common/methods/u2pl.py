@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -24,6 +24,8 @@ class ContrastiveSettings:
     """Contrastive term, section 8. Switches 18.1-18.6: ``auto`` follows the preset.
 
     ``weight`` is the effective one (section 8.4: 0.25 on VOC, 0.125 on Cityscapes), whatever the number of processes.
+    ``processes``: how many of the authors' processes a batch stands for; ``union_first`` joins images of one process only.
+    ``conf_weight`` (section 8.3): class means weighted by every pixel's largest probability.
     """
 
     weight: float = ranged(0.25, low=0.0)
@@ -44,6 +46,12 @@ class ContrastiveSettings:
     queue_first: int = ranged(50_000, low=1)
     queue_other: int = ranged(30_000, low=1)
     anchor_ema: bool = False
+    conf_weight: bool = False
+    processes: int = ranged(1, low=1)
+
+    def queue_sizes(self, classes: int) -> list[int]:
+        """Length of every class's queue of negatives (section 4)."""
+        return [self.queue_first] + [self.queue_other] * (classes - 1)
 
 
 PRESETS = {
@@ -58,43 +66,39 @@ PRESETS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class U2PLSettings:
-    """Settings of U2PL; defaults are the authors' for VOC (section 16)."""
+def preset_values(settings: object, preset: dict[str, str]) -> dict[str, str]:
+    """Return the entries of ``preset`` whose field of ``settings`` is ``auto``."""
+    return {key: value for key, value in preset.items() if getattr(settings, key) == "auto"}
 
-    name: Literal["u2pl"] = "u2pl"
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherBankSettings:
+    """What U2PL and its variant with AEL have in common: an EMA teacher, dropped pixels, the contrastive term.
+
+    A subclass has its ``name``, ``SWITCHES`` (its own switches' values by preset), :meth:`teacher_epoch` and
+    :meth:`contrastive_epoch`.
+    """
+
+    name: str = ""
     preset: Literal["authors", "fixed"] = "authors"
-    sup_only_epochs: int = ranged(1, low=0)
     drop_percent: float = ranged(80.0, low=0.0, high=100.0)
-    unsup_weight: float = ranged(1.0, low=0.0)
-    mixing: Literal["cutmix", "cutout", "classmix", "none"] = "cutmix"
-    mixing_probability: float = ranged(0.5, low=0.0, high=1.0)
     ema_decay: float = ranged(0.99, low=0.0, high=1.0)
-    ema_first_epoch: Literal["auto", "tied", "copy_once"] = "auto"
     contrastive: ContrastiveSettings = ContrastiveSettings()
 
-    def resolved(self) -> U2PLSettings:
+    def resolved(self) -> TeacherBankSettings:
         """The same settings with every ``auto`` replaced by the preset's value."""
-        preset = PRESETS[self.preset]
-        chosen = {key: value for key, value in preset.items() if getattr(self.contrastive, key) == "auto"}
-        first = {"authors": "tied", "fixed": "copy_once"}[self.preset]
+        contrastive = preset_values(self.contrastive, PRESETS[self.preset])
         return dataclasses.replace(
             self,
-            contrastive=dataclasses.replace(self.contrastive, **chosen),
-            ema_first_epoch=first if self.ema_first_epoch == "auto" else self.ema_first_epoch,
-        )
-
-    def streams(self) -> tuple[Stream, ...]:
-        """Labelled and unlabelled images, both with the same weak augmentation (section 2.2)."""
-        return (
-            Stream(name="labelled", source="labelled", pipeline="weak", labels=("label",)),
-            Stream(name="unlabelled", source="unlabelled", pipeline="weak"),
+            contrastive=dataclasses.replace(self.contrastive, **contrastive),
+            **preset_values(self, self.SWITCHES[self.preset]),
         )
 
     def check(self, network: NetworkConfig) -> None:
         """Raise :class:`ValueError` for a network without features for the contrastive loss."""
         if not network.representation:
-            raise ValueError("method u2pl needs network.representation (features of the contrastive loss), e.g. 256")
+            needed = "network.representation (features of the contrastive loss), e.g. 256"
+            raise ValueError(f"method {self.name} needs {needed}")
 
     def warnings(self, classes: int) -> list[str]:
         """What is probably not meant, one line each (section 16, last paragraph)."""
@@ -116,26 +120,53 @@ class U2PLSettings:
 
     def teacher_decay(self, clock: Clock) -> float:
         """EMA decay d(i) of section 4."""
-        return min(1 - 1 / self._semi_supervised_steps(clock), self.ema_decay)
+        return min(1 - 1 / _steps_from(self.teacher_epoch(), clock), self.ema_decay)
 
     def prototype_decay(self, clock: Clock) -> float:
         """Decay of the moving prototypes of ``anchor_ema`` (section 8.3)."""
-        return min(1 - 1 / self._semi_supervised_steps(clock), 0.999)
-
-    def _semi_supervised_steps(self, clock: Clock) -> int:
-        """Number of semi-supervised steps up to this one, from 1."""
-        return clock.iteration - clock.iterations_per_epoch * self.sup_only_epochs + 1
+        return min(1 - 1 / _steps_from(self.contrastive_epoch(), clock), 0.999)
 
     def queue_sizes(self, classes: int) -> list[int]:
         """Length of every class's queue of negatives (section 4)."""
-        return [self.contrastive.queue_first] + [self.contrastive.queue_other] * (classes - 1)
+        return self.contrastive.queue_sizes(classes)
 
 
-class Draws(Protocol):
-    """The random decisions of one step; tests replay recorded ones."""
+def _steps_from(epoch: int, clock: Clock) -> int:
+    """Number of steps from the start of ``epoch`` up to this one, from 1."""
+    return clock.iteration - clock.iterations_per_epoch * epoch + 1
 
-    def mix_masks(self, pseudo_label: np.ndarray) -> np.ndarray | None:
-        """Return ``[B,H,W]`` bool, true = keep the own pixel, or None when this step does not mix."""
+
+@dataclass(frozen=True, kw_only=True)
+class U2PLSettings(TeacherBankSettings):
+    """Settings of U2PL; defaults are the authors' for VOC (section 16)."""
+
+    name: Literal["u2pl"] = "u2pl"
+    sup_only_epochs: int = ranged(1, low=0)
+    unsup_weight: float = ranged(1.0, low=0.0)
+    mixing: Literal["cutmix", "cutout", "classmix", "none"] = "cutmix"
+    mixing_probability: float = ranged(0.5, low=0.0, high=1.0)
+    ema_first_epoch: Literal["auto", "tied", "copy_once"] = "auto"
+
+    SWITCHES: ClassVar = {"authors": {"ema_first_epoch": "tied"}, "fixed": {"ema_first_epoch": "copy_once"}}
+
+    def streams(self) -> tuple[Stream, ...]:
+        """Labelled and unlabelled images, both with the same weak augmentation (section 2.2)."""
+        return (
+            Stream(name="labelled", source="labelled", pipeline="weak", labels=("label",)),
+            Stream(name="unlabelled", source="unlabelled", pipeline="weak"),
+        )
+
+    def teacher_epoch(self) -> int:
+        """First epoch with a teacher of its own."""
+        return self.sup_only_epochs
+
+    def contrastive_epoch(self) -> int:
+        """First epoch with the contrastive term."""
+        return self.sup_only_epochs
+
+
+class ContrastiveDraws(Protocol):
+    """The random decisions of the contrastive term of one step; tests replay recorded ones."""
 
     def anchors(self, candidates: int) -> np.ndarray:
         """Return ``num_queries`` indices below ``candidates``, with replacement."""
@@ -144,13 +175,36 @@ class Draws(Protocol):
         """Return ``num_queries * num_negatives`` indices below ``rows``, with replacement; row i belongs to anchor i."""
 
 
-class StepDraws:
+class Draws(ContrastiveDraws, Protocol):
+    """The random decisions of one step of U2PL."""
+
+    def mix_masks(self, pseudo_label: np.ndarray) -> np.ndarray | None:
+        """Return ``[B,H,W]`` bool, true = keep the own pixel, or None when this step does not mix."""
+
+
+class ContrastiveStepDraws:
+    """Draws of section 8 from a generator keyed by (seed, epoch, step, process)."""
+
+    def __init__(self, settings: TeacherBankSettings, seed: int, clock: Clock, process: int = 0) -> None:
+        self.settings = settings
+        self._contrastive = generator(seed, "u2pl contrastive", clock.epoch, clock.step, process)
+
+    def anchors(self, candidates: int) -> np.ndarray:
+        """See :class:`ContrastiveDraws`."""
+        return self._contrastive.integers(candidates, size=self.settings.contrastive.num_queries)
+
+    def negatives(self, rows: int) -> np.ndarray:
+        """See :class:`ContrastiveDraws`."""
+        settings = self.settings.contrastive
+        return self._contrastive.integers(rows, size=settings.num_queries * settings.num_negatives)
+
+
+class StepDraws(ContrastiveStepDraws):
     """Draws of section 6 and 8 from generators keyed by (seed, epoch, step, process)."""
 
     def __init__(self, settings: U2PLSettings, seed: int, clock: Clock, process: int = 0) -> None:
-        self.settings = settings
+        super().__init__(settings, seed, clock, process)
         self._mixing = generator(seed, "u2pl mixing", clock.epoch, clock.step, process)
-        self._contrastive = generator(seed, "u2pl contrastive", clock.epoch, clock.step, process)
 
     def mix_masks(self, pseudo_label: np.ndarray) -> np.ndarray | None:
         """See :class:`Draws`; ``pseudo_label`` is uint8 ``[B,H,W]`` (only ClassMix looks at it)."""
@@ -160,12 +214,3 @@ class StepDraws:
             return np.stack([class_mask(labels, self._mixing) for labels in pseudo_label])
         size = pseudo_label.shape[1:]
         return np.stack([box_mask(size, draw_half_area_box(size, self._mixing)) for _ in pseudo_label])
-
-    def anchors(self, candidates: int) -> np.ndarray:
-        """See :class:`Draws`."""
-        return self._contrastive.integers(candidates, size=self.settings.contrastive.num_queries)
-
-    def negatives(self, rows: int) -> np.ndarray:
-        """See :class:`Draws`."""
-        settings = self.settings.contrastive
-        return self._contrastive.integers(rows, size=settings.num_queries * settings.num_negatives)

@@ -20,7 +20,7 @@ from mindspore import Tensor, ops
 
 from common.config import ExperimentConfig
 from common.method import Batch, Clock, check_finite
-from common.methods.u2pl import Draws, StepDraws
+from common.methods.u2pl import ContrastiveDraws, Draws, StepDraws
 from common.predictor import Size
 from mindspore_impl.checkpoint import load_network, network_tensors
 from mindspore_impl.contrastive import contrastive_loss, label_maps
@@ -62,12 +62,14 @@ def reliability_masks(
     percent: float,
     anchor_entropy: str,
     size: Size,
+    among: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the low and high entropy masks, bool ``[Bl+Bu,h,w]`` at ``size`` (section 5, item 9; 18.5).
 
-    ``uncertainty`` ``[Bu,H,W]`` at full size gives the percentiles; only the pixels of the small map are compared.
+    ``uncertainty`` ``[Bu,H,W]`` at full size gives the percentiles, over the pixels ``among`` (bool ``[Bu,H,W]``; without it,
+    those with a pseudo-label); only the pixels of the small map are compared.
     """
-    valid = pseudo_label != IGNORE
+    valid = (pseudo_label != IGNORE) if among is None else among
     low_percent = percent if anchor_entropy == "lowest" else 100 - percent
     low = high = 0.0
     if valid.any():
@@ -148,9 +150,9 @@ class U2PL:
 
         return self.optimizer.differentiate(terms)
 
-    def _train_pass(self, role: str, images: np.ndarray, clock: Clock) -> dict[str, Tensor]:
+    def _train_pass(self, role: str, images: np.ndarray, clock: Clock, dropout: str = "") -> dict[str, Tensor]:
         network = getattr(self, role).set_train()
-        masks = self.session.masks(network, role, clock, len(images), images.shape[2:])
+        masks = self.session.masks(network, dropout or role, clock, len(images), images.shape[2:])
         return forward(network, self.session.tensor(images), masks)
 
     def _supervised(self, outputs: dict[str, Tensor], labels: np.ndarray) -> Tensor:
@@ -178,17 +180,18 @@ class U2PL:
         pseudo_label: np.ndarray,
         uncertainty: np.ndarray,
         clock: Clock,
-        draws: Draws,
+        draws: ContrastiveDraws,
+        among: np.ndarray | None = None,
     ) -> Tensor:
         """Return the unweighted contrastive loss; the bank and, with ``anchor_ema``, the prototypes move on."""
         settings, size = self.settings.contrastive, representation.shape[2:]
         percent = self.settings.entropy_percent(clock)
-        low, high = reliability_masks(uncertainty, labels, pseudo_label, percent, settings.anchor_entropy, size)
+        low, high = reliability_masks(uncertainty, labels, pseudo_label, percent, settings.anchor_entropy, size, among)
         if not settings.negative_high_entropy:
             high[len(labels) :] = True
-        maps = np.concatenate(
-            [label_maps(nearest(part, size), self.classes, settings.label_encoding) for part in (labels, pseudo_label)]
-        )
+        smaller = (nearest(part, size) for part in (labels, pseudo_label))
+        encoding = settings.label_encoding, settings.processes
+        maps = np.concatenate([label_maps(part, self.classes, *encoding) for part in smaller])
         result = contrastive_loss(
             representation, teacher_representation, probabilities, maps, low, high, len(labels), self.bank, settings,
             draws, self.prototype, self.settings.prototype_decay(clock),
@@ -223,7 +226,7 @@ class U2PL:
 
     def evaluated(self, clock: Clock) -> str:
         """The student during warm-up, the teacher from then on (section 9)."""
-        return "student" if clock.epoch < self.settings.sup_only_epochs else "teacher"
+        return "student" if clock.epoch < self.settings.teacher_epoch() else "teacher"
 
     def predictor(self, role: str) -> MindSporePredictor:
         """Return a predictor over the live network of ``role``."""

@@ -6,13 +6,16 @@ Sources: ``specs/u2pl.md`` section 3, ``cpcl.md`` 5, ``pcr.md`` 2, ``usrn.md`` 3
 from __future__ import annotations
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 
 from common.config import NetworkConfig
 from common.networks import stage_channels
+from common.predictor import Size
 from mindspore_impl.layers import ConvNorm, Dropout, Masks, batch_norm, conv, halve, resize
 from mindspore_impl.networks.resnet import ResNet
 from mindspore_impl.networks.tiny import TinyEncoder
+from mindspore_impl.prototypes import prototype_map
 
 
 class PoolingBranch(nn.Cell):
@@ -25,10 +28,16 @@ class PoolingBranch(nn.Cell):
         self.negative_slope = negative_slope
 
     def construct(self, x: Tensor) -> Tensor:
-        """Return ``[B,outputs,1,1]``; raises ValueError for a single image in train mode, as PyTorch's BatchNorm does."""
-        if self.bn.training and x.shape[0] == 1:  # MindSpore would go on and make the running variance NaN
-            raise ValueError("BatchNorm of the pooled map needs more than one image per process in train mode")
-        x = self.bn(self.conv(ops.mean(x, (2, 3), True)))
+        """Return ``[B,outputs,1,1]``; a batch of one image has no variance, so its running statistics serve, unmoved."""
+        x = self.conv(ops.mean(x, (2, 3), True))
+        if self.bn.training and x.shape[0] == 1:
+            mean, variance, scale, shift = (
+                v.reshape(1, -1, 1, 1)
+                for v in (self.bn.moving_mean, self.bn.moving_variance, self.bn.gamma, self.bn.beta)
+            )
+            x = (x - mean) / ops.sqrt(variance + self.bn.eps) * scale + shift
+        else:
+            x = self.bn(x)
         return ops.leaky_relu(x, self.negative_slope) if self.negative_slope else ops.relu(x)
 
 
@@ -140,6 +149,7 @@ class DeepLab(nn.Cell):
     ``construct`` returns a dict: ``logits`` [B,K,h,w] at layer1's size, ``features`` (fused, before the classifier), ``decoder``
     (before the classifier's projection) and, where configured, ``representation``, ``aux`` and ``subclass_logits``. With
     ``pooled`` the classifiers see 2x2 means of their features: ``logits`` and ``subclass_logits`` at half of layer1's size.
+    ``prototypes`` ``[K*M,C]`` (row k*M + m, no gradient) belong to :meth:`prototype_logits`.
     """
 
     def __init__(self, config: NetworkConfig, classes: int) -> None:
@@ -154,6 +164,10 @@ class DeepLab(nn.Cell):
         self.auxiliary = AuxiliaryHead(channels[2], classes, config.width) if config.auxiliary else None
         self.decoder_subclass = Decoder(channels[0], channels[-1], config) if config.subclasses else None
         self.classifier_subclass = PredictionHead(fused, config.subclasses, config) if config.subclasses else None
+        shape = (classes * config.prototypes, fused)
+        # Zeros by NumPy: under no_init_parameters MindSpore would leave a Tensor without memory.
+        self.prototypes = ms.Parameter(np.zeros(shape, np.float32), requires_grad=False) if config.prototypes else None
+        self.prototype_rule = config.prototype_temperature, config.prototype_norm
         self.dropouts = [layer for _, layer in self.cells_and_names() if isinstance(layer, Dropout) and layer.p > 0]
         for site, layer in enumerate(self.dropouts):
             layer.site = site
@@ -195,9 +209,36 @@ class DeepLab(nn.Cell):
         """Return what :meth:`compiled_outputs` does, with ``pooled``."""
         return self.outputs(x, masks, True)
 
+    def prototype_logits(self, features: Tensor, size: Size, rows: int | None = None) -> Tensor:
+        """Return the prototype head's logits ``[B,K,H,W]`` at ``size`` for fused ``features``, ``rows`` rows at a time (None: all)."""
+        return prototype_map(features, self.prototype_grid(), size, *self.prototype_rule, rows)
+
+    def prototype_grid(self) -> np.ndarray:
+        """Return the prototypes as ``[K,M,C]``."""
+        return self.prototypes.asnumpy().reshape(self.classes, -1, self.prototypes.shape[1])
+
+    def perturbed(self, x: Tensor, feature_masks: Masks, masks: Masks = ()) -> tuple[Tensor, ...]:
+        """Return the outputs of 2B images: those of :meth:`construct`, then those of features multiplied by ``feature_masks``.
+
+        The two ``feature_masks`` ``[B,C,1,1]`` are for the encoder's first and last stage. Decoder and heads see all 2B
+        images at once, so their BatchNorm statistics are common; ``masks`` are for 2B images (``specs/uccl.md`` section 3, 3).
+        """
+        stages = list(self.encoder(x))
+        low, high = stages[0], stages[-1]
+        stages[0] = ops.cat([low, low * feature_masks[0]])
+        stages[-1] = ops.cat([high, high * feature_masks[1]])
+        return self.heads(stages, masks)
+
+    @ms.jit
+    def compiled_perturbed(
+        self, training: bool, x: Tensor, low_mask: Tensor, high_mask: Tensor, *masks: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the values of :meth:`perturbed` from one compiled graph per mode, input shape and number of masks."""
+        return self.perturbed(x, (low_mask, high_mask), masks)
+
     def stages(self, x: Tensor) -> dict[str, Tensor]:
         """Return every intermediate result of the class branch in order, for comparing runtimes stage by stage."""
-        results = {"stem": self.encoder.stem(x)}
+        results = self.encoder.stem_stages(x)
         for name, feature in zip(self.encoder.stage_names, self.encoder(x)):
             results[name] = feature
         low, high = results["layer1"], results[self.encoder.stage_names[-1]]
@@ -205,6 +246,8 @@ class DeepLab(nn.Cell):
         results["low"] = self.decoder.low(low)
         results["features"] = self.decoder(low, high)
         results["logits"], results["decoder"] = self.classifier(results["features"])
+        if self.prototypes is not None:
+            results["prototype_logits"] = self.prototype_logits(results["features"], x.shape[2:])
         return results
 
 
@@ -218,3 +261,8 @@ def forward(network: DeepLab, x: Tensor, masks: Masks = (), pooled: bool = False
     """
     run = network.compiled_pooled_outputs if pooled else network.compiled_outputs
     return dict(zip(network.output_names, run(network.training, x, *masks)))
+
+
+def forward_perturbed(network: DeepLab, x: Tensor, feature_masks: Masks, masks: Masks = ()) -> dict[str, Tensor]:
+    """Return what ``network.perturbed`` returns, by name and by a compiled graph; see :func:`forward`."""
+    return dict(zip(network.output_names, network.compiled_perturbed(network.training, x, *feature_masks, *masks)))

@@ -108,7 +108,16 @@ class ResNet(nn.Cell):
 
     def stem(self, x: Tensor) -> Tensor:
         """Return the pooled stem ``[B,64 or 128,H/4,W/4]`` of images ``[B,3,H,W]``."""
-        return self.pool(ops.relu(self.bn1(self.conv1(x))))
+        return self.pool(self.before_pool(x))
+
+    def before_pool(self, x: Tensor) -> Tensor:
+        """Return the stem's convolutions ``[B,64 or 128,H/2,W/2]`` of images ``[B,3,H,W]``."""
+        return ops.relu(self.bn1(self.conv1(x)))
+
+    def stem_stages(self, x: Tensor) -> dict[str, Tensor]:
+        """Return what :meth:`stem` computes, step by step."""
+        before = self.before_pool(x)
+        return {"stem": before, "pool": self.pool(before)}
 
     def construct(self, x: Tensor) -> list[Tensor]:
         """Return the outputs of all stages, first to last, for images ``[B,3,H,W]``."""

@@ -33,6 +33,10 @@ class TinyEncoder(nn.Cell):
         """Return the stem's output at stride 2 of images ``[B,3,H,W]``."""
         return ops.relu(self.bn1(self.conv1(x)))
 
+    def stem_stages(self, x: Tensor) -> dict[str, Tensor]:
+        """Return what :meth:`stem` computes, step by step."""
+        return {"stem": self.stem(x)}
+
     def construct(self, x: Tensor) -> list[Tensor]:
         """Return the outputs of all stages, first to last, for images ``[B,3,H,W]``."""
         x = self.stem(x)

@@ -39,7 +39,7 @@ def write_lists(root, train, val) -> None:
 def check(root, capsys, *overrides) -> tuple[int, list[str], str]:
     """Exit code, the lines about problems, and everything else that was printed."""
     folder = f"split.folder={root.parent / 'splits'}"
-    code = run_command(main, ["camvid/few/suponly", folder, *overrides])
+    code = run_command(main, ["camvid/few/suponly", folder, *overrides, "--page", str(root.parent / "page.html")])
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     problems = [line.removeprefix("problem: ") for line in lines if line.startswith("problem: ")]
@@ -47,7 +47,8 @@ def check(root, capsys, *overrides) -> tuple[int, list[str], str]:
 
 
 def state(root) -> dict[str, str]:
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
+    files = (path for path in root.rglob("*") if path.is_file() and path.name != "page.html")
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_clean_data(data, capsys):
@@ -114,8 +115,8 @@ def test_nothing_to_check_is_bad_use(data, capsys):
     assert run_command(main, ["camvid/few/nomethod"]) == 2
 
 
-def test_the_drawn_data_set(capsys):
-    assert run_command(main, ["shapes/12/u2pl", "dataset.images=[200,3]"]) == 0
+def test_the_drawn_data_set(tmp_path, capsys):
+    assert run_command(main, ["shapes/12/u2pl", "dataset.images=[200,3]", "--page", str(tmp_path / "page.html")]) == 0
     assert "shapes: 12 labelled, 188 unlabelled, 3 validation" in capsys.readouterr().out
 
 
@@ -124,3 +125,51 @@ def test_histogram_counts_pixels_images_and_ignored():
     histogram.add(np.array([[0, 2], [2, 255]], np.uint8))
     histogram.add(np.array([[0, 0]], np.uint8))
     assert histogram.pixels == [3, 0, 2, 1] and histogram.images == [2, 0, 1, 1]
+
+
+def test_the_page_is_one_file_with_problems_histogram_and_samples(data, capsys):
+    (data / "SegmentationClass" / "v0.png").unlink()
+    check(data, capsys)
+    page = (data.parent / "page.html").read_text()
+    assert page.startswith("<!doctype html>") and "http" not in page.replace("http-equiv", "")
+    assert "1 problem(s)" in page and "v0.png does not exist" in page and "line 1 of" in page
+    assert "classes in no labelled image" in page and page.count('class="bar"') == 2 * 12
+    pictures = page.count("data:image/jpeg;base64,")
+    assert pictures == 2 * 2 + 4 + 1 * 2  # labelled and validation with their labels, unlabelled alone, the bad one not
+    check(data, capsys, "--samples", "3")
+    assert (data.parent / "page.html").read_text().count("data:image/jpeg;base64,") == 2 + 1 + 2 - 2
+
+
+def test_classes_that_are_not_there_and_empty_labels_are_remarks(data, capsys):
+    Image.fromarray(np.full((48, 64), 255, np.uint8)).save(data / "SegmentationClass" / "t0.png")
+    code, problems, rest = check(data, capsys)
+    assert (code, problems) == (0, [])
+    assert "note: the label of t0 has no pixel of any class, all are ignored" in rest
+    assert "note: 8 of 11 classes in no validation image: road, " in rest
+
+
+def test_the_line_of_a_split_list_is_named_where_the_data_set_s_lists_do_not_name_an_image(data, capsys):
+    folder = data.parent / "splits" / "camvid" / "few"
+    (folder / "unlabeled.txt").write_text("t2\nelsewhere\n")
+    code, problems, _ = check(data, capsys)
+    assert code == 1 and len(problems) == 1
+    assert problems[0].endswith(f"elsewhere.jpg does not exist (line 2 of {folder / 'unlabeled.txt'})")
+
+
+def test_unlabelled_images_need_no_masks_and_nothing_is_read_twice(data, capsys):
+    for name in ("t2", "t3", "t4", "t5"):
+        (data / "SegmentationClass" / f"{name}.png").unlink()
+    assert check(data, capsys, "--workers", "1")[:2] == (0, [])
+
+
+def test_a_split_with_both_lists_needs_no_training_list(data, capsys):
+    (data.parent / "splits/camvid/few/unlabeled.txt").write_text("t2\nt3\n")
+    (data / "JPEGImages" / "t3.jpg").unlink()
+    for setting in (), ("dataset.name=mine", "dataset.train_list=''"):
+        lists = data.parent / "splits" / "mine" / "few"
+        lists.mkdir(parents=True, exist_ok=True)
+        for name in ("labeled.txt", "unlabeled.txt"):
+            (lists / name).write_bytes((data.parent / "splits/camvid/few" / name).read_bytes())
+        code, problems, _ = check(data, capsys, *setting)
+        assert (code, len(problems)) == (1, 1), problems
+        assert "t3.jpg does not exist (line" in problems[0]

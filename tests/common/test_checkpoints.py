@@ -214,7 +214,8 @@ def test_layouts_belong_to_formats(tmp_path):
 def test_the_authors_layout_of_a_training_state():
     state = Checkpoint(meta={"epoch": 3, "miou": 0.25}, networks=training().networks)
     payload = layout("ckpt.pth", state, "u2pl")
-    assert list(payload) == ["model_state", "teacher_state", "epoch", "best_miou"]
+    assert list(payload) == ["epoch", "model_state", "optimizer_state", "teacher_state", "best_miou"]
+    assert payload["optimizer_state"] is None
     assert (payload["epoch"], payload["best_miou"]) == (3, 0.25)
     assert "module.encoder.bn1.running_mean" in payload["model_state"]
     assert "module.decoder.classifier.8.bias" in payload["teacher_state"]
@@ -225,7 +226,9 @@ def test_the_authors_layout_of_a_training_state():
 )
 def test_a_single_network_goes_to_the_place_of_its_role(role, key):
     single = Checkpoint(meta={"role": role}, networks={"model": tensors()})
-    assert list(layout("a.pth", single, "u2pl")) == [key]
+    payload = layout("a.pth", single, "u2pl")
+    assert [name for name, value in payload.items() if isinstance(value, dict)] == [key]
+    assert payload.keys() - {key} == {"epoch", "optimizer_state", "best_miou"}
 
 
 class FullDisk(io.FileIO):

@@ -229,7 +229,7 @@ def test_a_loaded_file_is_checked_as_strictly(tmp_path):
     text = dump(compose("shapes/12/u2pl"))
     for before, after, message in (
         ("momentum", "momentun", "did you mean 'momentum'?"),
-        ("name: u2pl", "name: u3pl", "method.name = 'u3pl' is not one of suponly, u2pl"),
+        ("name: u2pl", "name: u3pl", "method.name = 'u3pl' is not one of "),
     ):
         path.write_text(text.replace(before, after))
         with pytest.raises(UserError, match="config.yaml: ") as caught:

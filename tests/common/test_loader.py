@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -139,6 +140,42 @@ def test_streams_of_one_list_have_their_own_order_and_augmentation():
     shared = images["unlabelled"].keys() & images["second"].keys()
     assert len(shared) > 20
     assert not any(np.array_equal(images["unlabelled"][name], images["second"][name]) for name in shared)
+
+
+def test_one_of_two_images_is_prepared():
+    half = dataclasses.replace(UNLABELLED, one_of=2)
+    whole, chosen = (list(loader_of(streams=(LABELLED, stream)).epoch(0)) for stream in (UNLABELLED, half))
+    firsts = 0
+    for batch, kept in zip(whole, chosen, strict=True):
+        pairs = [batch["unlabelled"]["ids"][start : start + 2] for start in range(0, 6, 2)]
+        assert len(kept["unlabelled"]["image"]) == 3
+        assert all(name in pair for name, pair in zip(kept["unlabelled"]["ids"], pairs, strict=True))
+        firsts += sum(name == pair[0] for name, pair in zip(kept["unlabelled"]["ids"], pairs))
+    assert 0 < firsts < 3 * len(whole)
+    with pytest.raises(UserError, match="loader.batch_unlabelled = 5.*multiple of 2"):
+        loader_of("loader.batch_unlabelled=5", streams=(LABELLED, half))
+
+
+def test_images_drawn_uniformly_and_only_sometimes():
+    drawn = Stream(
+        name="paste", source="labelled", pipeline="paste", labels=("label",), order="uniform", probability=0.5
+    )
+    loader = loader_of("trainer.iterations_per_epoch=60", streams=(LABELLED, UNLABELLED, drawn))
+    batches = list(loader.epoch(0))
+    ids = ids_of(batches, "paste")
+    assert 80 < ids.count("") < 160 and len(set(ids)) == 6
+    assert any(len(set(ids[start : start + 5])) < 5 for start in range(0, 240, 5) if "" not in ids[start : start + 5])
+    for name, image, label in zip(*(batches[0]["paste"][key] for key in ("ids", "image", "label"))):
+        assert image.shape == (3, 24, 24) and label.shape == (24, 24) and bool(name) == bool(image.any())
+    assert_same(list(loader.epoch(0, 50)), batches[50:])
+    streams = (LABELLED, dataclasses.replace(UNLABELLED, one_of=3), drawn)
+    whole, *parts = (
+        list(loader_of("trainer.iterations_per_epoch=3", streams=streams, **share).epoch(0))
+        for share in ({}, {"process": 0, "processes": 2}, {"process": 1, "processes": 2})
+    )
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert all(batch[name]["ids"] == first[name]["ids"] + second[name]["ids"] for name in batch)
+    assert ids_of(batches, "labelled") == ids_of(loader_of("trainer.iterations_per_epoch=60").epoch(0), "labelled")
 
 
 @pytest.mark.parametrize(("last_batch", "sizes"), [("keep", [4, 4, 4, 1]), ("drop", [4, 4, 4]), ("fill", [4, 4, 4, 4])])

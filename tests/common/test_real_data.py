@@ -96,7 +96,7 @@ class Copy:
         return [f"{self.name}/few/u2pl", f"split.folder={self.folder / 'splits'}"]
 
     def check(self, capsys) -> tuple[int, list[str]]:
-        code = run_command(check_data, self.arguments())
+        code = run_command(check_data, [*self.arguments(), "--page", str(self.folder / "page.html")])
         return code, [line for line in capsys.readouterr().out.splitlines() if line.startswith("problem")]
 
     def load(self, workers: int = 0) -> None:
@@ -110,7 +110,8 @@ class Copy:
             list(loader.epoch(0))
 
     def state(self) -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        files = (path for path in self.folder.rglob("*") if path.is_file() and path.name != "page.html")
+        return {path: path.read_bytes() for path in files}
 
 
 def test_the_copies_are_good(copy, capsys):

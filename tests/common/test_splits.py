@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common import splits
+from common import split_import, splits
 from common.config import SplitConfig
 from common.data.datasets import open_dataset
 from common.errors import CheckFailed, UserError
@@ -166,13 +166,13 @@ def test_a_changed_training_list_is_the_reason_given(shapes, monkeypatch):
 
 
 def test_lists_of_one_s_own(shapes, tmp_path, capsys):
-    main(["make", "shapes/mine", "--count", "5", "--seed", "3", "--folder", str(tmp_path)])
+    main(["make", "shapes/mine", "--plain", "--count", "5", "--seed", "3", "--folder", str(tmp_path)])
     made = resolve(shapes, split("mine", tmp_path))
     assert made.labelled == canonical(seeded(shapes.train_ids, 5, 3)) and len(made.unlabelled) == 195
     assert made.digest in capsys.readouterr().out
-    main(["make", "shapes/mine", "--count", "5", "--seed", "3", "--folder", str(tmp_path)])
+    main(["make", "shapes/mine", "--plain", "--count", "5", "--seed", "3", "--folder", str(tmp_path)])
     with pytest.raises(UserError, match="holds another list"):
-        main(["make", "shapes/mine", "--count", "5", "--seed", "4", "--folder", str(tmp_path)])
+        main(["make", "shapes/mine", "--plain", "--count", "5", "--seed", "4", "--folder", str(tmp_path)])
     write(tmp_path / "shapes" / "mine" / "labeled.txt", ["train_0000", "elsewhere"])
     (tmp_path / "shapes" / "mine" / "unlabeled.txt").unlink()
     with pytest.raises(UserError, match="labels 1 images that are not in the data set's training list.*'elsewhere'"):
@@ -265,8 +265,8 @@ def test_import_of_a_list_of_one_s_own(authors_copy, shapes, tmp_path, capsys):
 def test_import_puts_whole_lists_in_their_place(tmp_path, monkeypatch):
     train, val = ("a_2", "a_1", "a_3"), ("v_1",)
     facts = [ListFacts(count=len(ids), digest=digest(ids)) for ids in (train, val)]
-    known = type("Known", (), {"train": facts[0], "val": facts[1]})
-    monkeypatch.setattr(splits, "registry", lambda: {"camvid": known})
+    known = type("Known", (), {"train": facts[0], "val": facts[1], "lists": {}, "others": {}})
+    monkeypatch.setattr(split_import, "registry", lambda: {"camvid": known})
     monkeypatch.setenv("DATA_ROOT", str(tmp_path / "data"))
     write(tmp_path / "copy" / "8" / "labeled.txt", train[:1])
     write(tmp_path / "copy" / "8" / "unlabeled.txt", train[1:])
@@ -292,7 +292,9 @@ def test_verify_fails_on_a_wrong_list(shapes, tmp_path, capsys):
 def test_list_and_show(capsys):
     main(["list", "voc"])
     rows = capsys.readouterr().out.splitlines()
-    assert len(rows) == len(known_splits("voc")) and all(row.startswith("voc/") for row in rows)
+    assert len(rows) == len(known_splits("voc")) + len(registry()["voc"].others)
+    assert all(row.startswith("voc/") for row in rows)
+    assert any("662 of 10582  fine  14 %  every" in row and "[CPS, CPCL, UniMatch]" in row for row in rows)
     main(["show", "voc/cps_662"])
     shown = capsys.readouterr().out
     assert "every, ratio 16, sorted order" in shown and known_splits("voc")["cps_662"].labelled.digest in shown

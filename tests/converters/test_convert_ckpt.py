@@ -93,25 +93,36 @@ def test_a_training_state_goes_there_and_back(tmp_path, first, second):
     assert end.read_bytes() == start.read_bytes()
 
 
+VALUES = {
+    "epoch": 80, "best_miou": np.float64(0.75), "iteration": 11, "arch": "DistributedDataParallel", "monitor_best": 75.25,
+    "previous_best": np.float64(75.25),
+}  # fmt: skip
+"""What the authors' files hold beside networks and optimisers."""
+
+
 def authors_file(path: Path, dialect: str) -> dict:
-    """Save a file of the authors' layout with one or more tensors per rule, and return its content as arrays."""
+    """Save a file of the authors' layout with tensors for every rule and an optimiser, and return its content as arrays."""
     torch = pytest.importorskip("torch")
     layout = DIALECTS[dialect]
     rng = np.random.default_rng(3)
-    content: dict = {}
+    parts: dict = {}
     for slot in layout.slots:
-        part = content.setdefault(slot.key, {}) if slot.key else content
+        part = parts.setdefault(slot.key, {})
         for _, foreign in layout.rules:
             for leaf in ("conv1.weight", "bn1.weight", "bn1.running_mean", "bn1.num_batches_tracked"):
                 array = rng.standard_normal(5).astype(np.float32) if "num" not in leaf else np.array(9)
                 part[f"{layout.module_prefix}{slot.prefix}{foreign}.0.{leaf}"] = array
-    values = {} if "" in content or not layout.slots[0].key else {"epoch": 80, "best": 0.75, "arch": "Net"}
-    as_torch = {
-        key: {n: torch.from_numpy(a) for n, a in value.items()} if isinstance(value, dict) else torch.from_numpy(value)
-        for key, value in content.items()
-    }
-    torch.save(as_torch | values | ({"best": np.float64(0.75)} if values else {}), path)
-    return content | values
+    optimizer = {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
+    content = parts[""] if "" in parts else {key: parts.get(key, VALUES.get(key, optimizer)) for key in layout.wrapper}
+    content |= {name: np.ones((2, 3), np.float32) for name in layout.state}
+
+    def tensors(value):
+        if isinstance(value, np.ndarray):
+            return torch.from_numpy(value)
+        return {key: tensors(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+    torch.save(tensors(content), path)
+    return content
 
 
 @pytest.mark.parametrize(
@@ -121,7 +132,8 @@ def authors_file(path: Path, dialect: str) -> dict:
 def test_the_authors_files_go_there_and_back(tmp_path, dialect, middle):
     content = authors_file(tmp_path / "theirs.pth", dialect)
     written, left = convert(tmp_path / "theirs.pth", tmp_path / f"ours{middle}")
-    assert written.meta["origin"]["dialect"] == dialect and left == []
+    optimizers = [key for key in content if key.startswith("optimizer")]
+    assert written.meta["origin"]["dialect"] == (DIALECTS[dialect].same_as or dialect) and left == optimizers
     roles = [slot.role for slot in DIALECTS[dialect].slots]
     assert list(written.networks) == (roles if len(roles) > 1 else ["model"])
     convert(tmp_path / f"ours{middle}", tmp_path / "back.pth", target_dialect=dialect)
@@ -130,12 +142,53 @@ def test_the_authors_files_go_there_and_back(tmp_path, dialect, middle):
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert list(back) == list(content)
     for key, value in content.items():
-        if isinstance(value, dict):
+        if key in optimizers:
+            assert back[key] is None
+        elif isinstance(value, dict):
+            assert list(back[key]) == list(value)
             assert_bits({name: tensor.numpy() for name, tensor in back[key].items()}, value)
         elif isinstance(value, np.ndarray):
             assert back[key].numpy().tobytes() == value.tobytes()
         else:
             assert back[key] == value
+
+
+def test_cps_and_cpcl_are_told_apart_by_their_optimisers(tmp_path):
+    for dialect in ("cps", "cpcl"):
+        authors_file(tmp_path / "theirs.pth", dialect)
+        assert read(tmp_path / "theirs.pth").meta["origin"]["dialect"] == dialect
+    convert(tmp_path / "theirs.pth", tmp_path / "other.pth", target_dialect="cps")
+    import torch
+
+    other = torch.load(tmp_path / "other.pth", weights_only=True)
+    assert list(other) == ["model", "optimizer_l", "optimizer_r", "epoch", "iteration"] and other["epoch"] == 80
+
+
+def test_a_run_of_ours_in_the_words_of_another_program(tmp_path):
+    torch = pytest.importorskip("torch")
+    meta = {"role": "student", "epoch": 7, "miou": 0.71234}
+    save(tmp_path / "best.ckpt", Checkpoint(meta=meta, networks={"model": tensors(0)}))
+    for dialect, wanted in (
+        ("usrn", {"arch": "DistributedDataParallel", "epoch": 7, "monitor_best": 71.23}),
+        ("unimatch", {"optimizer": None, "epoch": 7, "previous_best": 71.23}),
+        ("u2pl", {"epoch": 7, "optimizer_state": None, "best_miou": 0.71234}),
+    ):
+        convert(tmp_path / "best.ckpt", tmp_path / "theirs.pth", target_dialect=dialect)
+        theirs = torch.load(tmp_path / "theirs.pth", weights_only=True)
+        assert {key: value for key, value in theirs.items() if not isinstance(value, dict)} == wanted
+        assert set(theirs) == set(DIALECTS[dialect].wrapper) - {"teacher_state"}
+
+
+def test_counters_that_mindspore_does_not_have_are_written_for_pytorch(tmp_path):
+    torch = pytest.importorskip("torch")
+    arrays = {name: array for name, array in tensors(0).items() if "num_batches" not in name}
+    save(tmp_path / "best.ckpt", Checkpoint(meta={"role": "student"}, networks={"model": arrays}))
+    convert(tmp_path / "best.ckpt", tmp_path / "theirs.pth", target_dialect="uccl")
+    theirs = torch.load(tmp_path / "theirs.pth", weights_only=True)["model"]
+    counter = theirs["module.backbone.bn1.num_batches_tracked"]
+    assert counter.dtype == torch.int64 and counter.shape == () and counter == 0
+    names = list(theirs)
+    assert names[names.index("module.backbone.bn1.running_var") + 1] == "module.backbone.bn1.num_batches_tracked"
 
 
 def test_the_mindspore_files_of_pcr_go_there_and_back(tmp_path):
@@ -174,7 +227,7 @@ def test_our_own_network_in_the_authors_layout(tmp_path):
     written, left = convert(tmp_path / "last.ckpt", tmp_path / "u2pl.pth", target_dialect="u2pl")
     assert left == ["momentum/encoder.bn1.weight", "empty"] and not written.state
     theirs = torch.load(tmp_path / "u2pl.pth", weights_only=True)
-    assert set(theirs) == {"model_state", "teacher_state"}
+    assert set(theirs) == set(DIALECTS["u2pl"].wrapper) and theirs["optimizer_state"] is None
     bias = theirs["teacher_state"]["module.decoder.classifier.8.bias"].numpy()
     np.testing.assert_array_equal(bias, tensors(2)["classifier.project.bias"])
 
@@ -196,6 +249,15 @@ def test_a_file_that_runs_code_is_refused(tmp_path, capsys):
     text = capsys.readouterr().err
     assert code == 2 and text.count("\n") == 1 and "mkdir" in text and "refused" in text
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["evil.pth"]
+
+
+def test_an_archive_that_unpacks_to_more_than_it_holds_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", pickle.dumps({}, protocol=2))
+        archive.writestr("bomb/data/0", bytes(10_000_000))
+    assert (tmp_path / "bomb.pth").stat().st_size < 20_000
+    with pytest.raises(UserError, match="bomb.pth: its archive unpacks to more than the file holds"):
+        read(tmp_path / "bomb.pth")
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from tests.goldens.frameworks import Framework
 from tests.goldens.golden import Golden
-from tests.goldens.kinds import find_kind, kinds_of
+from tests.goldens.kinds import file_name, find_kind, kinds_of
 
 
 def differing(path: Path, framework: Framework | None, method: str) -> list[str]:
     """Return the quantities of a file of ``method`` that do not agree."""
-    checks = find_kind(path.stem, kinds_of(method)).check(Golden(path), framework)
+    checks = find_kind(file_name(path, method), kinds_of(method)).check(Golden(path), framework)
     return [check.quantity for check in checks if not check.passed]
 
 

@@ -56,8 +56,14 @@ class Framework(Protocol):
         ``shapes`` are those of its state dict; ``record`` is told mode (train?) and batch size of every forward pass.
         """
 
-    def stand_in(self, weight: np.ndarray, bias: np.ndarray) -> Any:
-        """Return a network of one convolution with stride 4 and padding 1."""
+    def stand_in(self, weight: np.ndarray, bias: np.ndarray, stride: int = 4) -> Any:
+        """Return a network of one convolution with padding 1."""
+
+    def recorded_net(self, outputs: Mapping[str, np.ndarray], prototypes: np.ndarray, temperature: float) -> Any:
+        """Return a network whose parameters are its ``outputs``, of which it gives one row per image, and its ``images``.
+
+        ``prototypes`` ``[K,M,C]`` are those of its prototype head; the last batch of images stays in ``images``.
+        """
 
 
 def installed(name: str) -> bool:

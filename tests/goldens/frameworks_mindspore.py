@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -80,10 +80,11 @@ class MiniNet(nn.Cell):
 
 
 class StandIn(nn.Cell):
-    """One convolution with stride 4 and padding 1."""
+    """One convolution with padding 1."""
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, stride: int) -> None:
         super().__init__()
+        self.stride = stride
         self.classes = len(bias)
         self.weight = Parameter(Tensor(weight), name="weight")
         self.bias = Parameter(Tensor(bias), name="bias")
@@ -91,12 +92,46 @@ class StandIn(nn.Cell):
 
     def construct(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``logits``."""
-        return {"logits": ops.conv2d(x, self.weight, self.bias, 4, "pad", 1)}
+        return {"logits": ops.conv2d(x, self.weight, self.bias, self.stride, "pad", 1)}
 
     @ms.jit
     def compiled_outputs(self, training: bool, x: Tensor) -> tuple[Tensor, ...]:
         """Return what :meth:`construct` does, by a compiled graph."""
-        return (ops.conv2d(x, self.weight, self.bias, 4, "pad", 1),)
+        return (ops.conv2d(x, self.weight, self.bias, self.stride, "pad", 1),)
+
+
+class Outputs(nn.Cell):
+    """Parameters by name."""
+
+    def __init__(self, values: Mapping[str, np.ndarray]) -> None:
+        super().__init__()
+        for name, value in values.items():
+            setattr(self, name, Parameter(Tensor(value), name=name))
+
+
+class RecordedNet(nn.Cell):
+    """Gives its parameters, whatever the images are; see ``Framework.recorded_net``."""
+
+    def __init__(self, outputs: Mapping[str, np.ndarray], prototypes: np.ndarray, temperature: float) -> None:
+        super().__init__()
+        # One part called encoder, because an optimiser has a group of that name.
+        self.encoder = Outputs({"logits": outputs["logits"]})
+        self.heads = Outputs({name: value for name, value in outputs.items() if name != "logits"})
+        flat = np.ascontiguousarray(prototypes.reshape(-1, prototypes.shape[2]))
+        self.prototypes = Parameter(Tensor(flat), name="prototypes", requires_grad=False)
+        self.classes, self.prototype_rule = len(prototypes), (temperature, "torch")
+        self.output_names = list(outputs)
+        self.images = None
+
+    def prototype_grid(self) -> np.ndarray:
+        """Return the prototypes as ``[K,M,C]``."""
+        return self.prototypes.asnumpy().reshape(self.classes, -1, self.prototypes.shape[1])
+
+    def compiled_outputs(self, training: bool, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the first rows of every output."""
+        self.images = x
+        parts = [self.encoder if name == "logits" else self.heads for name in self.output_names]
+        return tuple(getattr(part, name)[: x.shape[0]] for part, name in zip(parts, self.output_names))
 
 
 class MindSporeFramework:
@@ -148,9 +183,15 @@ class MindSporeFramework:
         """See the interface."""
         return MiniNet(shapes, record)
 
-    def stand_in(self, weight: np.ndarray, bias: np.ndarray) -> StandIn:
+    def stand_in(self, weight: np.ndarray, bias: np.ndarray, stride: int = 4) -> StandIn:
         """See the interface."""
-        return StandIn(weight, bias)
+        return StandIn(weight, bias, stride)
+
+    def recorded_net(
+        self, outputs: Mapping[str, np.ndarray], prototypes: np.ndarray, temperature: float
+    ) -> RecordedNet:
+        """See the interface."""
+        return RecordedNet(outputs, prototypes, temperature)
 
 
 FRAMEWORK = MindSporeFramework()

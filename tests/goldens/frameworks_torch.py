@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 
 import numpy as np
@@ -71,17 +71,40 @@ class MiniNet(nn.Module):
 
 
 class StandIn(nn.Module):
-    """One convolution with stride 4 and padding 1."""
+    """One convolution with padding 1."""
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, stride: int) -> None:
         super().__init__()
+        self.stride = stride
         self.classes = len(bias)
         self.weight = nn.Parameter(torch.from_numpy(weight))
         self.bias = nn.Parameter(torch.from_numpy(bias))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``logits``."""
-        return {"logits": F.conv2d(x, self.weight, self.bias, 4, 1)}
+        return {"logits": F.conv2d(x, self.weight, self.bias, self.stride, 1)}
+
+
+class RecordedNet(nn.Module):
+    """Gives its parameters, whatever the images are; see ``Framework.recorded_net``."""
+
+    def __init__(self, outputs: Mapping[str, np.ndarray], prototypes: np.ndarray, temperature: float) -> None:
+        super().__init__()
+        # One part called encoder, because an optimiser has a group of that name.
+        self.encoder = nn.ParameterDict({"logits": torch.from_numpy(outputs["logits"])})
+        self.heads = nn.ParameterDict({k: torch.from_numpy(v) for k, v in outputs.items() if k != "logits"})
+        self.register_buffer("prototypes", torch.from_numpy(prototypes).flatten(0, 1).clone())
+        self.classes, self.prototype_rule = len(prototypes), (temperature, "torch")
+        self.images = None
+
+    def prototype_grid(self) -> Tensor:
+        """Return the prototypes as ``[K,M,C]``."""
+        return self.prototypes.view(self.classes, -1, self.prototypes.shape[1])
+
+    def forward(self, x: Tensor, masks=()) -> dict[str, Tensor]:
+        """Return the first rows of every output."""
+        self.images = x
+        return {name: value[: len(x)] for name, value in [*self.encoder.items(), *self.heads.items()]}
 
 
 class TorchFramework:
@@ -135,9 +158,15 @@ class TorchFramework:
         """See the interface."""
         return MiniNet(shapes, record)
 
-    def stand_in(self, weight: np.ndarray, bias: np.ndarray) -> StandIn:
+    def stand_in(self, weight: np.ndarray, bias: np.ndarray, stride: int = 4) -> StandIn:
         """See the interface."""
-        return StandIn(weight, bias)
+        return StandIn(weight, bias, stride)
+
+    def recorded_net(
+        self, outputs: Mapping[str, np.ndarray], prototypes: np.ndarray, temperature: float
+    ) -> RecordedNet:
+        """See the interface."""
+        return RecordedNet(outputs, prototypes, temperature)
 
 
 FRAMEWORK = TorchFramework()

@@ -1,7 +1,7 @@
 """Which check a golden file gets: one table of kinds per method, ``kinds_METHOD.py``.
 
 A method's module has ``KINDS``: file name prefix -> :class:`Kind`. A file belongs to the longest prefix that ends its
-name or is followed by ``_``. A file of no kind fails, as does every file of a method without a table.
+name or is followed by ``_``; the name of a file in a subfolder begins with that folder's (``step/voc.npz``: ``step_voc``). A file of no kind fails, as does every file of a method without a table.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Case:
 
     @property
     def id(self) -> str:
-        """``METHOD/FILE[FRAMEWORK]``."""
-        return f"{self.method}/{self.path.stem}[{self.framework}]"
+        """``METHOD/NAME[FRAMEWORK]``."""
+        return f"{self.method}/{file_name(self.path, self.method)}[{self.framework}]"
 
     def run(self) -> list[Check]:
         """Return all comparisons of this file."""
@@ -60,21 +60,30 @@ def cases(folder: Path) -> list[Case]:
         kinds = kinds_of(method.name)
         for path in sorted(method.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts and not ignored(path):
-                kind = find_kind(path.stem, kinds)
+                kind = find_kind(file_name(path, method.name), kinds)
                 frameworks = kind.frameworks if kind else ("unknown kind",)
                 found += [Case(method.name, path, kind, framework) for framework in frameworks]
     return found
 
 
 def ignored(path: Path) -> bool:
-    """Whether ``path`` is a description or hidden, not a golden file."""
-    return path.suffix == ".md" or path.name.startswith(("README", "."))
+    """Whether ``path`` is a description (text, or a reference program) or hidden, not a golden file."""
+    return path.suffix in (".md", ".py") or path.name.startswith(("README", "."))
 
 
 def kinds_of(method: str) -> Mapping[str, Kind]:
     """Return the table of ``method``, empty where there is none."""
     name = f"tests.goldens.kinds_{method}"
     return importlib.import_module(name).KINDS if importlib.util.find_spec(name) else {}
+
+
+def file_name(path: Path, method: str) -> str:
+    """Return the name of a file by which its kind is found: its place below the folder ``method``, without suffix."""
+    folders = path.parent.parts
+    if method in folders:
+        folders = folders[len(folders) - folders[::-1].index(method) :]
+        return "_".join((*folders, path.stem))
+    return path.stem
 
 
 def find_kind(name: str, kinds: Mapping[str, Kind]) -> Kind | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.goldens import u2pl_contrastive, u2pl_data, u2pl_files, u2pl_losses, u2pl_networks, u2pl_steps
+from tests.goldens import u2pl_ael, u2pl_contrastive, u2pl_data, u2pl_files, u2pl_losses, u2pl_networks, u2pl_steps
 from tests.goldens.kinds import NEUTRAL, Kind
 
 KINDS = {
@@ -24,5 +24,11 @@ KINDS = {
     "train_step": Kind(u2pl_steps.train_step),
     "checkpoint_layout": Kind(u2pl_files.checkpoint_layout, ("torch",)),
     "edge_cases": Kind(u2pl_files.edge_cases),
-    "ael": Kind(pending="U2PL with AEL is a method of its own that is not there yet"),
+    "ael_confidence": Kind(u2pl_ael.confidence),
+    "ael_sample_from_bank": Kind(u2pl_ael.sample_from_bank, NEUTRAL),
+    "ael_cutmix_mask": Kind(u2pl_ael.cutmix_mask, NEUTRAL),
+    "ael_bank_update": Kind(u2pl_ael.bank_update),
+    "ael_copy_paste": Kind(u2pl_ael.copy_paste, NEUTRAL),
+    "ael_consistency": Kind(u2pl_ael.consistency),
+    "ael_contra_conf_weight": Kind(u2pl_ael.contra_conf_weight),
 }

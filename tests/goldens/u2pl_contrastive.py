@@ -52,7 +52,7 @@ def contra(golden: Golden, framework: Framework) -> list[Check]:
     draws, results = RecordedDraws(golden["anchor_index"], golden["negative_index"]), []
 
     def loss(representation):
-        results.append(run(golden, framework, representation, bank, draws))
+        results.append(run(golden, framework, representation, bank, draws, settings(golden)))
         return results[-1].loss
 
     value, (gradient,) = framework.gradients(loss, golden["rep"])
@@ -75,7 +75,7 @@ def contra(golden: Golden, framework: Framework) -> list[Check]:
     return checks
 
 
-def run(golden: Golden, framework: Framework, representation, bank, draws: RecordedDraws):
+def run(golden: Golden, framework: Framework, representation, bank, draws: RecordedDraws, numbers: ContrastiveSettings):
     """Return our result for the file's inputs."""
     labelled = len(golden["prob_l"])
     momentum = {}
@@ -92,7 +92,7 @@ def run(golden: Golden, framework: Framework, representation, bank, draws: Recor
         framework.constant(golden["high_mask"][:, 0] > 0),
         labelled,
         bank,
-        settings(golden),
+        numbers,
         draws,
         **momentum,
     )

@@ -59,7 +59,7 @@ class CompiledOnce(mindspore_impl.session.Session):
 
     def network(self, role: str):
         """Return the network of ``role`` with its initial values."""
-        key = self.config.network, role
+        key = self.config.network, self.config.trainer.seed, role
         if key not in self.networks:
             network = super().network(role)
             self.networks[key] = network, network_tensors(network)

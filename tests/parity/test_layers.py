@@ -169,12 +169,19 @@ def test_pooling_branch_and_its_slope(slope):
     assert relative_error(second(ms.Tensor(x)), expected[0]) > 1e-4
 
 
-def test_a_single_image_in_train_mode_is_refused_by_both():
+def test_a_single_image_in_train_mode_uses_the_running_statistics_and_leaves_them():
     x = noise(1, 5, 7, 4)
-    with pytest.raises(ValueError, match="more than 1 value"):
-        torch_deeplab.PoolingBranch(5, 6).train()(torch.tensor(x))
-    with pytest.raises(ValueError, match="more than one image"):
-        ms_deeplab.PoolingBranch(5, 6).set_train()(ms.Tensor(x))
+    first, second = torch_deeplab.PoolingBranch(5, 6).train(), ms_deeplab.PoolingBranch(5, 6).set_train()
+    copy_parameters(first, second)
+    before = first.bn.running_mean.clone(), first.bn.running_var.clone()
+    weights = [first.conv.weight, first.bn.weight], [second.conv.weight, second.bn.gamma]
+    expected, found = both_gradients(first, second, x, *weights)
+    assert worst(expected, found) < TIGHT and np.abs(expected[2]).max() > 0
+    np.testing.assert_array_equal(expected[0], first.eval()(torch.tensor(x)).detach().numpy())
+    for kept, ours, theirs in zip(
+        before, (first.bn.running_mean, first.bn.running_var), (second.bn.moving_mean, second.bn.moving_variance)
+    ):
+        assert torch.equal(ours, kept) and relative_error(theirs, kept) == 0
 
 
 def test_dropout_takes_the_mask_of_its_site():

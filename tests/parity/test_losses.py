@@ -183,6 +183,16 @@ def test_label_maps(encoding):
     assert maps[1:].any() == (encoding == "onehot")
 
 
+def test_label_maps_join_the_images_of_one_process_only():
+    labels = np.concatenate([random_labels(18), random_labels(19)])
+    parts = np.split(labels, 2)
+    maps = same(CONTRASTIVE, "label_maps", labels, CLASSES, "union_first", 2)
+    alone = [mindspore_impl.contrastive.label_maps(part, CLASSES, "union_first") for part in parts]
+    np.testing.assert_array_equal(maps, np.concatenate(alone))
+    each = same(CONTRASTIVE, "label_maps", labels, CLASSES, "union_first", 99)
+    np.testing.assert_array_equal(each, mindspore_impl.contrastive.label_maps(labels, CLASSES, "onehot"))
+
+
 def test_memory_bank():
     rng = np.random.default_rng(19)
     banks = torch_impl.memory_bank.MemoryBank([7, 4], 3), mindspore_impl.memory_bank.MemoryBank([7, 4], 3)

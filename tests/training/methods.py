@@ -34,7 +34,17 @@ class Case:
         return [*SHORT, *self.settings, *self.prepare()]
 
 
+BRANCHES = ("branch1.momentum.", "branch2.momentum.")
+
 CASES = {
+    "cpcl": Case("shapes/12/cpcl", ("trainer.snapshot_every=2",), BRANCHES, "branch1"),
+    "cps": Case("shapes/12/cps", (), BRANCHES, "branch1"),
+    "pcr": Case(
+        "shapes/12/pcr",
+        ("method.sup_only_epochs=1", "method.select_granularity=8", "method.confidence_threshold=0.2"),
+        ("momentum.", "prototypes."),
+        "teacher",
+    ),
     "suponly": Case("shapes/12/suponly"),
     "u2pl": Case(
         "shapes/12/u2pl",
@@ -45,8 +55,20 @@ CASES = {
         ("momentum.", "bank."),
         "teacher",
     ),
+    "u2pl_ael": Case(
+        "shapes/12/u2pl_ael",
+        (
+            "method.contrastive.num_queries=8", "method.contrastive.num_negatives=6", "method.contrastive.low_rank=0",
+            "method.contrastive_start_epoch=1", "loader.batch_unlabelled=4",
+        ),
+        ("momentum.", "bank.", "class_confidence", "cutmix_bank"),
+        "teacher",
+    ),
     "usrn": Case(
         "shapes/12/usrn", ("network.width=16", "method.threshold=0.4", "dataset.images=[200, 4]"),
         prepare=lambda: (f"method.subclass_labels={shapes_labels()}",),
     ),
+    "uccl": Case("shapes/12/uccl", ("method.conf_thresh=0.2",)),
+    "unimatch": Case("shapes/12/unimatch", ("method.conf_thresh=0.2",)),
+    "fixmatch": Case("shapes/12/fixmatch", ("method.conf_thresh=0.2",)),
 }  # fmt: skip

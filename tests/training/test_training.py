@@ -182,14 +182,29 @@ def test_image_in_two_lists_is_refused(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "settings", [["loader.batch_labelled=1"], ["loader.batch_labelled=11", "loader.last_batch=keep"]]
-)
-def test_batch_of_one_image_is_refused(settings, tmp_path, capsys):
+SINGLE_IMAGES = [
+    ("suponly", "torch", ["loader.batch_labelled=1"]),
+    ("suponly", "torch", ["loader.batch_labelled=11", "loader.last_batch=keep", "trainer.iterations_per_epoch=null"]),
+    *[("u2pl_ael", name, ["loader.batch_labelled=1", "loader.batch_unlabelled=2"]) for name in SUFFIX],
+]
+"""Settings with one labelled image in a batch, in the last batch of a list, and with one labelled and one mixed image."""
+
+
+@pytest.mark.parametrize(("method", "framework", "settings"), SINGLE_IMAGES, indirect=["framework"])
+def test_one_image_per_batch_trains_on(method, framework, settings, tmp_path, capsys):
+    settings = [*CASES[method].options, "trainer.epochs=1", *settings]
+    assert train(framework, tmp_path / "run", experiment=CASES[method].experiment, settings=settings) == 0
+    assert "one image at a time" in capsys.readouterr().err
+    last = all_tensors(tmp_path / "run" / f"last{SUFFIX[framework]}")
+    assert all(np.isfinite(value).all() for value in last.values())
+
+
+def test_batches_that_cannot_be_made_are_refused_before_anything_is_written(tmp_path, capsys):
     pytest.importorskip("torch")
-    settings = [*settings, "trainer.iterations_per_epoch=null"]
-    assert train("torch", tmp_path / "run", experiment="shapes/12/suponly", settings=settings) == 2
-    assert "at least two images" in capsys.readouterr().err
+    case = CASES["u2pl_ael"]
+    settings = [*case.options, "loader.batch_unlabelled=3"]
+    assert train("torch", tmp_path / "run", experiment=case.experiment, settings=settings) == 2
+    assert "use a multiple of 2" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

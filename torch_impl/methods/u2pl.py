@@ -17,7 +17,7 @@ from torch import Tensor
 
 from common.config import ExperimentConfig
 from common.method import Batch, Clock, check_finite
-from common.methods.u2pl import Draws, StepDraws
+from common.methods.u2pl import ContrastiveDraws, Draws, StepDraws
 from common.predictor import Size
 from torch_impl.checkpoint import load_network, network_tensors
 from torch_impl.contrastive import contrastive_loss, label_maps
@@ -49,13 +49,20 @@ def unsupervised_loss(logits: Tensor, pseudo_label: Tensor) -> Tensor:
 
 
 def reliability_masks(
-    uncertainty: Tensor, labels: Tensor, pseudo_label: Tensor, percent: float, anchor_entropy: str, size: Size
+    uncertainty: Tensor,
+    labels: Tensor,
+    pseudo_label: Tensor,
+    percent: float,
+    anchor_entropy: str,
+    size: Size,
+    among: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the low and high entropy masks, bool ``[Bl+Bu,h,w]`` at ``size`` (section 5, item 9; 18.5).
 
-    ``uncertainty`` ``[Bu,H,W]`` at full size gives the percentiles; only the pixels of the small map are compared.
+    ``uncertainty`` ``[Bu,H,W]`` at full size gives the percentiles, over the pixels ``among`` (bool ``[Bu,H,W]``; without it,
+    those with a pseudo-label); only the pixels of the small map are compared.
     """
-    valid = pseudo_label != IGNORE
+    valid = (pseudo_label != IGNORE) if among is None else among
     low_percent = percent if anchor_entropy == "lowest" else 100 - percent
     low = high = 0.0
     if valid.any():
@@ -138,9 +145,9 @@ class U2PL:
 
         return self.optimizer.differentiate(terms)
 
-    def _train_pass(self, role: str, images: Tensor, clock: Clock) -> dict[str, Tensor]:
+    def _train_pass(self, role: str, images: Tensor, clock: Clock, dropout: str = "") -> dict[str, Tensor]:
         network = getattr(self, role).train()
-        return network(images, self.session.masks(network, role, clock, len(images), images.shape[2:]))
+        return network(images, self.session.masks(network, dropout or role, clock, len(images), images.shape[2:]))
 
     def _supervised(self, outputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         size = labels.shape[1:]
@@ -168,17 +175,18 @@ class U2PL:
         pseudo_label: Tensor,
         uncertainty: Tensor,
         clock: Clock,
-        draws: Draws,
+        draws: ContrastiveDraws,
+        among: Tensor | None = None,
     ) -> Tensor:
         """Return the unweighted contrastive loss; the bank and, with ``anchor_ema``, the prototypes move on."""
         settings, size = self.settings.contrastive, representation.shape[2:]
         percent = self.settings.entropy_percent(clock)
-        low, high = reliability_masks(uncertainty, labels, pseudo_label, percent, settings.anchor_entropy, size)
+        low, high = reliability_masks(uncertainty, labels, pseudo_label, percent, settings.anchor_entropy, size, among)
         if not settings.negative_high_entropy:
             high[len(labels) :] = True
-        maps = torch.cat(
-            [label_maps(nearest(part, size), self.classes, settings.label_encoding) for part in (labels, pseudo_label)]
-        )
+        smaller = (nearest(part, size) for part in (labels, pseudo_label))
+        encoding = settings.label_encoding, settings.processes
+        maps = torch.cat([label_maps(part, self.classes, *encoding) for part in smaller])
         result = contrastive_loss(
             representation, teacher_representation, probabilities, maps, low, high, len(labels), self.bank, settings,
             draws, self.prototype, self.settings.prototype_decay(clock),
@@ -213,7 +221,7 @@ class U2PL:
 
     def evaluated(self, clock: Clock) -> str:
         """The student during warm-up, the teacher from then on (section 9)."""
-        return "student" if clock.epoch < self.settings.sup_only_epochs else "teacher"
+        return "student" if clock.epoch < self.settings.teacher_epoch() else "teacher"
 
     def predictor(self, role: str) -> TorchPredictor:
         """Return a predictor over the live network of ``role``."""

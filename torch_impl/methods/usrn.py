@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from common.config import CriterionConfig, ExperimentConfig
-from common.method import Batch, Clock, check_finite
+from common.method import Batch, Clock, check_finite, summed
 from common.methods.usrn import USRNSettings
 from common.subclasses import parent_table
 from torch_impl.layers import resize
@@ -73,10 +73,10 @@ class USRN(SupOnly):
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
         """Run one optimiser step and return the loss terms as they enter the sum (section 6.5)."""
         # One after the other, so that the intermediate results of one pass only are in memory.
-        parts = [lambda: self._labelled(batch["labelled"], clock)]
+        parts = [self.optimizer.differentiate(lambda: self._labelled(batch["labelled"], clock))]
         if clock.epoch >= self.settings.start_epoch:
-            parts.append(lambda: self._unlabelled(batch["unlabelled"], clock))
-        losses = self.optimizer.differentiate(*parts)
+            parts.append(self.optimizer.differentiate(lambda: self._unlabelled(batch["unlabelled"], clock), add=True))
+        losses = summed(parts)
         check_finite(losses, batch)
         self.optimizer.step(clock)
         return losses

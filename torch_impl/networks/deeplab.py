@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from common.config import NetworkConfig
 from common.networks import stage_channels
+from common.predictor import Size
 from torch_impl.layers import ConvNorm, Dropout, Masks, batch_norm, conv, halve, resize
 from torch_impl.networks.resnet import ResNet
 from torch_impl.networks.tiny import TinyEncoder
+from torch_impl.prototypes import prototype_map
 
 
 class PoolingBranch(nn.Module):
@@ -26,8 +28,13 @@ class PoolingBranch(nn.Module):
         self.negative_slope = negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``[B,outputs,1,1]``."""
-        x = self.bn(self.conv(x.mean((2, 3), keepdim=True)))
+        """Return ``[B,outputs,1,1]``; a batch of one image has no variance, so its running statistics serve, unmoved."""
+        x = self.conv(x.mean((2, 3), keepdim=True))
+        if self.bn.training and len(x) == 1:
+            bn = self.bn
+            x = F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps)
+        else:
+            x = self.bn(x)
         return F.leaky_relu(x, self.negative_slope) if self.negative_slope else F.relu(x)
 
 
@@ -139,6 +146,7 @@ class DeepLab(nn.Module):
     ``forward`` returns a dict: ``logits`` [B,K,h,w] at layer1's size, ``features`` (fused, before the classifier), ``decoder``
     (before the classifier's projection) and, where configured, ``representation``, ``aux`` and ``subclass_logits``. With
     ``pooled`` the classifiers see 2x2 means of their features: ``logits`` and ``subclass_logits`` at half of layer1's size.
+    ``prototypes`` ``[K*M,C]`` (row k*M + m, no gradient) belong to :meth:`prototype_logits`.
     """
 
     def __init__(self, config: NetworkConfig, classes: int) -> None:
@@ -153,6 +161,9 @@ class DeepLab(nn.Module):
         self.auxiliary = AuxiliaryHead(channels[2], classes, config.width) if config.auxiliary else None
         self.decoder_subclass = Decoder(channels[0], channels[-1], config) if config.subclasses else None
         self.classifier_subclass = PredictionHead(fused, config.subclasses, config) if config.subclasses else None
+        shape = (classes * config.prototypes, fused)
+        self.register_buffer("prototypes", torch.zeros(shape) if config.prototypes else None)
+        self.prototype_rule = config.prototype_temperature, config.prototype_norm
         self.dropouts = [layer for layer in self.modules() if isinstance(layer, Dropout) and layer.p > 0]
         for site, layer in enumerate(self.dropouts):
             layer.site = site
@@ -175,9 +186,28 @@ class DeepLab(nn.Module):
             outputs["subclass_logits"] = self.classifier_subclass(fused, masks, pooled)[0]
         return outputs
 
+    def prototype_logits(self, features: Tensor, size: Size, rows: int | None = None) -> Tensor:
+        """Return the prototype head's logits ``[B,K,H,W]`` at ``size`` for fused ``features``, ``rows`` rows at a time (None: all)."""
+        return prototype_map(features, self.prototype_grid(), size, *self.prototype_rule, rows)
+
+    def prototype_grid(self) -> Tensor:
+        """Return the prototypes as ``[K,M,C]``."""
+        return self.prototypes.view(self.classes, -1, self.prototypes.shape[1])
+
+    def perturbed(self, x: Tensor, feature_masks: Masks, masks: Masks = ()) -> dict[str, Tensor]:
+        """Return the outputs of 2B images: those of :meth:`forward`, then those of features multiplied by ``feature_masks``.
+
+        The two ``feature_masks`` ``[B,C,1,1]`` are for the encoder's first and last stage. Decoder and heads see all 2B
+        images at once, so their BatchNorm statistics are common; ``masks`` are for 2B images (``specs/uccl.md`` section 3, 3).
+        """
+        stages = list(self.encoder(x))
+        for index, mask in zip((0, -1), feature_masks):
+            stages[index] = torch.cat([stages[index], stages[index] * mask])
+        return self.heads(stages, masks)
+
     def stages(self, x: Tensor) -> dict[str, Tensor]:
         """Return every intermediate result of the class branch in order, for comparing runtimes stage by stage."""
-        results = {"stem": self.encoder.stem(x)}
+        results = self.encoder.stem_stages(x)
         for name, feature in zip(self.encoder.stage_names, self.encoder(x)):
             results[name] = feature
         low, high = results["layer1"], results[self.encoder.stage_names[-1]]
@@ -185,4 +215,6 @@ class DeepLab(nn.Module):
         results["low"] = self.decoder.low(low)
         results["features"] = self.decoder(low, high)
         results["logits"], results["decoder"] = self.classifier(results["features"])
+        if self.prototypes is not None:
+            results["prototype_logits"] = self.prototype_logits(results["features"], x.shape[2:])
         return results

@@ -1,0 +1,137 @@
+"""``python -m benchmarks.prototypes``: PCR's prototype branch against its plain transcription, time and memory, in one run.
+
+``train``: forward, backward and upkeep at VOC's shape: 2 + 2 images of 513x513, features 512 x 129 x 129, 21 x 4
+prototypes, 1024 pixels an image. ``evaluate``: the prototype head on one Cityscapes image of 1024x2048, features 512 x 256
+x 512, 19 x 3 prototypes. Each form runs in a process of its own; what counts is processor time (one thread) and the highest memory above that of
+the inputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from common.errors import run_command
+
+CASES = ("train", "evaluate")
+FORMS = ("plain", "ours")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run every case in both forms, or one of them in this process, and save the ratios."""
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks.prototypes",
+        description="Time PCR's prototype branch against its plain transcription.",
+    )
+    options.add_argument("--runs", type=int, default=3, help="default: 3")
+    options.add_argument("--threads", type=int, default=1, help="default: 1")
+    options.add_argument("--one", nargs=2, metavar=("CASE", "FORM"), help="measure one form in this process")
+    parsed = options.parse_intermixed_args(arguments)
+    if parsed.one:
+        print(json.dumps(measure(*parsed.one, parsed.runs, parsed.threads)))
+        return
+    from benchmarks.machine import save
+
+    figures = {"runs": parsed.runs, "threads": parsed.threads}
+    for case in CASES:
+        found = {form: in_process(case, form, parsed.runs, parsed.threads) for form in FORMS}
+        ratios = {
+            key: round(found["plain"][key] / found["ours"][key], 2) for key in ("median_cpu_seconds", "megabytes")
+        }
+        figures[case] = found | {"plain_over_ours": ratios}
+        print(f"{case}: {ratios['median_cpu_seconds']} times as fast, 1/{ratios['megabytes']} of the memory; {found}")
+    save("prototypes", "python -m benchmarks.prototypes", figures)
+
+
+def in_process(case: str, form: str, runs: int, threads: int) -> dict[str, float]:
+    """Return what :func:`measure` finds in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.prototypes", "--runs", str(runs), "--threads", str(threads)]
+    done = subprocess.run([*command, "--one", case, form], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def measure(case: str, form: str, runs: int, threads: int) -> dict[str, float]:
+    """Return median processor seconds of ``runs`` runs, and megabytes at the highest point above those before the first."""
+    import torch
+
+    torch.set_num_threads(threads)
+    run = {"train": train_case, "evaluate": evaluate_case}[case](form)
+    before, times = resident("VmRSS"), []
+    for _ in range(runs):
+        start = time.process_time()
+        run()
+        times.append(time.process_time() - start)
+    return {"median_cpu_seconds": round(statistics.median(times), 3), "megabytes": round(resident("VmHWM") - before, 1)}
+
+
+def resident(key: str) -> float:
+    """Return this process's memory in megabytes, now (``VmRSS``) or at its highest (``VmHWM``)."""
+    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(key))
+    return int(line.split()[1]) / 1000
+
+
+def train_case(form: str):
+    """Return a function that runs forward, backward and upkeep."""
+    import torch
+    import torch.nn.functional as F
+
+    from common.method import Clock
+    from common.methods.pcr import PCRSettings, StepDraws
+    from tests.oracles.prototypes import plain_prototype_step
+    from torch_impl.prototypes import (
+        pixel_features,
+        pixel_labels,
+        prototype_logits,
+        prototype_sums,
+        updated_prototypes,
+    )
+
+    torch.manual_seed(0)
+    size, shape = (513, 513), (21, 4)
+    features = torch.rand(4, 512, 129, 129, requires_grad=True)
+    labels = torch.randint(0, shape[0], (4, *size), dtype=torch.uint8)
+    prototypes = torch.rand(*shape, 512)
+    clock = Clock(epoch=1, step=0, iteration=1, epochs=2, iterations_per_epoch=1)
+    pixels = StepDraws(PCRSettings(), 0, clock).pixels(size)
+    mask = torch.zeros(size[0] * size[1], dtype=torch.bool)
+    mask[torch.from_numpy(pixels)] = True
+    mask, wide = mask.view(size), labels.long()
+
+    def plain():
+        features.grad = None
+        loss, moved = plain_prototype_step(features, wide, prototypes, mask, 0.1, 0.99)
+        loss.backward()
+        return moved
+
+    def ours():
+        features.grad = None
+        rows, targets = pixel_features(features, pixels, size), pixel_labels(labels, pixels)
+        logits, match = prototype_logits(rows, prototypes, 0.1)
+        F.cross_entropy(logits, targets.long(), ignore_index=255).backward()
+        return updated_prototypes(prototypes, *prototype_sums(rows, targets, match, shape), 0.99)
+
+    return {"plain": plain, "ours": ours}[form]
+
+
+def evaluate_case(form: str):
+    """Return a function that gives the prototype head's logits of one large image."""
+    import torch
+
+    from common.predictor import STRIP_ROWS
+    from tests.oracles.prototypes import plain_prototype_map
+    from torch_impl.prototypes import prototype_map
+
+    torch.manual_seed(0)
+    features, prototypes, size = torch.rand(1, 512, 256, 512), torch.rand(19, 3, 512), (1024, 2048)
+    if form == "plain":
+        return lambda: plain_prototype_map(features, prototypes, size, 0.1)
+    return lambda: prototype_map(features, prototypes, size, 0.1, "torch", STRIP_ROWS)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

@@ -1,0 +1,32 @@
+"""Decoded images kept as plain arrays on disk: reading one back costs a small part of decoding a large PNG.
+
+A cached array belongs to one state of its source: path, size and time of change are part of its name, so a replaced
+image is decoded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from common.files import atomic_path
+
+
+def cached(folder: Path, source: Path, decode: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return ``decode()`` of the file ``source``, from ``folder`` where it is there; else it is put there.
+
+    Several processes may do this at once: an array is written whole or not at all.
+    """
+    state = source.stat()
+    key = hashlib.sha256(f"{source.resolve()}\n{state.st_size}\n{state.st_mtime_ns}".encode()).hexdigest()[:16]
+    path = folder / f"{source.stem}-{key}.npy"
+    try:
+        return np.load(path, allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        array = decode()
+    with atomic_path(path) as temporary:
+        np.save(temporary, array, allow_pickle=False)
+    return array

@@ -1,0 +1,191 @@
+"""``python -m converters.package RUN OUT``: a trained network as one folder that can be evaluated, deployed and passed on.
+
+OUT gets ``model.safetensors`` (PyTorch, MindSpore), ``model.onnx`` (ONNX Runtime, verified), ``config.yaml``,
+``result.json`` and ``README.md``: what it is, data, split digest, protocol, scores per runtime, licence notes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.arguments import positive
+from common.checkpoints import read
+from common.config import ExperimentConfig
+from common.errors import CheckFailed, UserError, run_command, terminable
+from common.experiment import load
+from common.files import sha256, write_text_atomic
+from common.model_folder import CARD, CONFIG, GRAPH, RESULT, WEIGHTS
+from common.results import read_result
+from common.runs import RunFolder
+from common.split_registry import identify, known_splits
+from converters.convert_ckpt import save
+
+TERMS = {
+    "voc": "Pascal VOC 2012 images come from Flickr and are for research under the VOC terms; SBD's masks are research data "
+    "without a clear licence.",
+    "voc_mini": "Pascal VOC 2012 images come from Flickr and are for research under the VOC terms.",
+    "cityscapes": "Cityscapes is for non-commercial use under its own licence; it must not be passed on.",
+    "camvid": "CamVid in SegNet's form is under CC BY-NC 4.0 as far as known: research, not commercial use.",
+    "shapes": "The training images were drawn by code; there are no terms.",
+}
+"""What is known of the terms of a data set, which also concern what was trained on it."""
+UNKNOWN_TERMS = "The terms of this data set are not known here; whoever passes the model on must know them."
+BACKBONE_TERMS = "The encoder started from weights trained on ImageNet, which is for non-commercial research."
+
+
+def package(
+    run: Path, out: Path, overwrite: bool = False, parity: Path | None = None, evaluate: bool = False,
+    limit: int | None = None,
+) -> Path:  # fmt: skip
+    """Write the folder ``out`` from the run folder ``run``, whole or not at all, and return it.
+
+    ``parity`` is a ``parity.json`` with the scores of all runtimes (default: that of ``run``, if there is one); with
+    ``evaluate`` it is made first, on ``limit`` images (None: all). Raises :class:`UserError` when the run has no finished
+    checkpoint or ``out`` is in use, :class:`CheckFailed` when the runtimes do not agree.
+    """
+    from converters.export_onnx import export
+    from converters.parity import run_parity
+
+    folder = RunFolder(run)
+    checkpoint = next((path for s in (".pth", ".ckpt") if (path := folder.best(s)).is_file()), None)
+    if checkpoint is None or not folder.config.is_file():
+        raise UserError(
+            f"{run} is no run folder with a best checkpoint and {CONFIG}; train first, or name the run's folder"
+        )
+    if out.exists() and not (overwrite and (out / CARD).is_file()) and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already; choose another folder, or --overwrite one that was packaged before")
+    config, result = load(folder.config), read_result(folder.result)
+    parity = parity or run / "parity" / "parity.json"
+    if evaluate:
+        outcome = run_parity(str(run), [], checkpoint, parity.parent, limit)
+        if outcome["failures"]:
+            raise CheckFailed(f"{out} was not made: {'; '.join(outcome['failures'])} (details: {parity})")
+    scores = json.loads(parity.read_text(encoding="utf-8"))["scores"] if parity.is_file() else {}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        save(scratch / WEIGHTS, read(checkpoint).only())
+        export(scratch / WEIGHTS, scratch / GRAPH, head=config.evaluation.head)
+        shutil.copyfile(folder.config, scratch / CONFIG)
+        shutil.copyfile(folder.result, scratch / RESULT)
+        write_text_atomic(scratch / CARD, card(config, result, scores, scratch))
+        os.chmod(scratch, 0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(scratch, out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return out
+
+
+def card(config: ExperimentConfig, result: Mapping[str, Any], scores: Mapping[str, Any], folder: Path) -> str:
+    """Return the text of ``README.md``; ``scores`` are those of ``parity.json`` by runtime, ``folder`` holds the files."""
+    dataset, network, protocol = config.dataset, config.network, result["protocol"]
+    lines = [
+        f"# {config.name}",
+        "",
+        f"A semantic segmentation network: DeepLabv3+ on {network.encoder}, {len(dataset.classes)} classes, trained by the "
+        f"method `{config.method.name}` ({result['role'] or 'the'} network).",
+        "",
+        "| file | for | SHA-256 |",
+        "| --- | --- | --- |",
+        f"| `{WEIGHTS}` | PyTorch, MindSpore | `{sha256(folder / WEIGHTS)}` |",
+        f"| `{GRAPH}` | ONNX Runtime; verified against PyTorch when it was made | `{sha256(folder / GRAPH)}` |",
+        f"| `{CONFIG}` | every setting of the training | |",
+        f"| `{RESULT}` | the evaluation of the run | |",
+        "",
+        "```",
+        "python -m torch_impl.eval    THIS_FOLDER                      # mindspore_impl and onnx_impl alike",
+        "python -m onnx_impl.predict  THIS_FOLDER IMAGES --out DIR",
+        "```",
+        "",
+        "## Data",
+        "",
+        f"- data set: {dataset.name}; classes: {', '.join(dataset.classes)}",
+        *_split_lines(config, result),
+        f"- input: RGB, minus {list(config.augment.mean)}, divided by {list(config.augment.std)} (pixels in 0..255)",
+        "",
+        "## Scores",
+        "",
+        f"Protocol: {', '.join(f'{key} {value}' for key, value in protocol.items() if value is not None)}; "
+        f"{result['images']} images of the validation list.",
+        "",
+        *_score_lines(result, scores),
+        "",
+        "## Licence",
+        "",
+        f"- Data: {TERMS.get(dataset.name, UNKNOWN_TERMS)}",
+        *([f"- {BACKBONE_TERMS}"] if network.backbone_weights else []),
+        "- The program that made this is under Apache-2.0; that says nothing of the weights.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _split_lines(config: ExperimentConfig, result: Mapping[str, Any]) -> list[str]:
+    split = result["split"]
+    known = known_splits(config.dataset.name).get(config.split.id)
+    lines = [
+        f"- labelled images: split `{split['dataset']}/{split['id']}`, SHA-256 of the sorted ids `{split['digest']}`"
+    ]
+    if known:
+        registered = f"registered, {known.labelled.count} images"
+        right = split["digest"] in (None, known.labelled.digest)
+        other = identify(split["digest"]) if not right else None
+        lines[0] += f" ({registered})" if right else f" (NOT the registered list: {other or 'another one'})"
+        lines.append(f"- origin of the list: {known.origin}")
+    return lines
+
+
+def _score_lines(result: Mapping[str, Any], scores: Mapping[str, Any]) -> list[str]:
+    runtime = result["runtime"]
+    rows = [
+        (runtime["name"], runtime["version"], runtime["device"], result["images"], result["miou_percent"], "the run")
+    ]
+    for name, score in scores.items():
+        rows.append((name, score["version"], score["device"], score["images"], score["miou_percent"], "parity"))
+    lines = ["| runtime | version | device | images | mIoU % | from |", "| --- | --- | --- | --- | --- | --- |"]
+    lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
+    missing = [name for name in ("torch", "mindspore", "onnx") if name not in scores and name != runtime["name"]]
+    if missing:
+        lines += ["", f"Not evaluated in {', '.join(missing)}; `python -m converters.parity` does."]
+    return lines + ["", f"IoU % by class: {', '.join(_classes(result))}."]
+
+
+def _classes(result: Mapping[str, Any]) -> list[str]:
+    return [f"{name} {'-' if value is None else f'{100 * value:.1f}'}" for name, value in result["iou"].items()]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m converters.package",
+        description="Put a trained network with all that describes it into one folder.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, e.g. runs/torch/camvid_1_8_u2pl")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    parser.add_argument("--parity", type=Path, metavar="FILE", help="parity.json with the scores of all runtimes")
+    parser.add_argument("--evaluate", action="store_true", help="first score the network in all three runtimes")
+    parser.add_argument("--limit", type=positive, metavar="N", help="with --evaluate: only the first N images")
+    parser.add_argument("--overwrite", action="store_true", help="replace a folder that was packaged before")
+    options = parser.parse_args(arguments)
+    if options.parity and not options.parity.is_file():
+        raise UserError(f"no parity.json at {options.parity}; make it with python -m converters.parity")
+    if options.parity and options.evaluate:
+        raise UserError("--evaluate makes the parity.json that --parity names; leave one out")
+    with terminable():
+        made = package(
+            options.run, options.out, options.overwrite, options.parity, evaluate=options.evaluate, limit=options.limit
+        )
+    print(f"{made}: {', '.join(sorted(path.name for path in made.iterdir()))}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

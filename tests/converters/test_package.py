@@ -1,0 +1,152 @@
+"""A trained network as one folder: what is in it, that it is evaluated and predicts as it is, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.checkpoints import Checkpoint
+from common.config import ExperimentConfig
+from common.errors import run_command
+from common.experiment import compose, dump
+from common.files import sha256, write_json_atomic
+from common.initial import initial_tensors
+from common.splits import resolve
+from common.strict import to_plain
+from converters.convert_ckpt import save
+from converters.package import main
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+SETTINGS = ["dataset.images=[200, 3]", "loader.workers=0"]
+FILES = ["README.md", "config.yaml", "model.onnx", "model.safetensors", "result.json"]
+
+
+def run_folder(path: Path) -> ExperimentConfig:
+    """Make a run's folder as training leaves it: configuration, best checkpoint, and the result of its evaluation."""
+    import torch_impl.eval
+    from common.data.datasets import open_dataset
+    from torch_impl.checkpoint import network_tensors
+    from torch_impl.networks import build_network
+
+    config = compose("shapes/12/suponly", SETTINGS)
+    network = build_network(config.network, len(config.dataset.classes))
+    shapes = {name: array.shape for name, array in network_tensors(network).items()}
+    meta = {
+        "experiment": config.name, "network": to_plain(config.network), "classes": list(config.dataset.classes),
+        "mean": list(config.augment.mean), "std": list(config.augment.std), "role": "student",
+    }  # fmt: skip
+    tensors = initial_tensors(shapes, config.network, 1, "student")
+    save(path / "best.pth", Checkpoint(meta=meta, networks={"model": tensors}))
+    (path / "config.yaml").write_text(dump(config))
+    torch_impl.eval.main([config.name, *SETTINGS, "--checkpoint", str(path / "best.pth"), "--out", str(path)])
+    assert resolve(open_dataset(config.dataset), config.split).digest in (path / "result.json").read_text()
+    return config
+
+
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory) -> tuple[Path, Path]:
+    """A run's folder with the scores of three runtimes, and the model that was packaged from it."""
+    folder = tmp_path_factory.mktemp("package")
+    run_folder(folder / "run")
+    score = {"miou_percent": 12.345, "device": "cpu", "version": "9.9", "images": 3}
+    scores = {"scores": {name: score for name in ("torch", "mindspore", "onnx")}}
+    write_json_atomic(folder / "run" / "parity" / "parity.json", scores)
+    assert run_command(main, [str(folder / "run"), str(folder / "model")]) == 0
+    return folder / "run", folder / "model"
+
+
+def test_what_is_in_the_folder(packaged):
+    run, model = packaged
+    assert sorted(path.name for path in model.iterdir()) == FILES
+    for name in ("config.yaml", "result.json"):
+        assert (model / name).read_bytes() == (run / name).read_bytes()
+    card, result = (model / "README.md").read_text(), json.loads((model / "result.json").read_text())
+    for text in (
+        "# shapes/12/suponly", "DeepLabv3+ on tiny, 6 classes", "method `suponly` (student network)", "Protocol: name whole",
+        sha256(model / "model.safetensors"), sha256(model / "model.onnx"), "background, disc, square",
+        f"split `shapes/12`, SHA-256 of the sorted ids `{result['split']['digest']}` (registered, 12 images)",
+        "| mindspore | 9.9 | cpu | 3 | 12.345 | parity |", f"| cpu | 3 | {result['miou_percent']} | the run |",
+        "drawn by code; there are no terms", "Apache-2.0",
+    ):  # fmt: skip
+        assert text in card, text
+    assert "Not evaluated" not in card
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+@pytest.mark.parametrize("by", ["folder alone", "as the checkpoint"])
+def test_the_folder_is_evaluated_as_it_is(packaged, runtime, by, tmp_path, capsys):
+    run, model = packaged
+    module = pytest.importorskip(f"{runtime}_impl.eval")
+    named = [str(model)] if by == "folder alone" else ["shapes/12/suponly", *SETTINGS, "--checkpoint", str(model)]
+    assert run_command(module.main, [*named, "--out", str(tmp_path)]) == 0
+    found, wanted = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path, run))
+    assert found["runtime"]["name"] == runtime and found["images"] == 3
+    assert found["miou_percent"] == pytest.approx(wanted["miou_percent"], abs=0.05)
+    assert found["split"] == wanted["split"]
+
+
+def test_mindspore_takes_the_weights(packaged):
+    from common.model_folder import model_file
+
+    assert model_file(packaged[1], "mindspore").name == "model.safetensors"
+
+
+def test_the_folder_predicts(packaged, tmp_path, capsys):
+    from onnx_impl.predict import main as predict
+
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "a.png")
+    assert run_command(predict, [str(packaged[1]), str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]) == 0
+    assert np.asarray(Image.open(tmp_path / "out" / "a.png")).shape == (40, 50)
+
+
+def test_bad_use_leaves_nothing_behind(packaged, tmp_path, capsys):
+    run, model = packaged
+    cases = [
+        ([str(tmp_path), str(tmp_path / "out")], "is no run folder with a best checkpoint"),
+        ([str(run), str(model)], "is there already; choose another folder, or --overwrite"),
+        ([str(run), str(run), "--overwrite"], "is there already"),
+        ([str(run), str(tmp_path / "out"), "--parity", "none.json"], "no parity.json at none.json"),
+    ]
+    before = sorted(model.iterdir())
+    for arguments, complaint in cases:
+        assert run_command(main, arguments) == 2
+        text = capsys.readouterr().err
+        assert complaint in text and text.count("\n") == 1
+    assert sorted(model.iterdir()) == before and not list(tmp_path.iterdir())
+
+
+def test_runtimes_that_do_not_agree_are_not_packaged(packaged, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("converters.parity.run_parity", lambda *_: {"failures": ["torch and onnx: flips"]})
+    assert run_command(main, [str(packaged[0]), str(tmp_path / "out"), "--evaluate", "--limit", "2"]) == 1
+    assert "was not made: torch and onnx: flips" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_packaged_folder_is_replaced_when_asked(packaged, tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    shutil.copytree(packaged[1], model)
+    (model / "old.txt").write_text("")
+    monkeypatch.setattr("converters.export_onnx.export", lambda source, target, **_: target.write_bytes(b"graph"))
+    assert run_command(main, [str(packaged[0]), str(model), "--overwrite"]) == 0
+    assert sorted(path.name for path in model.iterdir()) == FILES
+
+
+def test_a_failure_half_way_leaves_no_folder(packaged, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(packaged[0], run)
+    monkeypatch.setattr("converters.export_onnx.export", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run_command(main, [str(run), str(tmp_path / "out" / "model")]) == 130
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_folder_that_is_no_model(tmp_path, capsys):
+    import torch_impl.eval
+
+    arguments = ["shapes/12/suponly", "--checkpoint", str(tmp_path)]
+    assert run_command(torch_impl.eval.main, arguments) == 2
+    assert "is a folder without model.safetensors" in capsys.readouterr().err
