@@ -19,7 +19,7 @@ from mindspore import Tensor
 
 from common.config import ExperimentConfig
 from common.method import Batch, Clock, check_finite
-from common.methods.weak_to_strong import check_batches, feature_masks
+from common.methods.weak_to_strong import feature_masks
 from common.mixing import partners
 from mindspore_impl.checkpoint import load_network, network_tensors
 from mindspore_impl.consistency import certain_loss, certain_share, certainty
@@ -89,7 +89,6 @@ class WeakToStrong:
     """One network and its optimiser; a method adds ``terms``. Implements :class:`common.method.Method`."""
 
     def __init__(self, config: ExperimentConfig, session: Session) -> None:
-        check_batches(config)
         self.config, self.session = config, session
         self.settings = config.method.resolved()
         self.student = session.network("student")
