@@ -23,7 +23,7 @@ from common.predictor import Size
 from mindspore_impl.layers import resize
 from mindspore_impl.losses import weighted_cross_entropy
 
-ROWS = 32
+ROWS = 16
 """Image rows that are reduced at once: what their logits need stays in the processor's cache."""
 
 
@@ -88,8 +88,9 @@ def class_ids(logits: Tensor, size: Size) -> np.ndarray:
 
 
 def joint_counts(first: np.ndarray, second: np.ndarray, classes: int) -> np.ndarray:
-    """Return int64 ``[K,K]``: pixels whose label is a in ``first`` (row) and b in ``second``, both uint8 of one shape."""
-    counts = np.bincount(_pairs(first, second, classes).ravel(), minlength=classes * classes)
+    """Return int64 ``[K,K]``: pixels whose label is a in ``first`` (row) and b in ``second``, both uint8 ``[B,H,W]``."""
+    size = classes * classes
+    counts = sum(np.bincount(_pairs(a, b, classes).ravel(), minlength=size) for a, b in zip(first, second))
     return counts.reshape(classes, classes)
 
 
@@ -101,17 +102,19 @@ def _pairs(first: np.ndarray, second: np.ndarray, classes: int) -> np.ndarray:
 def targets(first: Prediction, second: Prediction, classes: int, variant: Variant = "head") -> Targets:
     """Return what the networks learn from both predictions (sections 4.2 and 4.3)."""
     found = disagreement(joint_counts(first.label, second.label, classes), variant)
-    take_first = found.first_wins.ravel()[_pairs(first.label, second.label, classes)]
-    agree = first.label == second.label
-    mean_confidence = (first.confidence + second.confidence) / 2
-    chosen = np.where(take_first, first.confidence, second.confidence)
-    return Targets(
-        intersection=np.where(agree, first.label, np.uint8(IGNORE)),
-        intersection_weight=mean_confidence,
-        union=np.where(take_first, first.label, second.label),
-        union_weight=np.where(agree, mean_confidence, chosen),
-        disagreement=found,
-    )
+    wins = found.first_wins.ravel()
+    parts = []
+    for p1, p2, q1, q2 in zip(first.label, second.label, *_by_image(first, second)):
+        take_first = wins[_pairs(p1, p2, classes)]
+        agree, mean = p1 == p2, (q1 + q2) / 2
+        weight = np.where(agree, mean, np.where(take_first, q1, q2))
+        parts.append((np.where(agree, p1, np.uint8(IGNORE)), mean, np.where(take_first, p1, p2), weight))
+    return Targets(*(np.stack(part) for part in zip(*parts)), found)
+
+
+def _by_image(*predictions: Prediction) -> list[np.ndarray]:
+    """Return the confidences with a row per image, for one confidence the same in all."""
+    return [np.broadcast_to(given.confidence, (len(given.label), *given.confidence.shape[1:])) for given in predictions]
 
 
 def intersection_loss(logits: Tensor, given: Targets, settings: CPCLSettings) -> Tensor:

@@ -22,7 +22,7 @@ from common.predictor import Size
 from torch_impl.layers import resize
 from torch_impl.losses import weighted_cross_entropy
 
-ROWS = 32
+ROWS = 16
 """Image rows that a CPU reduces at once: what their logits need stays in its cache."""
 
 
@@ -70,11 +70,14 @@ def _reduce(kept: Tensor, taken: Tensor, mask: Tensor, variant: Variant) -> tupl
         return logits.argmax(0).to(torch.uint8), along_row.min().reciprocal()
     labels = torch.empty(mask.shape, dtype=torch.uint8, device=mask.device)
     confidences = torch.empty(mask.shape, dtype=kept.dtype, device=mask.device)
+    numbers = torch.arange(len(kept), dtype=torch.uint8, device=mask.device).view(-1, 1, 1)
     step = ROWS if mask.device.type == "cpu" else len(mask)
     for top in range(0, len(mask), step):
         rows = slice(top, top + step)
         logits = torch.where(mask[rows], taken[:, rows], kept[:, rows])
-        best, labels[rows] = logits.max(0)
+        best = logits.amax(0)
+        # The first class that has the largest logit; twice as fast as a maximum with its index.
+        labels[rows] = torch.where(logits == best, numbers, numbers[-1]).amin(0)
         confidences[rows] = logits.sub_(best).exp_().sum(0)
     return labels, confidences.reciprocal_()
 
@@ -85,8 +88,9 @@ def class_ids(logits: Tensor, size: Size) -> Tensor:
 
 
 def joint_counts(first: Tensor, second: Tensor, classes: int) -> Tensor:
-    """Return int64 ``[K,K]``: pixels whose label is a in ``first`` (row) and b in ``second``, both uint8 of one shape."""
-    counts = torch.bincount(_pairs(first, second, classes).flatten(), minlength=classes * classes)
+    """Return int64 ``[K,K]``: pixels whose label is a in ``first`` (row) and b in ``second``, both uint8 ``[B,H,W]``."""
+    size = classes * classes
+    counts = sum(torch.bincount(_pairs(a, b, classes).flatten(), minlength=size) for a, b in zip(first, second))
     return counts.view(classes, classes)
 
 
@@ -97,20 +101,20 @@ def _pairs(first: Tensor, second: Tensor, classes: int) -> Tensor:
 
 def targets(first: Prediction, second: Prediction, classes: int, variant: Variant = "head") -> Targets:
     """Return what the networks learn from both predictions (sections 4.2 and 4.3)."""
-    counts = joint_counts(first.label, second.label, classes)
-    found = disagreement(counts.cpu().numpy(), variant)
+    found = disagreement(joint_counts(first.label, second.label, classes).cpu().numpy(), variant)
     wins = torch.from_numpy(found.first_wins).to(first.label.device).flatten()
-    take_first = wins.index_select(0, _pairs(first.label, second.label, classes).flatten()).view(first.label.shape)
-    agree = first.label == second.label
-    mean_confidence = (first.confidence + second.confidence) / 2
-    chosen = torch.where(take_first, first.confidence, second.confidence)
-    return Targets(
-        intersection=first.label.masked_fill(~agree, IGNORE),
-        intersection_weight=mean_confidence,
-        union=torch.where(take_first, first.label, second.label),
-        union_weight=torch.where(agree, mean_confidence, chosen),
-        disagreement=found,
-    )
+    parts = []
+    for p1, p2, q1, q2 in zip(first.label, second.label, *_by_image(first, second)):
+        take_first = wins.index_select(0, _pairs(p1, p2, classes).flatten()).view(p1.shape)
+        agree, mean = p1 == p2, (q1 + q2) / 2
+        weight = torch.where(agree, mean, torch.where(take_first, q1, q2))
+        parts.append((p1.masked_fill(~agree, IGNORE), mean, torch.where(take_first, p1, p2), weight))
+    return Targets(*(torch.stack(part) for part in zip(*parts)), found)
+
+
+def _by_image(*predictions: Prediction) -> list[Tensor]:
+    """Return the confidences with a row per image, for one confidence the same in all."""
+    return [given.confidence.expand(len(given.label), -1, -1) for given in predictions]
 
 
 def intersection_loss(logits: Tensor, given: Targets, settings: CPCLSettings) -> Tensor:

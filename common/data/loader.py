@@ -67,8 +67,10 @@ class Plan:
         self._check(split.id)
         self.iterations_per_epoch = self._count(config)
         self._round = self.iterations_per_epoch
-        if config.loader.labelled_replay == "cached" and isinstance(config.method, OwnEpochs):
-            self._round = config.method.round_steps(len(split.labelled), config.loader.batch_labelled)
+        if config.loader.labelled_replay == "cached":
+            length, batch = len(split.labelled), config.loader.batch_labelled
+            own = isinstance(config.method, OwnEpochs)
+            self._round = max(config.method.round_steps(length, batch) if own else length // batch, 1)
 
     def tasks(self, epoch: int, first_step: int = 0) -> Iterator[list[Task]]:
         """Yield the tasks of this process for every step of ``epoch`` from ``first_step`` on, all streams together."""
@@ -79,9 +81,9 @@ class Plan:
                 total = self._batch[stream.source]
                 drawn = step % self._round if stream.source == "labelled" else step
                 ids = orders[stream.name][drawn * total : (drawn + 1) * total]
-                own = total // self._processes
-                mine = list(enumerate(ids))[self._process * own : (self._process + 1) * own]
-                mine = self._chosen(stream, mine, epoch, drawn)
+                chosen = self._chosen(stream, list(enumerate(ids)), epoch, drawn)
+                own = total // stream.one_of // self._processes
+                mine = chosen[self._process * own : (self._process + 1) * own]
                 tasks += [Task(stream.name, image_id, epoch, drawn, position) for position, image_id in mine]
             yield tasks
 
@@ -89,7 +91,7 @@ class Plan:
         """Positions and ids of the samples that the stream prepares of its ``entries`` of one step."""
         if stream.one_of == 1 and stream.probability == 1:
             return entries
-        rng = generator(self._seed, f"choice {stream.name}", epoch, step, self._process)
+        rng = generator(self._seed, f"choice {stream.name}", epoch, step)
         groups = range(0, len(entries), stream.one_of)
         entries = [entries[start + int(rng.integers(stream.one_of))] for start in groups]
         return [(position, name if rng.random() < stream.probability else "") for position, name in entries]

@@ -22,12 +22,11 @@ from common.config import CriterionConfig, ExperimentConfig
 from common.method import Batch, Clock, check_finite, summed
 from common.methods.usrn import USRNSettings
 from common.subclasses import parent_table
-from mindspore_impl.checkpoint import load_network, network_tensors
 from mindspore_impl.layers import resize
 from mindspore_impl.losses import resized_cross_entropy, supervised_loss
+from mindspore_impl.methods.suponly import SupOnly
 from mindspore_impl.networks.class_branch import ClassBranch
 from mindspore_impl.networks.deeplab import forward
-from mindspore_impl.optimizer import Optimizer
 from mindspore_impl.predictor import MindSporePredictor
 from mindspore_impl.session import Session
 from mindspore_impl.subclasses import pseudo_labels, self_training_loss
@@ -66,13 +65,12 @@ def unlabelled_terms(
     }
 
 
-class USRN:
-    """The two-branch network; implements :class:`common.method.Method`."""
+class USRN(SupOnly):
+    """The two-branch network, kept as the baseline's single one is; implements :class:`common.method.Method`."""
 
     def __init__(self, config: ExperimentConfig, session: Session) -> None:
-        self.config, self.session, self.settings = config, session, config.method
-        self.student = session.network("student")
-        self.optimizer = Optimizer(self.student, config.optimizer)
+        super().__init__(config, session)
+        self.settings = config.method
         self.parents = parent_table(self.settings.subclass_counts)
 
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
@@ -101,23 +99,6 @@ class USRN:
         masks = self.session.masks(network, view, clock, len(images), images.shape[2:], pooled)
         outputs = forward(network, self.session.tensor(images), masks, pooled)
         return outputs["logits"], outputs["subclass_logits"]
-
-    def networks(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return the tensors of both branches."""
-        return {"student": network_tensors(self.student)}
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Return the optimiser's momenta."""
-        return self.optimizer.state()
-
-    def restore(self, networks: dict[str, dict[str, np.ndarray]], state: dict[str, np.ndarray]) -> None:
-        """Take back a saved run."""
-        load_network(self.student, networks["student"], "student")
-        self.optimizer.restore(state)
-
-    def evaluated(self, clock: Clock) -> str:
-        """The only network."""
-        return "student"
 
     def predictor(self, role: str) -> MindSporePredictor:
         """Return a predictor over the live class branch."""

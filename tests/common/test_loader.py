@@ -168,6 +168,13 @@ def test_images_drawn_uniformly_and_only_sometimes():
     for name, image, label in zip(*(batches[0]["paste"][key] for key in ("ids", "image", "label"))):
         assert image.shape == (3, 24, 24) and label.shape == (24, 24) and bool(name) == bool(image.any())
     assert_same(list(loader.epoch(0, 50)), batches[50:])
+    streams = (LABELLED, dataclasses.replace(UNLABELLED, one_of=3), drawn)
+    whole, *parts = (
+        list(loader_of("trainer.iterations_per_epoch=3", streams=streams, **share).epoch(0))
+        for share in ({}, {"process": 0, "processes": 2}, {"process": 1, "processes": 2})
+    )
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert all(batch[name]["ids"] == first[name]["ids"] + second[name]["ids"] for name in batch)
     assert ids_of(batches, "labelled") == ids_of(loader_of("trainer.iterations_per_epoch=60").epoch(0), "labelled")
 
 

@@ -63,9 +63,9 @@ class SeededSession:
         else:
             shapes = Golden(DEFAULT / "manifest_voc_r50.json").document["state_dict"]
             network = self.framework.build(network_config(shapes), classes)
-        names = {foreign(role, name): name for name in checkpoint.network_tensors(network)}
-        shapes = {theirs: checkpoint.network_tensors(network)[ours].shape for theirs, ours in names.items()}
-        values = {names[name]: array for name, array in seeded_state(shapes, self.golden.number("seed")).items()}
+        own = {name: array.shape for name, array in checkpoint.network_tensors(network).items()}
+        state = seeded_state({foreign(role, name): shape for name, shape in own.items()}, self.golden.number("seed"))
+        values = {name: state[foreign(role, name)] for name in own}
         checkpoint.load_network(network, values, role)
         return network
 
@@ -113,25 +113,31 @@ def compared_losses(golden: Golden, iterations: list[Iteration], gate: float) ->
     def every(*names: str) -> list[float]:
         return [sum(iteration.losses[name] for name in names) for iteration in iterations]
 
+    def compare(name: str, ours, gate: float = gate) -> Check:
+        # Where one flipped label moves a small term by more than the gate, the authors' own float32 tells how much.
+        exact_name = f"f64_{name}"
+        noise = np.abs(golden[name] - golden[exact_name]).max() if exact_name in golden else 0.0
+        return close(name, ours, golden[name], max(gate, 3 * noise / np.abs(golden[name]).max()))
+
     rates = [iteration.rates[0] for iteration in iterations]
-    checks = [close("lr", rates, golden["lr"]), close("loss", every("loss"), golden["loss"], gate)]
+    checks = [close("lr", rates, golden["lr"]), compare("loss", every("loss"))]
     if "config_cps_weight" in golden:
         return [
             *checks,
-            close("loss_sup", every("sup1"), golden["loss_sup"], gate),
-            close("loss_sup_r", every("sup2"), golden["loss_sup_r"], gate),
-            close("cps_loss", every("cps1", "cps2"), golden["cps_loss"], gate),
+            compare("loss_sup", every("sup1")),
+            compare("loss_sup_r", every("sup2")),
+            compare("cps_loss", every("cps1", "cps2")),
         ]
     weight, scores = golden.number("config_unsup_weight"), [iteration.disagreement for iteration in iterations]
     for name, ours in (("loss_unsup_inter", "inter"), ("loss_unsup_union", "union")):
-        checks.append(close(name, np.array(every(ours)) / weight, golden[name], gate))
+        checks.append(compare(name, np.array(every(ours)) / weight))
     return [
         *checks,
-        close("loss_sup", every("sup1", "sup2"), golden["loss_sup"], gate),
-        close("loss_sup_1", every("sup1"), golden["loss_sup_1"], gate),
-        close("loss_sup_2", every("sup2"), golden["loss_sup_2"], gate),
-        close("overlap", [found.overlap for found in scores], golden["overlap"], gate * 10),
-        close("w", [found.scores for found in scores], golden["w"], gate * 10),
+        compare("loss_sup", every("sup1", "sup2")),
+        compare("loss_sup_1", every("sup1")),
+        compare("loss_sup_2", every("sup2")),
+        compare("overlap", [found.overlap for found in scores], gate * 10),
+        compare("w", [found.scores for found in scores], gate * 10),
     ]
 
 

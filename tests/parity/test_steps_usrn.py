@@ -33,7 +33,6 @@ CONFIG = compose(
     "shapes/12/usrn",
     [*SETTINGS, "method.subclass_counts=[4,2,1,1,2,1]", "network.subclasses=11", "method.threshold=0.25"],
 )
-BASELINE = compose("shapes/12/usrn_baseline", SETTINGS)
 
 
 def batches(count: int) -> list[dict]:
@@ -59,7 +58,6 @@ FIRST_STEPS = {
     "as published": CONFIG,
     "other weights, not pooled": changed(pooled=False, subclass_weight=0.5, unsup_weight=2.0, sup_weight=0.7),
     "before the start": changed(start_epoch=1),
-    "baseline": BASELINE,
 }
 
 

@@ -65,7 +65,7 @@ CASES = {
         "teacher",
     ),
     "usrn": Case(
-        "shapes/12/usrn", ("network.width=16", "method.threshold=0.4"),
+        "shapes/12/usrn", ("network.width=16", "method.threshold=0.4", "dataset.images=[200, 4]"),
         prepare=lambda: (f"method.subclass_labels={shapes_labels()}",),
     ),
     "uccl": Case("shapes/12/uccl", ("method.conf_thresh=0.2",)),
