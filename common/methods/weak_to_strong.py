@@ -35,7 +35,6 @@ class CutMixSettings:
 class WeakToStrongSettings:
     """Confidence threshold and CutMix partner; defaults are the authors' for VOC."""
 
-    passed_alone: ClassVar[tuple[str, ...]] = ("unlabelled",)
     strong_views: ClassVar[int] = 2
 
     name: str

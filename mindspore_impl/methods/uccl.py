@@ -14,7 +14,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 from mindspore import Tensor, ops
-from mindspore.common import _no_grad
+from mindspore.common import _no_grad  # MindSpore 2.10 has no public one
 
 from common.method import Clock
 from mindspore_impl.ckr_sbu import class_knowledge, cosine, ignored_at, semantic_update

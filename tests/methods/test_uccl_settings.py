@@ -16,7 +16,6 @@ from common.methods.uccl import CKRSettings, SBUSettings, UCCLSettings
 from common.methods.unimatch import UniMatchSettings
 from common.methods.weak_to_strong import CutMixSettings, feature_masks
 from common.split_registry import known_splits
-from common.training import check_batches
 
 METHODS = ("uccl", "unimatch", "fixmatch")
 UCCL_SPLITS = ["voc/183", "voc/366", "voc/732", "voc/1464"] + [
@@ -123,12 +122,11 @@ def test_a_threshold_without_uncertain_pixels_is_warned_about():
     assert UCCLSettings(conf_thresh=0.0, preset="clean").warnings(19) == []
 
 
-def test_surplus_heads_and_single_images_are_refused():
+def test_surplus_heads_are_refused():
     with pytest.raises(ValueError, match="network.representation=0, network.auxiliary=false"):
         UCCLSettings().check(NetworkConfig(encoder="resnet50", representation=256, auxiliary=True))
-    config = compose("shapes/12/fixmatch", ["loader.batch_unlabelled=1"])
-    with pytest.raises(UserError, match="batch_unlabelled = 1"):
-        check_batches(config)
+    with pytest.raises(UserError, match="network.subclasses=0"):
+        compose("voc/366/unimatch", ["network.subclasses=40"])
 
 
 def test_feature_masks_repeat_and_differ_between_steps():

@@ -11,7 +11,7 @@ from torch_impl.consistency import certain_loss, certain_share, certainty
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
+    return ((found - expected).norm() / expected.norm()).item()
 
 
 def test_closed_form_is_the_plain_form_and_keeps_less():

@@ -135,3 +135,17 @@ def test_labelled_images_may_be_unlabelled_ones_only_where_the_split_says_so(tmp
     assert run_command(main, [*options, "split.unlabelled=all", "trainer.epochs=1"]) == 0
     assert "12 labelled, 200 unlabelled" in capsys.readouterr().err
     assert run_command(check, [EXPERIMENT, "split.unlabelled=all", "dataset.images=[200, 8]"]) in (0, 2)
+
+
+@BOTH
+def test_either_branch_can_be_converted(trained, tmp_path):
+    framework, folder = trained
+    from converters.convert_ckpt import main as convert
+
+    source = folder / f"last{SUFFIX[framework]}"
+    for branch in ("branch1", "branch2"):
+        target = tmp_path / f"{branch}.safetensors"
+        assert run_command(convert, [str(source), str(target), "--role", branch]) == 0
+        found, expected = read(target), read(source).networks[branch]
+        assert found.meta["role"] == branch and list(found.networks) == ["model"]
+        assert all(np.array_equal(found.networks["model"][name], expected[name]) for name in expected)

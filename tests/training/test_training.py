@@ -186,8 +186,10 @@ SINGLE_IMAGES = [
     ("suponly", "torch", ["loader.batch_labelled=1"]),
     ("suponly", "torch", ["loader.batch_labelled=11", "loader.last_batch=keep", "trainer.iterations_per_epoch=null"]),
     *[("u2pl_ael", name, ["loader.batch_labelled=1", "loader.batch_unlabelled=2"]) for name in SUFFIX],
+    *[("fixmatch", name, ["loader.batch_unlabelled=1"]) for name in SUFFIX],
 ]
-"""Settings with one labelled image in a batch, in the last batch of a list, and with one labelled and one mixed image."""
+"""Settings with one labelled image in a batch, in the last batch of a list, with one labelled and one mixed image, and with one
+unlabelled image."""
 
 
 @pytest.mark.parametrize(("method", "framework", "settings"), SINGLE_IMAGES, indirect=["framework"])
