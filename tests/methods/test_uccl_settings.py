@@ -86,7 +86,7 @@ def test_published_settings(name):
         evaluation = config.evaluation
         assert (evaluation.size, evaluation.stride) == (config.augment.crop, int(config.augment.crop * 2 / 3))
         assert (evaluation.window_rule, evaluation.accumulate) == ("cut_off", "sum_softmax")
-        assert (config.criterion.thresh, config.criterion.min_kept) == (0.7, 200_000)
+        assert (config.criterion.thresh, config.criterion.min_kept_per_image) == (0.7, 100_000)
 
 
 def test_published_scores():
