@@ -73,14 +73,13 @@ def ohem_labels(logits: Tensor, labels: Tensor, thresh: float, min_kept: int) ->
     A pixel stays if the probability of its true class is at most max(``thresh``, the ``min_kept``-th smallest one); all stay
     if fewer than ``min_kept`` pixels have a label.
     """
-    valid = labels != IGNORE
-    if min_kept == 0 or min_kept > int(valid.sum()):
+    if min_kept == 0 or min_kept > labels.numel():
         return labels
     with torch.no_grad():
-        probability = true_class_probability(logits, labels)
-        kth = probability[valid].kthvalue(min_kept).values
-        keep = probability <= kth.clamp(min=thresh)
-    return labels.masked_fill(~keep, IGNORE)
+        # Pixels without a label come last: with too few labels the cut is infinite. So nothing is looked at on the host.
+        probability = true_class_probability(logits, labels).masked_fill(labels == IGNORE, torch.inf)
+        cut = probability.flatten().kthvalue(min_kept).values.clamp(min=thresh)
+    return labels.masked_fill(probability > cut, IGNORE)
 
 
 def supervised_loss(criterion: CriterionConfig, logits: Tensor, labels: Tensor, aux: Tensor | None = None) -> Tensor:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from tests.goldens.frameworks import Framework
 from tests.goldens.golden import Golden
 from tests.goldens.kinds import file_name, find_kind, kinds_of
@@ -15,6 +17,18 @@ def differing(path: Path, framework: Framework | None, method: str) -> list[str]
     """Return the quantities of a file of ``method`` that do not agree."""
     checks = find_kind(file_name(path, method), kinds_of(method)).check(Golden(path), framework)
     return [check.quantity for check in checks if not check.passed]
+
+
+def save_changed(source: Path, path: Path, quantity: str | None) -> Path:
+    """Write a copy of ``source`` to ``path`` with the middle entry of ``quantity`` one larger (None: a true copy)."""
+    arrays = dict(Golden(source).arrays)
+    if quantity is not None:
+        changed = arrays[quantity].copy()
+        changed.flat[changed.size // 2] += changed.dtype.type(1)
+        arrays[quantity] = changed
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+    return path
 
 
 def other_batch_norm_momentum(framework: Framework, monkeypatch) -> None:

@@ -116,11 +116,11 @@ def outputs(path: Path, framework_name: str, pool: str) -> Outputs:
     hook = network.decoder.aspp.merge.register_forward_pre_hook(
         lambda _, inputs: seen.append(framework.array(inputs[0]))
     )
-    predictor = framework.predictor(network)
-    found = predictor.stages(images)
+    found = framework.predictor(network).stages(images)
     hook.remove()
     found["pyramid"] = seen[-1]
-    found["full_size_logits"] = predictor.logits(images, images.shape[2:])
+    full_size = framework.module("layers").resize(framework.tensor(found["logits"]), images.shape[2:])
+    found["full_size_logits"] = framework.array(full_size)
     if network.auxiliary is not None:
         found["aux"] = framework.outputs(network, images)["aux"]
         load_seeded(manifest_path, golden.number("seed"), framework_name, without_bias=True)

@@ -13,7 +13,7 @@ import common.kmeans
 from common.methods import pcr as settings
 from common.mixing import box_mask
 from tests.goldens import controls, pcr_data, pcr_prototypes, pcr_steps
-from tests.goldens.controls import half_pixel_resize, ohem_below_threshold
+from tests.goldens.controls import half_pixel_resize, ohem_below_threshold, save_changed
 from tests.goldens.frameworks import FRAMEWORKS, Framework, installed, load_framework
 from tests.goldens.golden import Golden
 from tests.goldens.kinds import NEUTRAL, find_kind, ignored
@@ -177,12 +177,9 @@ CHANGED = {
 @pytest.mark.parametrize("name", CHANGED)
 def test_a_changed_number_turns_the_check_red(name: str, tmp_path) -> None:
     """One entry of one output is found."""
-    quantity, arrays = CHANGED[name], dict(Golden(FILES / f"{name}.npz").arrays)
-    changed = arrays[quantity].copy()
-    changed.flat[changed.size // 2] += changed.dtype.type(1)
-    path = tmp_path / f"{name}.npz"
+    quantity = CHANGED[name]
+    path = save_changed(FILES / f"{name}.npz", tmp_path / f"{name}.npz", quantity)
     framework = None if find_kind(name, KINDS).frameworks == NEUTRAL else load_framework("torch")
-    np.savez(path, **arrays | {quantity: changed})
     assert quantity in differing(path, framework)
 
 

@@ -7,16 +7,14 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from common.methods import weak_to_strong as shared
 from common.methods.uccl import PRESETS
 from common.methods.unimatch import UniMatchSettings
 from tests.goldens import controls
-from tests.goldens.controls import half_pixel_resize, ohem_below_threshold
+from tests.goldens.controls import half_pixel_resize, ohem_below_threshold, save_changed
 from tests.goldens.frameworks import FRAMEWORKS, Framework, installed, load_framework
-from tests.goldens.golden import Golden
 
 FILES = Path(__file__).parent / "uccl"
 
@@ -164,11 +162,7 @@ CHANGED = {
 def test_a_changed_number_turns_the_check_red(name: str, tmp_path) -> None:
     """One entry of one output, in a copy, is found."""
     quantity = CHANGED[name]
-    arrays = dict(Golden(FILES / f"{name}.npz").arrays)
-    changed = arrays[quantity].copy()
-    changed.flat[changed.size // 2] += changed.dtype.type(1)
-    path = tmp_path / f"{name}.npz"
-    np.savez(path, **arrays | {quantity: changed})
+    path = save_changed(FILES / f"{name}.npz", tmp_path / f"{name}.npz", quantity)
     assert any(quantity.removeprefix("out_") in found for found in differing(path, load_framework("torch")))
 
 

@@ -15,7 +15,7 @@ from common.config import OptimizerConfig
 from common.data import augment_usrn
 from common.schedules import poly
 from tests.goldens import controls, usrn_data, usrn_steps
-from tests.goldens.controls import half_pixel_resize
+from tests.goldens.controls import half_pixel_resize, save_changed
 from tests.goldens.frameworks import FRAMEWORKS, Framework, installed, load_framework
 from tests.goldens.golden import Golden
 from tests.goldens.kinds import NEUTRAL, find_kind
@@ -225,10 +225,6 @@ CHANGED = {
 def test_a_changed_number_turns_the_check_red(name: str, tmp_path) -> None:
     """One entry of one output, in a copy under another suffix, is found."""
     quantity = CHANGED[name]
-    arrays = dict(Golden(FILES / f"{name}.npz").arrays)
-    changed = arrays[quantity].copy()
-    changed.flat[changed.size // 2] += changed.dtype.type(1)
-    path = tmp_path / f"{name}_hidden.npz"
-    np.savez(path, **arrays | {quantity: changed})
+    path = save_changed(FILES / f"{name}.npz", tmp_path / f"{name}_hidden.npz", quantity)
     framework = None if find_kind(name, KINDS).frameworks == NEUTRAL else load_framework("torch")
     assert any(found.startswith(quantity) for found in differing(path, framework))

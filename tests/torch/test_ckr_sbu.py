@@ -8,6 +8,7 @@ import torch
 from benchmarks.ckr_sbu import make_cases, saved_bytes
 from torch_impl.ckr_sbu import class_knowledge, cosine, ignored_at, position_weights, semantic_update
 from torch_impl.consistency import certain_loss, certain_share, certainty
+from torch_impl.losses import cross_entropy, ohem_labels
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -44,6 +45,7 @@ def test_nothing_depends_on_a_value_on_the_host():
     confidence, label = certainty(logits)
     ignore = meta(2, 9, 9, dtype=torch.uint8)
     loss = loss + certain_loss(logits, label, confidence, ignore, 0.95) + certain_share(confidence, ignore, 0.95)
+    loss = loss + cross_entropy(logits, ohem_labels(logits, ignore, 0.7, 20))
     loss.backward()
     assert feature.grad.shape == feature.shape and logits.grad.shape == logits.shape
 
