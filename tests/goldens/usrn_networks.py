@@ -61,7 +61,7 @@ def net(golden: Golden, framework: Framework) -> list[Check]:
 
 def stage_outputs(network, framework: Framework, image: np.ndarray, found: dict, two: bool) -> dict[str, np.ndarray]:
     """Return our stages by the authors' names; ``two``: those of the subclass branch as well."""
-    stages = {"backbone.maxpool": found["stem"], "aspp": found["aspp"], "decoder": found["decoder"]}
+    stages = {"backbone.maxpool": found["pool"], "aspp": found["aspp"], "decoder": found["decoder"]}
     stages |= {f"backbone.layer{index}": found[f"layer{index}"] for index in (1, 2, 3, 4)}
     if two:
         low = x = framework.tensor(found["layer1"])
