@@ -110,9 +110,9 @@ def wrong_norm(method, monkeypatch) -> None:
 
 
 def wrong_decay(method, monkeypatch) -> None:
-    """Let BatchNorm and biases of branch 1 decay, too."""
+    """Let BatchNorm and biases of branch 1 decay, too, and so much that 20 steps show it."""
     for group in method.optimizers[1].sgd.param_groups:
-        group["weight_decay"] = 0.01
+        group["weight_decay"] = group["weight_decay"] or 1.0
 
 
 def wrong_winner(method, monkeypatch) -> None:
