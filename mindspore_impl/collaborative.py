@@ -37,7 +37,7 @@ class Prediction:
 
 @dataclass
 class Targets:
-    """What the networks learn: labels uint8 ``[B,H,W]`` (255 = nothing), and weights of that shape or one for all pixels."""
+    """What the networks learn: labels uint8 ``[B,H,W]`` (255 = nothing) and weights ``[B,H,W]``."""
 
     intersection: np.ndarray
     intersection_weight: np.ndarray
@@ -113,8 +113,8 @@ def targets(first: Prediction, second: Prediction, classes: int, variant: Varian
 
 
 def _by_image(*predictions: Prediction) -> list[np.ndarray]:
-    """Return the confidences with a row per image, for one confidence the same in all."""
-    return [np.broadcast_to(given.confidence, (len(given.label), *given.confidence.shape[1:])) for given in predictions]
+    """Return the confidences as maps, for one confidence the same everywhere."""
+    return [np.broadcast_to(given.confidence, given.label.shape) for given in predictions]
 
 
 def intersection_loss(logits: Tensor, given: Targets, settings: CPCLSettings) -> Tensor:

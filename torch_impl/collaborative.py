@@ -36,7 +36,7 @@ class Prediction:
 
 @dataclass
 class Targets:
-    """What the networks learn: labels uint8 ``[B,H,W]`` (255 = nothing), and weights of that shape or one for all pixels."""
+    """What the networks learn: labels uint8 ``[B,H,W]`` (255 = nothing) and weights ``[B,H,W]``."""
 
     intersection: Tensor
     intersection_weight: Tensor
@@ -103,18 +103,21 @@ def targets(first: Prediction, second: Prediction, classes: int, variant: Varian
     """Return what the networks learn from both predictions (sections 4.2 and 4.3)."""
     found = disagreement(joint_counts(first.label, second.label, classes).cpu().numpy(), variant)
     wins = torch.from_numpy(found.first_wins).to(first.label.device).flatten()
-    parts = []
-    for p1, p2, q1, q2 in zip(first.label, second.label, *_by_image(first, second)):
+    ignored = torch.full_like(first.label[0], IGNORE)
+    intersection, union = torch.empty_like(first.label), torch.empty_like(first.label)
+    weight, chosen = (torch.empty(first.label.shape, device=wins.device) for _ in range(2))
+    for index, (p1, p2, q1, q2) in enumerate(zip(first.label, second.label, *_by_image(first, second))):
         take_first = wins.index_select(0, _pairs(p1, p2, classes).flatten()).view(p1.shape)
-        agree, mean = p1 == p2, (q1 + q2) / 2
-        weight = torch.where(agree, mean, torch.where(take_first, q1, q2))
-        parts.append((p1.masked_fill(~agree, IGNORE), mean, torch.where(take_first, p1, p2), weight))
-    return Targets(*(torch.stack(part) for part in zip(*parts)), found)
+        agree, mean = p1 == p2, torch.add(q1, q2, out=weight[index]).mul_(0.5)
+        torch.where(take_first, p1, p2, out=union[index])
+        torch.where(agree, p1, ignored, out=intersection[index])
+        torch.where(agree, mean, torch.where(take_first, q1, q2), out=chosen[index])
+    return Targets(intersection, weight, union, chosen, found)
 
 
 def _by_image(*predictions: Prediction) -> list[Tensor]:
-    """Return the confidences with a row per image, for one confidence the same in all."""
-    return [given.confidence.expand(len(given.label), -1, -1) for given in predictions]
+    """Return the confidences as maps, for one confidence the same everywhere."""
+    return [given.confidence.expand(given.label.shape) for given in predictions]
 
 
 def intersection_loss(logits: Tensor, given: Targets, settings: CPCLSettings) -> Tensor:
