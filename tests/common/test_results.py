@@ -143,6 +143,7 @@ def test_table_lists_classes_and_says_what_absent_means(evaluation):
     assert lines[1].split() == ["cat", "66.667", "3"]
     assert lines[3].split() == ["guinea", "pig", "-", "0"]
     assert lines[5].split()[:3] == ["mean", "IoU", "66.667"] and "(1 absent: left out)" in lines[5]
-    assert "80.000" in lines[6]
-    assert "protocol whole, onnx 1.2.3 on CPUExecutionProvider" in lines[7]
-    assert len({line.index(".") for line in (lines[1], lines[2], lines[5], lines[6])}) == 1
+    assert lines[6].split() == ["without", "first", "66.667"]
+    assert "80.000" in lines[7]
+    assert "protocol whole, onnx 1.2.3 on CPUExecutionProvider" in lines[8]
+    assert len({line.index(".") for line in (lines[1], lines[2], lines[5], lines[7])}) == 1
