@@ -18,9 +18,8 @@ lint: $(INSTALLED)
 	$(RUN) -m ruff format --check .
 
 bench: $(INSTALLED)
-	$(RUN) -m benchmarks.contrastive
-	$(RUN) -m benchmarks.training_step
-	$(RUN) -m benchmarks.seeds
+	for name in contrastive collaborative prototypes usrn_step usrn_clustering ckr_sbu decoded_cache training_step seeds; do \
+	  $(RUN) -m benchmarks.$$name || exit 1; done
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache
