@@ -71,11 +71,11 @@ def read_network(path: Path, role: str | None = None, experiment: ExperimentConf
 
 def described(checkpoint: Checkpoint) -> Checkpoint:
     """Add to the ``meta`` of another program's file what its names and shapes tell (``common/dialects/describe.py``)."""
-    origin = checkpoint.meta.get("origin")
-    if origin is None or "network" in checkpoint.meta:
+    dialect = checkpoint.meta.get("origin", {}).get("dialect")
+    if dialect is None or "network" in checkpoint.meta:
         return checkpoint
     tensors = checkpoint.networks[checkpoint.deployed_role()]
-    meta = describe(find_dialect(origin["dialect"]), tensors) | checkpoint.meta
+    meta = describe(find_dialect(dialect), tensors) | checkpoint.meta
     return dataclasses.replace(checkpoint, meta=meta)
 
 
