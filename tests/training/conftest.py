@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.goldens.frameworks import installed
-
-NETWORKS: dict = {}
+from tests.training.networks import NETWORKS
 
 
 @pytest.fixture(autouse=True)
