@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(prog="python -m benchmarks.collaborative", description=__doc__.partition(":")[2])
     options.add_argument("--runs", type=int, default=5, help="of the targets (default: 5)")
     options.add_argument("--threads", type=int, default=1, help="default: 1")
-    options.add_argument("--size", type=int, default=257, help="side of the step's images (default: 257)")
+    options.add_argument("--size", type=int, default=225, help="side of the step's images (default: 225)")
     options.add_argument("--batch", type=int, default=2, help="images of each kind in the step (default: 2)")
     options.add_argument("--order", choices=ORDERS, help=argparse.SUPPRESS)
     parsed = options.parse_intermixed_args(arguments)
@@ -36,8 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
     if parsed.order:
         print(step_memory(parsed.order, parsed.size, parsed.batch))
         return
-    figures = {"runs": parsed.runs, "threads": parsed.threads, **target_times(parsed.runs)}
     peaks = {order: child(order, parsed) for order in ORDERS}
+    figures = {"runs": parsed.runs, "threads": parsed.threads, **target_times(parsed.runs)}
     step = {order: peak - before for order, (before, peak) in peaks.items()}
     figures |= {
         "step": {"network": "two ResNet-50", "batch": parsed.batch, "size": parsed.size},

@@ -269,7 +269,7 @@ class EvaluationConfig:
         if not self.scales:
             raise ValueError("scales must name at least one factor, e.g. [1.0]")
         if self.protocol != "whole" and self.pad_multiple > 1:
-            raise ValueError("evaluation.pad_multiple belongs to the protocol whole")
+            raise ValueError("pad_multiple belongs to the protocol whole; set evaluation.pad_multiple=1 for another")
 
 
 @dataclass(frozen=True, kw_only=True)

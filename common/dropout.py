@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from common.errors import UserError
 from common.predictor import Size
 
 
@@ -30,6 +31,11 @@ def draw_masks(
     ``[batch,C,1,1]`` for dropout of channels, ``[batch,C,h,w]`` for that of elements, which needs ``sizes``: the maps'
     sizes by place.
     """
+    if sizes is None and any(site.kind == "element" for site in sites):
+        raise UserError(
+            "this method draws dropout masks for whole channels only; set network.aspp_dropout_kind=channel and "
+            "network.head_dropout_kind=channel"
+        )
     masks = []
     for site in sites:
         size = (1, 1) if site.kind == "channel" else sizes[site.place]

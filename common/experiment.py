@@ -35,7 +35,7 @@ from common.strict import build, to_plain
 COMMAND_LINE = "command line"
 OPTIONAL_SECTIONS = ("augment", "loader", "optimizer", "criterion", "trainer", "evaluation", "reference")
 METHOD_FILE_KEYS = ("datasets", "splits", "split_lists", "base")
-REPLACED_BY_BASE = ("splits", "split_lists")
+REPLACED_SECTIONS = ("splits", "split_lists")
 SHORT_FORMS = {"branch": "evaluation.branch"}
 """Overrides without a section, and what they stand for."""
 
@@ -190,7 +190,7 @@ def _read_method(name: str, configs: Path) -> tuple[str, Mapping[str, Any]]:
     _known(str(base), _names(configs, "methods"), "method", source)
     layers = _Layers()
     below = _read_method(str(base), configs)[1]
-    layers.merge({key: value for key, value in below.items() if key not in values or key not in REPLACED_BY_BASE}, "")
+    layers.merge({key: value for key, value in below.items() if key not in values or key not in REPLACED_SECTIONS}, "")
     layers.merge({**values, "base": _method_name(below, str(base))}, "")
     return source, layers.values
 

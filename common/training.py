@@ -126,12 +126,12 @@ def check_lists(split: Split, dataset: Dataset) -> None:
 
 
 def check_batches(config: ExperimentConfig) -> None:
-    """Raise :class:`UserError` if a method that passes its batches one by one would pass a single image."""
-    for name in ("batch_labelled", "batch_unlabelled"):
-        if getattr(config.loader, name) == 1 and getattr(config.method, "separate_batches", False):
+    """Raise :class:`UserError` if the method would pass a single image through a network (``passed_alone`` of its settings)."""
+    for source in getattr(config.method, "passed_alone", ()):
+        if getattr(config.loader, f"batch_{source}") == 1:
             raise UserError(
-                f"loader.{name} = 1: method {config.method.name} passes these images on their own, and BatchNorm over the "
-                "pooled map needs at least two; use a larger batch"
+                f"loader.batch_{source} = 1: method {config.method.name} passes {source} images on their own, and BatchNorm "
+                "over the pooled map needs at least two; use a larger batch"
             )
 
 

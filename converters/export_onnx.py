@@ -1,9 +1,9 @@
 """``python -m converters.export_onnx CHECKPOINT MODEL.onnx``: export a network to ONNX and verify it against PyTorch.
 
 The graph maps ``image``, normalised float32 ``[B,3,H,W]`` of any batch and size, to ``logits`` float32 ``[B,K,H,W]`` at
-the image's size (bilinear, align_corners), with ``coarse_logits`` of the linear head at the network's own smaller size for
-whoever wants another one (the prototype head's cannot be resized), or to ``class_ids`` uint8 ``[B,H,W]``. What the file holds is in its metadata
-(``common/graph_metadata.py``). A file that does not give PyTorch's answer is not left behind.
+the image's size (bilinear, align_corners), or to ``class_ids`` uint8 ``[B,H,W]``. A linear head has ``coarse_logits`` beside
+its logits, at the network's own smaller size for whoever wants another one; a prototype head's cannot be resized. What
+the file holds is in its metadata (``common/graph_metadata.py``). A file that does not give PyTorch's answer is not left behind.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def export(
 
     With ``stages`` the graph also gives every intermediate result of ``DeepLab.stages`` as ``stages.NAME``. ``role``
     picks one of several networks; ``experiment`` describes a file that does not describe itself; ``say`` gets the table
-    of comparisons; ``head`` is the predictor whose logits the graph gives. Raises :class:`UserError` for a checkpoint that cannot be exported and :class:`CheckFailed` when a
-    gate is missed; ``path`` is then as it was before.
+    of comparisons; ``head`` is the predictor whose logits the graph gives. Raises :class:`UserError` for a checkpoint that
+    cannot be exported and :class:`CheckFailed` when a gate is missed; ``path`` is then as it was before.
     """
     require_packages()
     network, metadata = load(Path(checkpoint), output, role, experiment, head)

@@ -18,7 +18,7 @@ from typing import Any
 from common.arguments import positive
 from common.checkpoints import read
 from common.config import ExperimentConfig
-from common.errors import UserError, run_command, terminable
+from common.errors import CheckFailed, UserError, run_command, terminable
 from common.experiment import load
 from common.files import sha256, write_text_atomic
 from common.model_folder import CARD, CONFIG, GRAPH, RESULT, WEIGHTS
@@ -48,7 +48,7 @@ def package(
 
     ``parity`` is a ``parity.json`` with the scores of all runtimes (default: that of ``run``, if there is one); with
     ``evaluate`` it is made first, on ``limit`` images (None: all). Raises :class:`UserError` when the run has no finished
-    checkpoint or ``out`` is in use.
+    checkpoint or ``out`` is in use, :class:`CheckFailed` when the runtimes do not agree.
     """
     from converters.export_onnx import export
     from converters.parity import run_parity
@@ -64,7 +64,9 @@ def package(
     config, result = load(folder.config), read_result(folder.result)
     parity = parity or run / "parity" / "parity.json"
     if evaluate:
-        run_parity(str(run), [], checkpoint, parity.parent, limit)
+        outcome = run_parity(str(run), [], checkpoint, parity.parent, limit)
+        if outcome["failures"]:
+            raise CheckFailed(f"{out} was not made: {'; '.join(outcome['failures'])} (details: {parity})")
     scores = json.loads(parity.read_text(encoding="utf-8"))["scores"] if parity.is_file() else {}
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))

@@ -108,6 +108,7 @@ def run_parity(
     out.mkdir(parents=True, exist_ok=True)
     for runtime in (*RUNTIMES, "float64"):
         shutil.rmtree(out / runtime, ignore_errors=True)
+    logits = min(logits, limit or logits)
     models = convert_all(checkpoint, out, config)
     options = ["--limit", str(limit)] if limit else []
     for runtime in RUNTIMES:

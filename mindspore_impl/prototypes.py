@@ -163,13 +163,13 @@ def _squared_norms(features: np.ndarray, down: Taps, along: Taps) -> np.ndarray:
     crossing = _inner(features[:, :, :-1, :-1], features[:, :, 1:, 1:])
     crossing = crossing + _inner(features[:, :, :-1, 1:], features[:, :, 1:, :-1])
     left, right, a = along
-    row = (1 - a) ** 2 * own[..., left] + a**2 * own[..., right]
+    row = (1 - a) * (1 - a) * own[..., left] + a * a * own[..., right]
     row = row + 2 * a * (1 - a) * _extended(beside, own)[..., left]
-    pair = (1 - a) ** 2 * under[..., left] + a**2 * under[..., right]
+    pair = (1 - a) * (1 - a) * under[..., left] + a * a * under[..., right]
     pair = _extended(pair + a * (1 - a) * _extended(crossing, under)[..., left], row)
     top, bottom, d = down
     d = d[:, None]
-    ends = (1 - d) ** 2 * row[:, :, top] + d**2 * row[:, :, bottom]
+    ends = (1 - d) * (1 - d) * row[:, :, top] + d * d * row[:, :, bottom]
     return ends + 2 * d * (1 - d) * pair[:, :, top]
 
 

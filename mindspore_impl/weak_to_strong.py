@@ -19,16 +19,14 @@ from mindspore import Tensor
 
 from common.config import ExperimentConfig
 from common.method import Batch, Clock, check_finite
-from common.methods.weak_to_strong import check_batches, feature_masks
+from common.methods.weak_to_strong import feature_masks
 from common.mixing import partners
-from mindspore_impl.checkpoint import load_network, network_tensors
 from mindspore_impl.consistency import certain_loss, certain_share, certainty
 from mindspore_impl.layers import resize
 from mindspore_impl.losses import supervised_loss
 from mindspore_impl.mixing import cutmix
 from mindspore_impl.networks.deeplab import forward, forward_perturbed
-from mindspore_impl.optimizer import Optimizer
-from mindspore_impl.predictor import MindSporePredictor
+from mindspore_impl.one_network import OneNetwork
 from mindspore_impl.session import Session
 
 Outputs = dict[str, Tensor]
@@ -85,15 +83,12 @@ class Inputs:
     dropped: Sequence[np.ndarray] | None = None
 
 
-class WeakToStrong:
-    """One network and its optimiser; a method adds ``terms``. Implements :class:`common.method.Method`."""
+class WeakToStrong(OneNetwork):
+    """What the three do in a step; a method adds ``terms``. Implements :class:`common.method.Method`."""
 
     def __init__(self, config: ExperimentConfig, session: Session) -> None:
-        check_batches(config)
-        self.config, self.session = config, session
+        super().__init__(config, session)
         self.settings = config.method.resolved()
-        self.student = session.network("student")
-        self.optimizer = Optimizer(self.student, config.optimizer)
 
     def step(self, batch: Batch, clock: Clock, dropped: Sequence[np.ndarray] | None = None) -> dict[str, float]:
         """Run one optimiser step; return the loss terms as they enter the sum and ``certain``, the share of such pixels.
@@ -167,24 +162,3 @@ class WeakToStrong:
     def certain(self, own: PseudoLabels, views: Views) -> float:
         """Return the share of the weak view's pixels that are certain."""
         return certain_share(own[0], views.ignore, self.settings.conf_thresh)
-
-    def networks(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return the network's tensors."""
-        return {"student": network_tensors(self.student)}
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Return the optimiser's momenta."""
-        return self.optimizer.state()
-
-    def restore(self, networks: dict[str, dict[str, np.ndarray]], state: dict[str, np.ndarray]) -> None:
-        """Take back a saved run."""
-        load_network(self.student, networks["student"], "student")
-        self.optimizer.restore(state)
-
-    def evaluated(self, clock: Clock) -> str:
-        """The only network."""
-        return "student"
-
-    def predictor(self, role: str) -> MindSporePredictor:
-        """Return a predictor over the live network."""
-        return MindSporePredictor(self.student, self.session.device)

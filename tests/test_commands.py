@@ -24,6 +24,10 @@ COMMANDS = (
     "converters.parity",
     "common.splits",
     "common.check_data",
+    "torch_impl.features",
+    "mindspore_impl.features",
+    "common.make_subclasses",
+    "experiments.usrn",
 )
 
 

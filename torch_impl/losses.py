@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,22 +48,21 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor, rows: int = 16) -> Ten
     Value and gradient are computed together, ``rows`` rows of the labels at a time; only the gradient with respect to
     ``logits`` ``[B,K,h,w]`` is kept for the backward pass.
     """
-    down, across = (
-        logits.new_tensor(interpolation_matrix(new, old)) for new, old in zip(labels.shape[1:], logits.shape[2:])
-    )
+    down, across = (interpolation_matrix(new, old) for new, old in zip(labels.shape[1:], logits.shape[2:]))
     with torch.no_grad():
-        total, gradient = logits.new_zeros(()), torch.zeros_like(logits)
+        total, gradient, across = logits.new_zeros(()), torch.zeros_like(logits), logits.new_tensor(across)
         for first in range(0, len(down), rows):
             block, target = down[first : first + rows], labels[:, first : first + rows].long()
-            used = block.any(0).nonzero().flatten().tolist()
+            used = np.flatnonzero(block.any(0))
             used = slice(used[0], used[-1] + 1)
-            scores = (block[:, used] @ logits[:, :, used]) @ across.T
+            block = logits.new_tensor(block[:, used])
+            scores = (block @ logits[:, :, used]) @ across.T
             log_probability = F.log_softmax(scores, 1)
             total += F.nll_loss(log_probability, target, ignore_index=IGNORE, reduction="sum")
             valid = (target != IGNORE).unsqueeze(1)
             error = log_probability.exp_()
             error.scatter_add_(1, target.unsqueeze(1) * valid, -valid.to(error.dtype))
-            gradient[:, :, used] += block[:, used].T @ ((error * valid) @ across)
+            gradient[:, :, used] += block.T @ ((error * valid) @ across)
         count = (labels != IGNORE).sum().clamp(min=1)
     return _KnownLoss.apply(logits, total / count, gradient / count)
 

@@ -110,8 +110,9 @@ def _taps(source: int, length: int, like: Tensor) -> Taps:
     """``common.resize.taps`` with operators, so that they can be exported for sizes that are not known yet."""
     scale = (source - 1) / torch.sym_max(length - 1, 1)
     position = torch.arange(length, dtype=torch.float64, device=like.device) * scale
-    lower = position.long().clamp(max=source - 1)
-    return lower, (lower + 1).clamp(max=source - 1), (position - lower).to(like.dtype)
+    lower = position.long()
+    # Minimum and no clamp: ONNX Runtime may compute positions on the CPU, where check_provider knows what is harmless.
+    return lower, torch.minimum(lower + 1, torch.full_like(lower, source - 1)), (position - lower).to(like.dtype)
 
 
 def _squared_norms(features: Tensor, down: Taps, along: Taps) -> Tensor:
@@ -125,13 +126,13 @@ def _squared_norms(features: Tensor, down: Taps, along: Taps) -> Tensor:
     crossing = _inner(features[:, :, :-1, :-1], features[:, :, 1:, 1:])
     crossing = crossing + _inner(features[:, :, :-1, 1:], features[:, :, 1:, :-1])
     left, right, a = along
-    row = (1 - a) ** 2 * own.index_select(3, left) + a**2 * own.index_select(3, right)
+    row = (1 - a) * (1 - a) * own.index_select(3, left) + a * a * own.index_select(3, right)
     row = row + 2 * a * (1 - a) * _extended(beside, own).index_select(3, left)
-    pair = (1 - a) ** 2 * under.index_select(3, left) + a**2 * under.index_select(3, right)
+    pair = (1 - a) * (1 - a) * under.index_select(3, left) + a * a * under.index_select(3, right)
     pair = _extended(pair + a * (1 - a) * _extended(crossing, under).index_select(3, left), row)
     top, bottom, d = down
     d = d[:, None]
-    ends = (1 - d) ** 2 * row.index_select(2, top) + d**2 * row.index_select(2, bottom)
+    ends = (1 - d) * (1 - d) * row.index_select(2, top) + d * d * row.index_select(2, bottom)
     return ends + 2 * d * (1 - d) * pair.index_select(2, top)
 
 

@@ -67,8 +67,10 @@ class Plan:
         self._check(split.id)
         self.iterations_per_epoch = self._count(config)
         self._round = self.iterations_per_epoch
-        if config.loader.labelled_replay == "cached" and isinstance(config.method, OwnEpochs):
-            self._round = config.method.round_steps(len(split.labelled), config.loader.batch_labelled)
+        if config.loader.labelled_replay == "cached":
+            length, batch = len(split.labelled), config.loader.batch_labelled
+            own = isinstance(config.method, OwnEpochs)
+            self._round = max(config.method.round_steps(length, batch) if own else length // batch, 1)
 
     def tasks(self, epoch: int, first_step: int = 0) -> Iterator[list[Task]]:
         """Yield the tasks of this process for every step of ``epoch`` from ``first_step`` on, all streams together."""

@@ -28,7 +28,7 @@ class CPCLSettings:
     """
 
     branches: ClassVar[int] = 2
-    separate_batches: ClassVar[bool] = True
+    passed_alone: ClassVar[tuple[str, ...]] = ("labelled", "unlabelled")
 
     name: Literal["cpcl"] = "cpcl"
     variant: Variant = "head"

@@ -20,7 +20,7 @@ class CPSSettings:
     """
 
     branches: ClassVar[int] = 2
-    separate_batches: ClassVar[bool] = True
+    passed_alone: ClassVar[tuple[str, ...]] = ("labelled", "unlabelled")
 
     name: Literal["cps"] = "cps"
     cutmix: bool = True

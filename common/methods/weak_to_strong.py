@@ -13,8 +13,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from common.config import ExperimentConfig, NetworkConfig
-from common.errors import UserError
+from common.config import NetworkConfig
 from common.method import Clock, Stream
 from common.networks import stage_channels
 from common.rng import generator
@@ -36,6 +35,7 @@ class CutMixSettings:
 class WeakToStrongSettings:
     """Confidence threshold and CutMix partner; defaults are the authors' for VOC."""
 
+    passed_alone: ClassVar[tuple[str, ...]] = ("unlabelled",)
     strong_views: ClassVar[int] = 2
 
     name: str
@@ -68,15 +68,6 @@ class WeakToStrongSettings:
     def warnings(self, classes: int) -> list[str]:
         """Nothing is unusual."""
         return []
-
-
-def check_batches(config: ExperimentConfig) -> None:
-    """Raise :class:`UserError` for one unlabelled image a step: it passes through BatchNorm without company."""
-    if config.loader.batch_unlabelled == 1:
-        raise UserError(
-            f"method {config.method.name}: loader.batch_unlabelled = 1, but BatchNorm over the pooled map needs at least "
-            "two images; use a larger batch"
-        )
 
 
 def feature_masks(network: NetworkConfig, batch: int, seed: int, clock: Clock) -> list[np.ndarray]:

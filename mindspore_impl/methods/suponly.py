@@ -10,24 +10,15 @@ from __future__ import annotations
 import numpy as np
 from mindspore import Tensor
 
-from common.config import ExperimentConfig
 from common.method import Batch, Clock, check_finite
-from mindspore_impl.checkpoint import load_network, network_tensors
 from mindspore_impl.layers import resize
 from mindspore_impl.losses import supervised_loss
 from mindspore_impl.networks.deeplab import forward
-from mindspore_impl.optimizer import Optimizer
-from mindspore_impl.predictor import MindSporePredictor
-from mindspore_impl.session import Session
+from mindspore_impl.one_network import OneNetwork
 
 
-class SupOnly:
+class SupOnly(OneNetwork):
     """The baseline; implements :class:`common.method.Method`."""
-
-    def __init__(self, config: ExperimentConfig, session: Session) -> None:
-        self.config, self.session = config, session
-        self.student = session.network("student")
-        self.optimizer = Optimizer(self.student, config.optimizer)
 
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
         """Run one optimiser step on ``batch["labelled"]`` and return the loss."""
@@ -44,24 +35,3 @@ class SupOnly:
         outputs = forward(network, images, masks)
         aux = resize(outputs["aux"], size) if "aux" in outputs else None
         return supervised_loss(self.config.criterion, resize(outputs["logits"], size), labels, aux)
-
-    def networks(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return the network's tensors."""
-        return {"student": network_tensors(self.student)}
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Return the optimiser's momenta."""
-        return self.optimizer.state()
-
-    def restore(self, networks: dict[str, dict[str, np.ndarray]], state: dict[str, np.ndarray]) -> None:
-        """Take back a saved run."""
-        load_network(self.student, networks["student"], "student")
-        self.optimizer.restore(state)
-
-    def evaluated(self, clock: Clock) -> str:
-        """The only network."""
-        return "student"
-
-    def predictor(self, role: str) -> MindSporePredictor:
-        """Return a predictor over the live network."""
-        return MindSporePredictor(self.student, self.session.device)

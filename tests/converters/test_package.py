@@ -121,10 +121,25 @@ def test_bad_use_leaves_nothing_behind(packaged, tmp_path, capsys):
     assert sorted(model.iterdir()) == before and not list(tmp_path.iterdir())
 
 
+def test_runtimes_that_do_not_agree_are_not_packaged(packaged, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("converters.parity.run_parity", lambda *_: {"failures": ["torch and onnx: flips"]})
+    assert run_command(main, [str(packaged[0]), str(tmp_path / "out"), "--evaluate", "--limit", "2"]) == 1
+    assert "was not made: torch and onnx: flips" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_packaged_folder_is_replaced_when_asked(packaged, tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    shutil.copytree(packaged[1], model)
+    (model / "old.txt").write_text("")
+    monkeypatch.setattr("converters.export_onnx.export", lambda source, target, **_: target.write_bytes(b"graph"))
+    assert run_command(main, [str(packaged[0]), str(model), "--overwrite"]) == 0
+    assert sorted(path.name for path in model.iterdir()) == FILES
+
+
 def test_a_failure_half_way_leaves_no_folder(packaged, tmp_path, monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(packaged[0], run)
-    monkeypatch.setattr("converters.export_onnx.export", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("converters.export_onnx.export", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run_command(main, [str(run), str(tmp_path / "out" / "model")]) == 130
     assert not list((tmp_path / "out").iterdir())
 

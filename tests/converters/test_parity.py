@@ -11,6 +11,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.runs import RunFolder
+from converters import parity
 from converters.parity import RUNTIMES, Gates, compare, flips, format_report, relative_error
 from converters.report import parity_report
 from converters.stages import first_difference
@@ -128,3 +129,20 @@ def test_report_shows_a_failure(dumps):
     folder = dumps("onnx", noise=1e-2)
     text = parity_report(folder, compare(folder, Gates()), "shapes/12/u2pl").read_text()
     assert "Gates failed" in text and "All gates hold" not in text
+
+
+def test_no_more_logits_are_compared_than_images(monkeypatch, tmp_path):
+    """A limit below the number of logits holds for float64 too, which would otherwise dump images that nobody else has."""
+    limits = []
+
+    def evaluate(runtime, experiment, overrides, model, out, options):
+        limits.append([options[options.index(name) + 1] for name in ("--dump-logits", "--limit")])
+
+    monkeypatch.setattr(parity, "convert_all", lambda *_: dict.fromkeys(RUNTIMES))
+    monkeypatch.setattr(parity, "evaluate_in", evaluate)
+    monkeypatch.setattr(parity, "compare", lambda *_: {"failures": [], "scores": {}, "pairs": []})
+    monkeypatch.setattr("converters.report.parity_report", lambda *_, **__: None)
+    checkpoint = tmp_path / "best.pth"
+    checkpoint.touch()
+    parity.run_parity("shapes/12/suponly", [], checkpoint, tmp_path / "out", limit=2)
+    assert limits == [["2", "2"]] * 4

@@ -15,9 +15,6 @@ from tests.goldens.golden import Check, Golden, close, exact
 from tests.goldens.u2pl_losses import zero_for_nan
 from tests.goldens.usrn_data import repeats
 
-MARGIN = 2e-5
-"""All hard decisions of the step files are at least so clear."""
-
 
 def entropy(golden: Golden, framework: Framework) -> list[Check]:
     """Normalised entropies and their parts."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
+from common.config import CriterionConfig
 from common.errors import UserError
 from common.experiment import compose
 from common.kmeans import class_prototypes, kmeans, seed_centres
@@ -46,7 +45,7 @@ def test_every_published_setting_resolves(dataset, split):
     rates = (0.001, 10, 1e-4) if voc else (0.01, 1, 5e-4)
     assert (config.optimizer.lr, config.optimizer.head_lr_times, config.optimizer.weight_decay) == rates
     assert config.optimizer.momentum == 0.9 and config.optimizer.poly_power == 0.9
-    assert dataclasses.astuple(config.criterion) == ("ohem", 0.7, 100_000, 0.4)
+    assert config.criterion == CriterionConfig(type="ohem", thresh=0.7, min_kept=100_000, aux_weight=0.4)
     network = config.network
     assert (network.encoder, network.prototypes, network.auxiliary) == ("resnet101", 4 if voc else 3, not voc)
     assert network.stem_pool == "ceil" and network.zero_init_residual and network.multi_grid == (1, 2, 4)

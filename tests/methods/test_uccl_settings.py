@@ -14,8 +14,9 @@ from common.method import Clock
 from common.methods.fixmatch import FixMatchSettings
 from common.methods.uccl import CKRSettings, SBUSettings, UCCLSettings
 from common.methods.unimatch import UniMatchSettings
-from common.methods.weak_to_strong import CutMixSettings, check_batches, feature_masks
+from common.methods.weak_to_strong import CutMixSettings, feature_masks
 from common.split_registry import known_splits
+from common.training import check_batches
 
 METHODS = ("uccl", "unimatch", "fixmatch")
 UCCL_SPLITS = ["voc/183", "voc/366", "voc/732", "voc/1464"] + [
