@@ -117,8 +117,9 @@ class AugmentConfig:
     """Numbers of the augmentation pipelines; which pipeline a stream uses is the method's business.
 
     ``scales`` and ``crop_off_by_one`` (a crop may start one position too late) belong to the pipeline ``cpcl``;
-    ``paste_resize_range`` is that of the images AEL pastes from (``specs/u2pl.md`` section 12). ``base_size`` (null: the image's own), ``unlabelled_resize_range`` and ``labelled_jitter`` are USRN's
-    (``common/data/augment_usrn.py``): the long side of a resized image is ``base_size`` times the range.
+    ``paste_resize_range`` is that of the images AEL pastes from (``specs/u2pl.md`` section 12). ``base_size`` (null: the
+    image's own), ``unlabelled_resize_range`` and ``labelled_jitter`` are USRN's (``common/data/augment_usrn.py``): the long
+    side of a resized image is ``base_size`` times the range.
     """
 
     crop: int = ranged(321, low=8)
