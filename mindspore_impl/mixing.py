@@ -7,19 +7,11 @@ import numpy as np
 from common.mixing import partners
 
 
-def mix(values: np.ndarray, masks: np.ndarray, replacement: str | float | np.ndarray) -> np.ndarray:
-    """Return ``values`` ``[B,...,H,W]`` where ``masks`` ``[B,H,W]`` is true, elsewhere ``replacement``.
-
-    That is ``partner`` (the next image's values), a constant, or values of the same shape.
-    """
+def mix(values: np.ndarray, masks: np.ndarray, replacement: str | float) -> np.ndarray:
+    """Return ``values`` ``[B,...,H,W]`` where ``masks`` ``[B,H,W]`` is true, elsewhere the partner's or a constant."""
     values = np.asarray(values)
     keep = masks if values.ndim == 3 else masks[:, None]
-    if isinstance(replacement, np.ndarray):
-        other = replacement
-    elif replacement == "partner":
-        other = values[partners(len(values))]
-    else:
-        other = values.dtype.type(replacement)
+    other = values[partners(len(values))] if replacement == "partner" else values.dtype.type(replacement)
     return np.where(keep, values, other)
 
 

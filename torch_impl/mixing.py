@@ -8,15 +8,10 @@ from torch import Tensor
 from common.mixing import partners
 
 
-def mix(values: Tensor, masks: Tensor, replacement: str | float | Tensor) -> Tensor:
-    """Return ``values`` ``[B,...,H,W]`` where ``masks`` ``[B,H,W]`` is true, elsewhere ``replacement``.
-
-    That is ``partner`` (the next image's values), a constant, or values of the same shape.
-    """
+def mix(values: Tensor, masks: Tensor, replacement: str | float) -> Tensor:
+    """Return ``values`` ``[B,...,H,W]`` where ``masks`` ``[B,H,W]`` is true, elsewhere the partner's or a constant."""
     keep = masks if values.dim() == 3 else masks.unsqueeze(1)
-    if isinstance(replacement, Tensor):
-        other = replacement
-    elif replacement == "partner":
+    if replacement == "partner":
         other = values[torch.from_numpy(partners(len(values))).to(values.device)]
     else:
         other = torch.full_like(values, replacement)

@@ -29,7 +29,7 @@ from common.predictor import Size
 from mindspore_impl.layers import resize
 from mindspore_impl.losses import IGNORE, entropy, percentile, true_class_probability, weighted_cross_entropy
 from mindspore_impl.methods.u2pl import U2PL, drop_unreliable
-from mindspore_impl.mixing import mix
+from mindspore_impl.mixing import cutmix
 from mindspore_impl.networks.deeplab import forward
 from mindspore_impl.optimizer import update_teacher
 from mindspore_impl.session import Session
@@ -125,7 +125,7 @@ class U2PLAEL(U2PL):
         masks = draws.mix_masks(class_maps[len(first) :], categories)
         seen = np.concatenate([self.images.positions(own["ids"]), positions])
         self.banks.update_coverage(seen, class_maps, self.settings.coverage_area)
-        return mix(first, masks, second), mix(scores[: len(first)], masks, scores[len(first) :])
+        return cutmix(second, first, masks), cutmix(scores[len(first) :], scores[: len(first)], masks)
 
     def _equalised_losses(
         self, images: np.ndarray, labels: np.ndarray, mixed: np.ndarray, scores: np.ndarray, clock: Clock, draws: Draws

@@ -27,7 +27,7 @@ from common.predictor import Size
 from torch_impl.layers import resize
 from torch_impl.losses import IGNORE, entropy, percentile, true_class_probability, weighted_cross_entropy
 from torch_impl.methods.u2pl import U2PL, drop_unreliable
-from torch_impl.mixing import mix
+from torch_impl.mixing import cutmix
 from torch_impl.optimizer import update_teacher
 from torch_impl.session import Session
 
@@ -123,7 +123,7 @@ class U2PLAEL(U2PL):
         masks = self.session.tensor(draws.mix_masks(class_maps[len(first) :], categories))
         seen = np.concatenate([self.images.positions(own["ids"]), positions])
         self.banks.update_coverage(seen, class_maps, self.settings.coverage_area)
-        return mix(first, masks, second), mix(scores[: len(first)], masks, scores[len(first) :])
+        return cutmix(second, first, masks), cutmix(scores[len(first) :], scores[: len(first)], masks)
 
     def _equalised_losses(
         self, images: Tensor, labels: Tensor, mixed: Tensor, scores: Tensor, clock: Clock, draws: Draws
