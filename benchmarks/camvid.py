@@ -9,9 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from common.errors import CheckFailed, run_command
+from common.command_line import run_command
+from common.errors import CheckFailed
 from common.paths import PROJECT
-from common.runs import RunFolder
+from common.runs.run_folder import RunFolder
 
 SUFFIX = {"torch": ".pth", "mindspore": ".ckpt"}
 
@@ -29,7 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=PROJECT / "runs" / "camvid", help="folder for everything")
     parsed = parser.parse_intermixed_args(arguments)
     from benchmarks.machine import save
-    from converters.parity import format_report, run_module, run_parity
+    from common.command_line import run_module
+    from converters.parity import format_report, run_parity
 
     experiment, name = f"camvid/1_8/{parsed.method}", f"{parsed.method}-{parsed.framework}"
     folder = RunFolder(parsed.out / name)

@@ -9,7 +9,7 @@ import argparse
 import statistics
 import time
 
-from common.errors import run_command
+from common.command_line import run_command
 
 THRESHOLD = 0.95
 
@@ -54,7 +54,7 @@ def make_cases(batch: int, classes: int, width: int, size: int):
     import torch
 
     from tests.oracles.ckr_sbu import plain_class_knowledge, plain_semantic_update
-    from torch_impl.ckr_sbu import class_knowledge, cosine, semantic_update
+    from torch_impl.methods.uccl.ckr_sbu import class_knowledge, cosine, semantic_update
 
     torch.manual_seed(0)
     weak = torch.randn(batch, width, size, size).relu()

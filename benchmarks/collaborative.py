@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from common.errors import run_command
+from common.command_line import run_command
 from common.paths import PROJECT
 
 ORDERS = ("plain", "ours")
@@ -65,10 +65,10 @@ def step_memory(order: str, size: int, batch: int) -> str:
     import numpy as np
 
     from common.experiment import compose
-    from common.method import Clock
-    from common.methods.collaborative import StepDraws
+    from common.methods.cpcl.collaborative import StepDraws
+    from common.methods.interface import Clock
     from tests.oracles.collaborative import plain_step
-    from torch_impl.methods.cpcl import CPCL
+    from torch_impl.methods.cpcl.cpcl import CPCL
     from torch_impl.session import Session
 
     config = compose("voc/1323/cpcl", ["network.backbone_weights=null", "trainer.device=cpu"])
@@ -97,7 +97,7 @@ def target_times(runs: int) -> dict[str, object]:
     import torch
 
     from tests.oracles.collaborative import plain_prediction, plain_targets
-    from torch_impl.collaborative import mixed_prediction, targets
+    from torch_impl.methods.cpcl.collaborative import mixed_prediction, targets
 
     torch.manual_seed(0)
     classes, size = 21, (512, 512)

@@ -10,7 +10,7 @@ import dataclasses
 import statistics
 import time
 
-from common.errors import run_command
+from common.command_line import run_command
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -52,11 +52,11 @@ def make_cases():
     import numpy as np
     import torch
 
-    from common.method import Clock
-    from common.methods.u2pl import StepDraws, U2PLSettings
+    from common.methods.interface import Clock
+    from common.methods.u2pl.u2pl import StepDraws, U2PLSettings
     from tests.oracles.contrastive import plain_contrastive_loss
-    from torch_impl.contrastive import contrastive_loss, label_maps
-    from torch_impl.memory_bank import MemoryBank
+    from torch_impl.methods.u2pl.contrastive import contrastive_loss, label_maps
+    from torch_impl.methods.u2pl.memory_bank import MemoryBank
 
     torch.manual_seed(0)
     settings = U2PLSettings().resolved()

@@ -17,14 +17,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common.arguments import positive
-from common.config import ExperimentConfig
-from common.data.datasets import Dataset, open_dataset
-from common.data.loader import Loader
-from common.errors import run_command
+from common.command_line import positive, run_command
+from common.config.schema import ExperimentConfig
+from common.datasets.file_dataset import Dataset, open_dataset
 from common.experiment import compose
+from common.loading.loader import Loader
 from common.rng import generator
-from common.splits import Split
+from common.splits.split import Split
 
 HEIGHT, WIDTH = 1024, 2048
 IDS = np.array([7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33, 0, 4], np.uint8)

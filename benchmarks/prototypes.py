@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from common.errors import run_command
+from common.command_line import run_command
 
 CASES = ("train", "evaluate")
 FORMS = ("plain", "ours")
@@ -80,16 +80,16 @@ def train_case(form: str):
     import torch
     import torch.nn.functional as F
 
-    from common.method import Clock
-    from common.methods.pcr import PCRSettings, StepDraws
+    from common.methods.interface import Clock
+    from common.methods.pcr.pcr import PCRSettings, StepDraws
     from tests.oracles.prototypes import plain_prototype_step
-    from torch_impl.prototypes import (
+    from torch_impl.methods.pcr.prototypes import (
         pixel_features,
         pixel_labels,
-        prototype_logits,
         prototype_sums,
         updated_prototypes,
     )
+    from torch_impl.networks.prototype_head import prototype_logits
 
     torch.manual_seed(0)
     size, shape = (513, 513), (21, 4)
@@ -122,9 +122,9 @@ def evaluate_case(form: str):
     """Return a function that gives the prototype head's logits of one large image."""
     import torch
 
-    from common.predictor import STRIP_ROWS
+    from common.evaluation.predictor import STRIP_ROWS
     from tests.oracles.prototypes import plain_prototype_map
-    from torch_impl.prototypes import prototype_map
+    from torch_impl.networks.prototype_head import prototype_map
 
     torch.manual_seed(0)
     features, prototypes, size = torch.rand(1, 512, 256, 512), torch.rand(19, 3, 512), (1024, 2048)

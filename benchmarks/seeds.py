@@ -12,11 +12,11 @@ import statistics
 import sys
 from pathlib import Path
 
-from common.errors import run_command
+from common.command_line import run_command
+from common.evaluation.results import read_result
 from common.experiment import compose, load
 from common.paths import PROJECT
-from common.results import read_result
-from common.runs import RunFolder
+from common.runs.run_folder import RunFolder
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=PROJECT / "runs" / "seeds", help="folder of the runs")
     parsed = parser.parse_intermixed_args(arguments)
     from benchmarks.machine import save
-    from converters.parity import run_module
+    from common.command_line import run_module
 
     scores: dict[str, list[float]] = {}
     runs = [("torch", "suponly"), *itertools.product(("torch", "mindspore"), parsed.methods)]

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 
-from common.errors import CheckFailed, run_command
+from common.command_line import run_command
+from common.errors import CheckFailed
 
 FRAMEWORKS = ("torch", "mindspore")
 WARM_UP = 3
@@ -80,7 +81,7 @@ def compare(parsed: argparse.Namespace) -> dict:
 def serve(parsed: argparse.Namespace) -> None:
     """Run one step for every line of standard input and answer with its wall and processor seconds."""
     from common.experiment import compose
-    from common.method import Clock
+    from common.methods.interface import Clock
 
     settings = (f"trainer.threads={parsed.threads}", "trainer.device=cpu", "network.backbone_weights=null")
     config = compose(parsed.experiment, [*NETWORK, *settings])

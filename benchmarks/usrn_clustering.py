@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 
-from common.errors import CheckFailed, run_command
+from common.command_line import run_command
+from common.errors import CheckFailed
 from common.paths import PROJECT
 
 SIZES = (2_000, 6_000, 20_000, 60_000, 200_000)
@@ -67,7 +68,7 @@ def measure(points: int, clusters: int, rounds: int) -> dict:
     """Return processor seconds per round (an exact assignment and new centres) and the process's peak memory."""
     import numpy as np
 
-    from common.balanced_kmeans import balanced_kmeans
+    from common.make_subclasses.balanced_kmeans import balanced_kmeans
     from common.rng import generator
 
     features = made_up(points)

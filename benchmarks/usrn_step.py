@@ -14,7 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from common.errors import CheckFailed, run_command
+from common.command_line import run_command
+from common.errors import CheckFailed
 from common.paths import PROJECT
 
 ALLOWED = 0.7
@@ -56,10 +57,10 @@ def measure(form: str, batch: int, crop: int) -> dict:
     import torch
 
     from common.experiment import compose
-    from common.method import Clock
-    from common.subclasses import parent_table
+    from common.methods.interface import Clock
+    from common.methods.usrn.subclasses import parent_table
     from tests.oracles.usrn import plain_losses
-    from torch_impl.methods.usrn import USRN
+    from torch_impl.methods.usrn.usrn import USRN
     from torch_impl.session import Session
 
     torch.set_num_threads(1)

@@ -2,7 +2,7 @@
 
 ``DATASET/SPLIT/METHOD`` is put together from files under ``configs/``, each later one over the earlier ones:
 
-1. ``datasets/DATASET.yaml``: sections of :class:`~common.config.ExperimentConfig`, above all ``dataset`` and ``evaluation``;
+1. ``datasets/DATASET.yaml``: sections of :class:`~common.config.schema.ExperimentConfig`, above all ``dataset`` and ``evaluation``;
 2. ``networks/PRESET.yaml``: the keys of ``network``; the method file (or an override) names it as ``network.preset``;
 3. ``methods/METHOD.yaml``: sections again (``method`` holds the method's own settings), then what the same file has under
    ``datasets: {DATASET: ...}``, then under ``splits: {DATASET/SPLIT: ...}``;
@@ -18,19 +18,19 @@ use different lists of the same size; any other id of the registry, ``all``, and
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.config import DatasetConfig, ExperimentConfig
-from common.documents import format_yaml, parse_yaml, read_yaml
+from common.config.layers import _known, _Layers, _names, _read
+from common.config.schema import ExperimentConfig
+from common.config.strict import build, to_plain
+from common.config.yaml_files import format_yaml, parse_yaml, read_yaml
 from common.errors import UserError
 from common.methods import SETTINGS
 from common.paths import CONFIGS
-from common.split_registry import LABELLED_FILE, known_splits, list_folder
-from common.strict import build, to_plain
+from common.splits.registry import LABELLED_FILE, known_splits, list_folder
 
 COMMAND_LINE = "command line"
 OPTIONAL_SECTIONS = ("augment", "loader", "optimizer", "criterion", "trainer", "evaluation", "reference")
@@ -38,37 +38,6 @@ METHOD_FILE_KEYS = ("datasets", "splits", "split_lists", "base")
 REPLACED_SECTIONS = ("splits", "split_lists")
 SHORT_FORMS = {"branch": "evaluation.branch"}
 """Overrides without a section, and what they stand for."""
-
-
-class _Layers:
-    """Nested values together with the source of every dotted key."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-        self.sources: dict[str, str] = {}
-
-    def merge(self, values: Any, source: str) -> None:
-        """Put ``values`` over what is there."""
-        if not isinstance(values, Mapping):
-            raise UserError(f"{source}: must be a mapping of sections, not {values!r}")
-        self._merge(self.values, values, source, "")
-
-    def put_over(self, other: _Layers) -> None:
-        """Put ``other`` over what is there, keeping its sources."""
-        self.merge(other.values, "")
-        self.sources.update(other.sources)
-
-    def _merge(self, target: dict[str, Any], values: Mapping[str, Any], source: str, where: str) -> None:
-        for key, value in values.items():
-            key, dotted = str(key), f"{where}{key}"
-            if isinstance(value, Mapping):
-                if not isinstance(target.get(key), dict):
-                    target[key] = {}
-                    self.sources[dotted] = source
-                self._merge(target[key], value, source, f"{dotted}.")
-            else:
-                target[key] = value
-                self.sources[dotted] = source
 
 
 def compose(name: str, overrides: Sequence[str] = (), configs: Path = CONFIGS) -> ExperimentConfig:
@@ -99,14 +68,6 @@ def compose(name: str, overrides: Sequence[str] = (), configs: Path = CONFIGS) -
     config = _build(layers.values, layers.sources)
     _check_split(config, dataset, split, aliases, configs)
     return config
-
-
-def dataset_config(name: str, configs: Path = CONFIGS) -> DatasetConfig:
-    """Return the data set part of ``datasets/NAME.yaml`` alone."""
-    _known(name, _names(configs, "datasets"), "data set", name)
-    layers = _Layers()
-    layers.merge(*_read(configs, "datasets", name))
-    return build(DatasetConfig, layers.values.get("dataset", {}), layers.sources, "dataset")
 
 
 def dump(config: ExperimentConfig) -> str:
@@ -154,30 +115,12 @@ def _parts(name: str, configs: Path) -> tuple[str, str, str]:
     return dataset, split, method
 
 
-def _known(name: str, valid: Iterable[str], kind: str, asked: str) -> None:
-    valid = list(valid)
-    if name not in valid:
-        near = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"{asked}: unknown {kind} {name!r}{hint} (known: {', '.join(valid)})")
-
-
 def _check_split(config: ExperimentConfig, dataset: str, split: str, aliases: Mapping, configs: Path) -> None:
     registered = known_splits(config.dataset.name, configs)
     own = list_folder(config.dataset.name, config.split) / LABELLED_FILE
     if config.split.id in registered or own.is_file():
         return
     _known(split, dict.fromkeys([*aliases, *registered]), f"split of {dataset}", config.name)
-
-
-def _names(configs: Path, kind: str) -> list[str]:
-    return sorted(path.stem for path in (configs / kind).glob("*.yaml"))
-
-
-def _read(configs: Path, kind: str, name: str) -> tuple[Any, str]:
-    path = configs / kind / f"{name}.yaml"
-    source = str(Path(configs.name) / kind / path.name)
-    return read_yaml(path, source), source
 
 
 def _read_method(name: str, configs: Path) -> tuple[str, Mapping[str, Any]]:

@@ -8,15 +8,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from common.checkpoints import SUFFIXES, Checkpoint
+from common.checkpoints.checkpoint import SUFFIXES, Checkpoint
 from common.errors import CheckFailed, UserError
-from converters.convert_ckpt import convert
+from converters.convert import convert
 
 
 def convert_folder(source: Path, target: Path, suffix: str | None, settings: dict[str, Any]) -> None:
     """Convert every checkpoint below ``source`` to the same place below ``target``, with ``suffix`` as its format.
 
-    ``settings`` are the keywords of :func:`converters.convert_ckpt.convert`. A file that cannot be converted does not
+    ``settings`` are the keywords of :func:`converters.convert.convert`. A file that cannot be converted does not
     stop the others: the table says why, and :class:`CheckFailed` is raised at the end.
     """
     if suffix is None:

@@ -3,7 +3,7 @@
 The graph maps ``image``, normalised float32 ``[B,3,H,W]`` of any batch and size, to ``logits`` float32 ``[B,K,H,W]`` at
 the image's size (bilinear, align_corners), or to ``class_ids`` uint8 ``[B,H,W]``. A linear head has ``coarse_logits`` beside
 its logits, at the network's own smaller size for whoever wants another one; a prototype head's cannot be resized. What
-the file holds is in its metadata (``common/graph_metadata.py``). A file that does not give PyTorch's answer is not left behind.
+the file holds is in its metadata (``common/models/exported_graph.py``). A file that does not give PyTorch's answer is not left behind.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from common.config import ExperimentConfig
-from common.errors import CheckFailed, UserError, run_command
-from common.experiment import compose
+from common.command_line import run_command
+from common.config.schema import ExperimentConfig, Head
+from common.config.strict import to_plain
+from common.errors import CheckFailed, UserError
 from common.files import atomic_path, sha256
-from common.graph_metadata import GraphMetadata
-from common.predictor import Head
+from common.models.exported_graph import GraphMetadata
+from common.models.model_folder import experiment_of
+from common.models.stored_network import read_network
 from common.rng import generator
-from common.stored_network import read_network
-from common.strict import to_plain
 
 Output = Literal["logits", "class_ids"]
 
@@ -159,7 +159,7 @@ def export_module(network: Any, output: Output, stages: bool, head: Head = "line
     from torch import Tensor, nn
 
     from onnx_impl.predictor import outputs_of
-    from torch_impl.layers import resize
+    from torch_impl.resize import resize
 
     class ExportModule(nn.Module):
         """The network with logits at the image's size, or with class ids."""
@@ -283,11 +283,15 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--opset", type=int, default=OPSET, help=f"version of the ONNX operators (default: {OPSET})")
     parser.add_argument("--role", help="which network of a file of several, e.g. teacher (default: the one to deploy)")
-    parser.add_argument("--experiment", metavar="NAME", help="what a file of another program holds, e.g. voc/366/u2pl")
+    parser.add_argument(
+        "--experiment",
+        metavar="NAME",
+        help="what a file of another program holds, e.g. voc/366/u2pl, or a run's folder",
+    )
     parsed = parser.parse_args(arguments)
     if parsed.model.suffix != ".onnx":
         raise UserError(f"{parsed.model}: the file to write must be called .onnx")
-    experiment = compose(parsed.experiment) if parsed.experiment else None
+    experiment = experiment_of(parsed.experiment, []) if parsed.experiment else None
     done = export(
         parsed.checkpoint, parsed.model, parsed.output, role=parsed.role, opset=parsed.opset, experiment=experiment,
         head=parsed.head,

@@ -9,12 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from common.checkpoints import SINGLE, Checkpoint, file_format, is_own, read, read_payload, recognised
-from common.dialects import DIALECTS
-from common.dialects.describe import has_branches
+from common.checkpoints.branches import has_branches
+from common.checkpoints.checkpoint import (
+    SINGLE,
+    Checkpoint,
+    file_format,
+    is_own,
+    read,
+    read_payload,
+    recognised,
+)
+from common.checkpoints.describe import described
+from common.checkpoints.layouts import DIALECTS
 from common.files import sha256
-from common.stored_network import described
-from common.tensors import Tensors, is_counter, listing
+from common.networks.tensors import Tensors, is_counter, listing
 
 STATED = ("experiment", "method", "framework", "epoch", "iteration", "miou", "role")
 """What of a file's own description is printed as it is."""

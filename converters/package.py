@@ -15,17 +15,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.arguments import positive
-from common.checkpoints import read
-from common.config import ExperimentConfig
-from common.errors import CheckFailed, UserError, run_command, terminable
+from common.checkpoints.checkpoint import read
+from common.command_line import positive, run_command, terminable
+from common.config.schema import ExperimentConfig
+from common.errors import CheckFailed, UserError
+from common.evaluation.results import read_result
 from common.experiment import load
 from common.files import sha256, write_text_atomic
-from common.model_folder import CARD, CONFIG, GRAPH, RESULT, WEIGHTS
-from common.results import read_result
-from common.runs import RunFolder
-from common.split_registry import identify, known_splits
-from converters.convert_ckpt import save
+from common.models.model_folder import CARD, CONFIG, GRAPH, RESULT, WEIGHTS
+from common.runs.run_folder import RunFolder
+from common.splits.registry import identify, known_splits
+from converters.convert import save
 
 TERMS = {
     "voc": "Pascal VOC 2012 images come from Flickr and are for research under the VOC terms; SBD's masks are research data "

@@ -11,25 +11,21 @@ import argparse
 import dataclasses
 import itertools
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from common.arguments import positive
-from common.checkpoints import read
-from common.config import ExperimentConfig
-from common.errors import CheckFailed, UserError, run_command
+from common.checkpoints.checkpoint import read
+from common.command_line import positive, run_command, run_module
+from common.config.schema import ExperimentConfig
+from common.config.strict import to_plain
+from common.errors import CheckFailed, UserError
 from common.files import write_json_atomic
-from common.model_folder import experiment_of
-from common.paths import PROJECT
-from common.strict import to_plain
-from converters.convert_ckpt import save
+from common.models.model_folder import experiment_of
+from converters.convert import save
 from converters.pools import POOLS, compare_pools, format_pools, pool_images
 
 RUNTIMES = ("torch", "mindspore", "onnx")
@@ -166,19 +162,6 @@ def evaluate_in(
     run_module(
         f"{runtime}_impl.eval", experiment, *overrides, "--checkpoint", str(model), "--out", str(out), *options
     )  # fmt: skip
-
-
-def run_module(module: str, *arguments: str, show: bool = False) -> None:
-    """Run ``python -m MODULE`` in the project and raise with its own last line if it fails; ``show``: let it print."""
-    print(f"running {module} {' '.join(arguments[:1])}", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", module, *arguments]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-    }
-    done = subprocess.run(command, env=environment, capture_output=not show, text=True)
-    if done.returncode:
-        lines = ((done.stderr or "").strip() or (done.stdout or "").strip() or "see above").splitlines()
-        raise (UserError if done.returncode == 2 else CheckFailed)(f"{module}: {lines[-1].removeprefix('error: ')}")
 
 
 def compare(out: Path, gates: Gates) -> dict[str, Any]:

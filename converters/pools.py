@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from common.config import ExperimentConfig
-from common.data.augment import normalise
-from common.data.datasets import open_dataset
+from common.config.schema import ExperimentConfig
+from common.datasets.file_dataset import open_dataset
 from common.errors import UserError
-from common.resize import resize_bilinear
+from common.images.normalise import normalise
+from common.images.resize import resize_bilinear
 
 POOLS = ("same", "ceil")
 FRAMEWORKS = ("torch", "mindspore")

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from common.config import ExperimentConfig
-from common.data.augment import pad_to
-from common.data.datasets import open_dataset
+from common.config.schema import ExperimentConfig
+from common.datasets.file_dataset import open_dataset
 from common.files import write_text_atomic
-from common.html_page import legend, page, spread, table
-from common.model_folder import experiment_of
-from common.palettes import colours
-from common.pictures import difference_map, line_chart, png_data_uri
-from common.runs import RunFolder
+from common.images.geometry import pad_to
+from common.models.model_folder import experiment_of
+from common.reports.charts import line_chart
+from common.reports.html_page import legend, page, spread, table
+from common.reports.palettes import colours
+from common.reports.pictures import difference_map, png_data_uri
+from common.runs.run_folder import RunFolder
 
 
 def parity_report(

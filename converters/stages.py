@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import run_command
+from common.command_line import run_command
 from common.files import atomic_path
-from common.stored_network import read_network
+from common.models.stored_network import read_network
 
 RUNTIMES = ("torch", "mindspore", "onnx")
 

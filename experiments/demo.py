@@ -11,10 +11,11 @@ import resource
 import time
 from pathlib import Path
 
-from common.errors import CheckFailed, run_command
+from common.command_line import run_command
+from common.errors import CheckFailed
+from common.evaluation.results import read_result
 from common.paths import PROJECT
-from common.results import read_result
-from common.runs import RunFolder
+from common.runs.run_folder import RunFolder
 
 SPLIT = "shapes/12"
 
@@ -61,7 +62,7 @@ def largest_process() -> float:
 
 def train(method: str, overrides: list[str], out: Path) -> RunFolder:
     """Train ``method`` in PyTorch in a process of its own, output shown, and return its run folder."""
-    from converters.parity import run_module
+    from common.command_line import run_module
 
     folder = RunFolder(out / method)
     run_module(

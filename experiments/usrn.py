@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common.errors import UserError, run_command
+from common.command_line import run_command
+from common.errors import UserError
 from common.experiment import compose
-from common.features import FOLDER
-from common.methods.usrn import BASELINE, SUBCLASS_LABELS
-from common.runs import RunFolder, default_run_folder
+from common.make_subclasses.features import FOLDER
+from common.methods.usrn.usrn import BASELINE, SUBCLASS_LABELS
+from common.runs.run_folder import RunFolder, default_run_folder
 
 SUFFIX = {"torch": ".pth", "mindspore": ".ckpt"}
 
@@ -51,7 +52,7 @@ def _train(options: argparse.Namespace, experiment: list[str], folder: RunFolder
 
 
 def _run(module: str, *arguments: str) -> None:
-    from converters.parity import run_module
+    from common.command_line import run_module
 
     run_module(module, *arguments, show=True)
 

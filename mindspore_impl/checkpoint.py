@@ -7,9 +7,9 @@ import os
 import mindspore as ms
 from mindspore import nn, ops
 
-from common.checkpoints import Checkpoint, write
-from common.dialects import mindspore_norms, torch_norms
-from common.tensors import Tensors, is_counter, require_match
+from common.checkpoints.checkpoint import Checkpoint, write
+from common.checkpoints.dialects import mindspore_norms, torch_norms
+from common.networks.tensors import Tensors, is_counter, require_match
 
 
 def network_tensors(network: nn.Cell) -> Tensors:

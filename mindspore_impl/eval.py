@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common.config import ExperimentConfig
-from common.errors import run_command
-from common.eval_command import run
-from common.predictor import Predictor
-from common.stored_network import read_network
+from common.command_line import run_command
+from common.config.schema import ExperimentConfig
+from common.evaluation.command import run
+from common.evaluation.predictor import Predictor
+from common.models.stored_network import read_network
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +22,9 @@ def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Names
     import mindspore  # noqa: F401  a missing package is reported by its own name
 
     from mindspore_impl.checkpoint import load_network
+    from mindspore_impl.device import choose_device, processors
     from mindspore_impl.networks import build_network
-    from mindspore_impl.predictor import MindSporePredictor, choose_device
-    from mindspore_impl.start import processors
+    from mindspore_impl.predictor import MindSporePredictor
 
     with processors(config.trainer.threads):
         device = choose_device(options.device or config.trainer.device)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from common.errors import run_command
-from common.features import run
+from common.command_line import run_command
+from common.make_subclasses.features import run
 from mindspore_impl.eval import add_options, load_predictor
 
 

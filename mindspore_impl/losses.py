@@ -12,13 +12,12 @@ from collections.abc import Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor
 
-from common.config import CriterionConfig
-from common.metrics import IGNORE
-from common.percentile import interpolate_percentile, percentile_position
-from common.predictor import Size
-from common.resize import interpolation_matrix
+from common.arrays import IGNORE
+from common.config.schema import CriterionConfig
+from common.images.resize import interpolation_matrix
+from mindspore_impl.known_gradient import KnownLoss
 
 
 def cross_entropy(logits: Tensor, labels: np.ndarray, class_weights: Sequence[float] = ()) -> Tensor:
@@ -65,7 +64,7 @@ def resized_cross_entropy(logits: Tensor, labels: np.ndarray, rows: int = 16) ->
         np.put_along_axis(error, true_class, np.take_along_axis(error, true_class, 1) - 1, 1)
         gradient[:, :, used] += block[:, used].T @ ((error * valid) @ across)
     count = max(int((labels != IGNORE).sum()), 1)
-    return _KnownLoss(total / count, gradient / np.float32(count))(logits)
+    return KnownLoss(total / count, gradient / np.float32(count))(logits)
 
 
 def ohem_labels(logits: Tensor, labels: np.ndarray, thresh: float, min_kept: int) -> np.ndarray:
@@ -110,40 +109,13 @@ def reverse_cross_entropy(logits: Tensor, labels: np.ndarray) -> Tensor:
     np.put_along_axis(gradient, true_class, np.take_along_axis(gradient, true_class, 1) - probability, 1)
     gradient *= scale
     np.copyto(gradient, 0, where=~valid)
-    return _KnownLoss(scale * (1 - probability).sum(dtype=np.float64, where=valid), gradient)(logits)
+    return KnownLoss(scale * (1 - probability).sum(dtype=np.float64, where=valid), gradient)(logits)
 
 
 def true_class_probability(logits: Tensor, labels: np.ndarray) -> np.ndarray:
     """Return the probability of each pixel's label, ``[B,H,W]``; of class 0 where there is none."""
     _, exponentials, total = _exponentials(logits)
     return (np.take_along_axis(exponentials, _true_classes(labels)[1], 1) / total)[:, 0]
-
-
-def entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Return ``[B,H,W]`` natural entropies of ``[B,K,H,W]`` probabilities (1e-10 inside the logarithm)."""
-    probabilities = np.asarray(probabilities)
-    return -(probabilities * np.log(probabilities + np.float32(1e-10))).sum(1)
-
-
-def percentile(values: np.ndarray, percent: float) -> float:
-    """Return NumPy's linear percentile of a non-empty float32 vector, rounded to float32."""
-    values = np.asarray(values)
-    lower, fraction = percentile_position(values.size, percent)
-    upper = min(lower + 1, values.size - 1)
-    ordered = np.partition(values, (lower, upper))
-    return float(interpolate_percentile(ordered[lower], ordered[upper], fraction))
-
-
-def confident_labels(pseudo_label: np.ndarray, confidence: np.ndarray, threshold: float) -> np.ndarray:
-    """Return ``pseudo_label`` ``[B,H,W]`` with pixels whose ``confidence`` is below ``threshold`` set to 255."""
-    return np.where(confidence >= np.float32(threshold), pseudo_label, pseudo_label.dtype.type(IGNORE))
-
-
-def nearest(x: np.ndarray, size: Size) -> np.ndarray:
-    """Reduce ``[B,H,W]`` to ``size`` by picking source index floor(i * in / out) on each axis."""
-    x = np.asarray(x)
-    rows, columns = (np.floor(np.arange(o) * (i / o)).astype(np.int64) for i, o in zip(x.shape[1:], size))
-    return x[:, rows][:, :, columns]
 
 
 def _weighted_sum(logits: Tensor, valid: np.ndarray, true_class: np.ndarray, weights: np.ndarray) -> Tensor:
@@ -156,23 +128,7 @@ def _weighted_sum(logits: Tensor, valid: np.ndarray, true_class: np.ndarray, wei
     np.put_along_axis(gradient, true_class, np.take_along_axis(gradient, true_class, 1) - 1, 1)
     gradient *= weights
     np.copyto(gradient, 0, where=~valid)
-    return _KnownLoss(value, gradient)(logits)
-
-
-class _KnownLoss(nn.Cell):
-    """A loss whose value and gradient ``[B,K,H,W]`` with respect to the logits are known; one instance per loss."""
-
-    def __init__(self, value: float, gradient: np.ndarray) -> None:
-        super().__init__()
-        self.value, self.gradient = value, gradient
-
-    def construct(self, logits: Tensor) -> Tensor:
-        """Return the value."""
-        return ms.Tensor(self.value, ms.float32)
-
-    def bprop(self, logits: Tensor, out: Tensor, upstream: Tensor) -> tuple[Tensor]:
-        """Return the gradient times the one that arrives."""
-        return (ms.from_numpy(self.gradient * upstream.asnumpy()),)
+    return KnownLoss(value, gradient)(logits)
 
 
 def _true_classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

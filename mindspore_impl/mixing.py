@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.mixing import partners
+from common.images.mixing import partners
 
 
 def mix(values: np.ndarray, masks: np.ndarray, replacement: str | float) -> np.ndarray:

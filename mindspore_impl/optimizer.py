@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from common.config import OptimizerConfig
-from common.dialects import torch_norms
-from common.method import Clock
-from common.schedules import learning_rate
+from common.checkpoints.dialects import torch_norms
+from common.config.schema import OptimizerConfig
+from common.methods.interface import Clock
+from common.training.schedules import learning_rate
 
 
 class Optimizer:
@@ -96,25 +96,3 @@ class Optimizer:
             ops.assign(unused, ops.full_like(unused, float(momentum is None)))  # while 1, SGD overwrites the momentum
             if momentum is not None:
                 ops.assign(buffer, ms.Tensor(momentum))
-
-
-def update_teacher(teacher: nn.Cell, student: nn.Cell, decay: float) -> None:
-    """Move every teacher parameter to decay * teacher + (1 - decay) * student; buffers stay the teacher's own."""
-    _average(teacher.trainable_params(), student.trainable_params(), decay)
-
-
-def update_buffers(teacher: nn.Cell, student: nn.Cell, decay: float, endings: tuple[str, ...]) -> None:
-    """Move the teacher's buffers whose names end like this as :func:`update_teacher` moves parameters."""
-    mine, theirs = (torch_norms(dict(network.parameters_and_names())) for network in (teacher, student))
-    names = [name for name, tensor in mine.items() if not tensor.requires_grad and name.endswith(endings)]
-    _average([mine[name] for name in names], [theirs[name] for name in names], decay)
-
-
-def _average(mine: Sequence[ms.Parameter], theirs: Sequence[ms.Parameter], decay: float) -> None:
-    on_cpu = ms.get_current_device().device_target == "CPU"
-    for own, other in zip(mine, theirs, strict=True):
-        values = own.asnumpy()  # on a CPU the parameter's own memory, so that writing suffices
-        values *= decay
-        values += (1 - decay) * other.asnumpy()
-        if not on_cpu:
-            ops.assign(own, ms.Tensor(values))

@@ -9,11 +9,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from common.errors import UserError
-from common.predictor import STRIP_ROWS, Accumulate, Head, Runtime, Size, Window
-from mindspore_impl.layers import resize
+from common.arrays import Size, Window
+from common.config.schema import Accumulate, Head
+from common.evaluation.predictor import STRIP_ROWS, Runtime
+from mindspore_impl.device import describe_device
 from mindspore_impl.networks.deeplab import forward
-from mindspore_impl.start import start
+from mindspore_impl.resize import resize
 
 COMPILE_AFTER = 4
 """Passes of one input shape before a graph is compiled for it: compiling costs about as much as 5 graphs save."""
@@ -27,7 +28,7 @@ before, because a return of memory throws away all compiled graphs of the proces
 
 
 class MindSporePredictor:
-    """Runs a network in eval mode without gradient; implements :class:`common.predictor.Predictor`.
+    """Runs a network in eval mode without gradient; implements :class:`common.evaluation.predictor.Predictor`.
 
     Its logits are those of ``head``.
     """
@@ -102,16 +103,3 @@ class MindSporePredictor:
         if new and len(self._passes) % RECYCLE_AFTER == 0:
             ms.ms_memory_recycle()
         return False
-
-
-def describe_device(device: str) -> str:
-    """Return ``CPU`` or ``Ascend:N``, the one device of this process; raises UserError if it is not ``device``."""
-    target, index = ms.get_current_device()
-    if target.lower() != device.lower():
-        raise UserError(f"MindSpore runs on {target} in this process, not on {device}; call start() first")
-    return f"{target}:{index}" if target == "Ascend" else target
-
-
-def choose_device(name: str) -> str:
-    """Select and return the device for ``auto`` (an Ascend if there is one), ``cpu``, ``ascend`` or ``ascend:N``."""
-    return start(name)

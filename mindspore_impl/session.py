@@ -6,17 +6,17 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from common.config import ExperimentConfig
-from common.dropout import draw_masks
-from common.initial import initial_tensors, load_backbone
-from common.method import Clock
-from common.networks import map_sizes
-from common.predictor import Size
+from common.arrays import Size
+from common.checkpoints.backbone import load_backbone
+from common.config.schema import ExperimentConfig
+from common.methods.interface import Clock
+from common.networks.dropout import draw_masks
+from common.networks.initial import initial_tensors
+from common.networks.plan import map_sizes
 from common.rng import generator
 from mindspore_impl.checkpoint import load_network, network_tensors
+from mindspore_impl.device import choose_device, processors
 from mindspore_impl.networks import build_network
-from mindspore_impl.predictor import choose_device
-from mindspore_impl.start import processors
 
 
 class Session:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.checkpoints import Checkpoint
-from common.config import ExperimentConfig
-from common.errors import run_command
-from common.method import Method
-from common.training import Framework, parser, train
+from common.checkpoints.checkpoint import Checkpoint
+from common.command_line import run_command
+from common.config.schema import ExperimentConfig
+from common.methods.interface import Method
+from common.training.command import parser, train
+from common.training.trainer import Framework
 
 
 def make_method(config: ExperimentConfig) -> tuple[Method, list[str]]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from common.arguments import positive
-from common.errors import UserError, run_command
+from common.command_line import positive, run_command
+from common.errors import UserError
 from common.files import sha256, write_json_atomic
 from common.rng import generator
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 import tempfile
 from pathlib import Path
 
-from common.config import ExperimentConfig
-from common.errors import UserError, run_command
-from common.eval_command import run
-from common.predictor import Predictor
-from common.stored_network import check_fits
+from common.command_line import run_command, run_module
+from common.config.schema import ExperimentConfig
+from common.errors import UserError
+from common.evaluation.command import run
+from common.evaluation.predictor import Predictor
+from common.experiment import dump
+from common.models.model_folder import CONFIG
+from common.models.stored_network import check_fits
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -48,19 +50,23 @@ def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Names
 
 def _exported(path: Path, config: ExperimentConfig, options: argparse.Namespace) -> Predictor:
     """Export a checkpoint to a temporary file, which the session no longer needs once it has loaded it."""
-    from converters.export_onnx import export
     from onnx_impl.predictor import OnnxPredictor
 
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "model.onnx"
-        export(
-            path,
-            model,
-            role=options.role,
-            experiment=config,
-            say=functools.partial(print, file=sys.stderr),
-            head=config.evaluation.head,
+        model, settings = Path(folder) / "model.onnx", Path(folder) / CONFIG
+        settings.write_text(dump(config), encoding="utf-8")
+        role = ["--role", options.role] if options.role else []
+        said = run_module(
+            "converters.export_onnx",
+            str(path),
+            str(model),
+            "--experiment",
+            folder,
+            "--head",
+            config.evaluation.head,
+            *role,
         )
+        print(said, end="", file=sys.stderr)
         return OnnxPredictor(model, options.provider, config.trainer.threads)
 
 

@@ -14,17 +14,18 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from common.arguments import positive
-from common.config import AugmentConfig
-from common.data.augment import normalise, pad_to
-from common.errors import UserError, run_command
+from common.command_line import positive, run_command
+from common.config.schema import AugmentConfig
+from common.errors import UserError
+from common.evaluation.predictor import Predictor
+from common.evaluation.sliding import windows
 from common.experiment import load
 from common.files import atomic_path
-from common.model_folder import CONFIG, is_model_folder, model_file
-from common.palettes import colours, write_label_png
-from common.pictures import overlay
-from common.predictor import Predictor
-from common.sliding import windows
+from common.images.geometry import pad_to
+from common.images.normalise import normalise
+from common.models.model_folder import CONFIG, is_model_folder, model_file
+from common.reports.palettes import colours, write_label_png
+from common.reports.pictures import overlay
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 

@@ -8,10 +8,12 @@ from typing import Literal
 
 import numpy as np
 
+from common.arrays import Size, Window
+from common.config.schema import Accumulate, Head
 from common.errors import UserError
-from common.graph_metadata import GraphMetadata, read_properties
-from common.predictor import Accumulate, Head, Runtime, Size, Window
-from common.resize import resize_bilinear
+from common.evaluation.predictor import Runtime
+from common.images.resize import resize_bilinear
+from common.models.exported_graph import GraphMetadata, read_properties
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 
@@ -41,7 +43,7 @@ STAGE_PREFIX = "stages."
 
 
 class OnnxPredictor:
-    """Runs an exported network; implements :class:`common.predictor.Predictor`.
+    """Runs an exported network; implements :class:`common.evaluation.predictor.Predictor`.
 
     ``threads`` is the number of CPU threads, None leaves it to ONNX Runtime. Raises :class:`UserError` when ``path`` is
     not a model of ``converters.export_onnx`` or ``provider`` cannot really run it.

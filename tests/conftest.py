@@ -30,8 +30,8 @@ def release() -> None:
                     value.cache_clear()
     if "tests.parity.steps" in sys.modules:
         sys.modules["tests.parity.steps"].CompiledOnce.networks.clear()
-    if "tests.training.networks" in sys.modules:
-        sys.modules["tests.training.networks"].NETWORKS.clear()
+    if "tests.commands.networks" in sys.modules:
+        sys.modules["tests.commands.networks"].NETWORKS.clear()
     gc.collect()
     if "mindspore" in sys.modules:
         sys.modules["mindspore"].ms_memory_recycle()

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from common.config import ExperimentConfig
-from common.data.datasets import open_dataset
+from common.arrays import IGNORE
+from common.config.schema import ExperimentConfig
+from common.datasets.file_dataset import open_dataset
 from common.experiment import compose
-from common.metrics import IGNORE
-from common.splits import resolve
-from common.subclasses import Description, digest, file_stem, offsets, write_subclass_image
+from common.methods.usrn.subclasses import Description, digest, file_stem, offsets, write_subclass_image
+from common.splits.resolve import resolve
 
 
 def write_labels(folder: Path, config: ExperimentConfig, counts: Sequence[int]) -> Path:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.checkpoints import Checkpoint, file_format, layout, write
+from common.checkpoints.checkpoint import Checkpoint, file_format, layout, write
 from common.files import atomic_path
-from common.tensors import Tensors, is_counter, require_match
+from common.networks.tensors import Tensors, is_counter, require_match
 
 
 def network_tensors(network: nn.Module) -> Tensors:

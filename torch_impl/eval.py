@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common.config import ExperimentConfig
-from common.errors import run_command
-from common.eval_command import run
-from common.predictor import Predictor
-from common.stored_network import read_network
+from common.command_line import run_command
+from common.config.schema import ExperimentConfig
+from common.evaluation.command import run
+from common.evaluation.predictor import Predictor
+from common.models.stored_network import read_network
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +25,9 @@ def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Names
     import torch
 
     from torch_impl.checkpoint import load_network
+    from torch_impl.device import choose_device
     from torch_impl.networks import build_network
-    from torch_impl.predictor import TorchPredictor, choose_device
+    from torch_impl.predictor import TorchPredictor
 
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)

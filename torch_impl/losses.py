@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.config import CriterionConfig
-from common.metrics import IGNORE
-from common.percentile import interpolate_percentile, percentile_position
-from common.predictor import Size
-from common.resize import interpolation_matrix
+from common.arrays import IGNORE
+from common.config.schema import CriterionConfig
+from common.images.resize import interpolation_matrix
+from torch_impl.known_gradient import KnownLoss
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Sequence[float] = ()) -> Tensor:
@@ -64,7 +63,7 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor, rows: int = 16) -> Ten
             error.scatter_add_(1, target.unsqueeze(1) * valid, -valid.to(error.dtype))
             gradient[:, :, used] += block.T @ ((error * valid) @ across)
         count = (labels != IGNORE).sum().clamp(min=1)
-    return _KnownLoss.apply(logits, total / count, gradient / count)
+    return KnownLoss.apply(logits, total / count, gradient / count)
 
 
 def ohem_labels(logits: Tensor, labels: Tensor, thresh: float, min_kept: int) -> Tensor:
@@ -108,42 +107,3 @@ def true_class_probability(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the probability of each pixel's label, ``[B,H,W]``; of class 0 where there is none."""
     true_class = labels.where(labels != IGNORE, torch.zeros_like(labels)).long().unsqueeze(1)
     return F.softmax(logits, 1).gather(1, true_class).squeeze(1)
-
-
-def entropy(probabilities: Tensor) -> Tensor:
-    """Return ``[B,H,W]`` natural entropies of ``[B,K,H,W]`` probabilities (1e-10 inside the logarithm)."""
-    return -(probabilities * torch.log(probabilities + 1e-10)).sum(1)
-
-
-def percentile(values: Tensor, percent: float) -> float:
-    """Return NumPy's linear percentile of a non-empty float32 vector, rounded to float32."""
-    lower, fraction = percentile_position(values.numel(), percent)
-    low = values.kthvalue(lower + 1).values.item()
-    high = values.kthvalue(min(lower + 2, values.numel())).values.item()
-    return float(interpolate_percentile(low, high, fraction))
-
-
-def confident_labels(pseudo_label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
-    """Return ``pseudo_label`` ``[B,H,W]`` with pixels whose ``confidence`` is below ``threshold`` set to 255."""
-    return pseudo_label.masked_fill(~(confidence >= threshold), IGNORE)
-
-
-def nearest(x: Tensor, size: Size) -> Tensor:
-    """Reduce ``[B,H,W]`` to ``size`` by picking source index floor(i * in / out) on each axis."""
-    rows, columns = ((torch.arange(o) * (i / o)).floor().long().to(x.device) for i, o in zip(x.shape[1:], size))
-    return x[:, rows][:, :, columns]
-
-
-class _KnownLoss(torch.autograd.Function):
-    """A loss whose value and gradient with respect to the logits are known."""
-
-    @staticmethod
-    def forward(ctx, logits: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-        """Return ``value``."""
-        ctx.save_for_backward(gradient)
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx, upstream: Tensor):
-        """Return the gradient times the one that arrives."""
-        return ctx.saved_tensors[0] * upstream, None, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from common.mixing import partners
+from common.images.mixing import partners
 
 
 def mix(values: Tensor, masks: Tensor, replacement: str | float) -> Tensor:

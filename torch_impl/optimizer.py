@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.config import OptimizerConfig
-from common.method import Clock
-from common.schedules import learning_rate
+from common.config.schema import OptimizerConfig
+from common.methods.interface import Clock
+from common.training.schedules import learning_rate
 
 
 class Optimizer:
@@ -71,24 +71,3 @@ class Optimizer:
                 self.sgd.state.pop(parameter, None)
             else:
                 self.sgd.state[parameter]["momentum_buffer"] = torch.from_numpy(momentum.copy()).to(parameter.device)
-
-
-def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """Move every teacher parameter to decay * teacher + (1 - decay) * student; buffers stay the teacher's own."""
-    _average(list(teacher.parameters()), list(student.parameters()), decay)
-
-
-def update_buffers(teacher: nn.Module, student: nn.Module, decay: float, endings: tuple[str, ...]) -> None:
-    """Move the teacher's buffers whose names end like this as :func:`update_teacher` moves parameters."""
-    pairs = zip(teacher.named_buffers(), student.buffers(), strict=True)
-    chosen = [(mine, theirs) for (name, mine), theirs in pairs if name.endswith(endings)]
-    _average(*map(list, zip(*chosen)), decay)
-
-
-def _average(mine: list[Tensor], theirs: list[Tensor], decay: float) -> None:
-    with torch.no_grad():
-        if decay == 0:
-            torch._foreach_copy_(mine, theirs)
-        else:
-            torch._foreach_mul_(mine, decay)
-            torch._foreach_add_(mine, theirs, alpha=1 - decay)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError
-from common.predictor import STRIP_ROWS, Accumulate, Head, Runtime, Size, Window
-from torch_impl.layers import resize
+from common.arrays import Size, Window
+from common.config.schema import Accumulate, Head
+from common.evaluation.predictor import STRIP_ROWS, Runtime
+from torch_impl.device import describe_device, exact
+from torch_impl.resize import resize
 
 
 class TorchPredictor:
-    """Runs a network in eval mode without gradient; implements :class:`common.predictor.Predictor`.
+    """Runs a network in eval mode without gradient; implements :class:`common.evaluation.predictor.Predictor`.
 
     Its logits are those of ``head``.
     """
@@ -77,32 +78,3 @@ class TorchPredictor:
             if self.head == "prototype":
                 return self.network.prototype_logits(outputs["features"], size, STRIP_ROWS)
             return resize(outputs["logits"], size)
-
-
-@contextmanager
-def exact() -> Iterator[None]:
-    """Compute without gradient and, on a GPU, without TF32, whose rounding exceeds the gates between runtimes."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
-def describe_device(device: torch.device) -> str:
-    """Return ``cpu`` or the GPU's index and name."""
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device for ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"trainer.device={name}: PyTorch {torch.__version__} sees no GPU here; use cpu or auto")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise UserError(f"trainer.device={name} is not a device; use auto, cpu, cuda or cuda:N") from None

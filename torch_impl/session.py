@@ -6,16 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.config import ExperimentConfig
-from common.dropout import draw_masks
-from common.initial import initial_tensors, load_backbone
-from common.method import Clock
-from common.networks import map_sizes
-from common.predictor import Size
+from common.arrays import Size
+from common.checkpoints.backbone import load_backbone
+from common.config.schema import ExperimentConfig
+from common.methods.interface import Clock
+from common.networks.dropout import draw_masks
+from common.networks.initial import initial_tensors
+from common.networks.plan import map_sizes
 from common.rng import generator
 from torch_impl.checkpoint import load_network, network_tensors
+from torch_impl.device import choose_device
 from torch_impl.networks import build_network
-from torch_impl.predictor import choose_device
 
 
 class Session:

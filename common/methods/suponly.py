@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from common.config import NetworkConfig
-from common.method import Stream
+from common.config.schema import NetworkConfig
+from common.methods.interface import Stream
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,15 @@
 """Training methods by name."""
 
-from mindspore_impl.methods.cpcl import CPCL
-from mindspore_impl.methods.cps import CPS
-from mindspore_impl.methods.fixmatch import FixMatch
-from mindspore_impl.methods.pcr import PCR
+from mindspore_impl.methods.cpcl.cpcl import CPCL
+from mindspore_impl.methods.cpcl.cps import CPS
+from mindspore_impl.methods.pcr.pcr import PCR
 from mindspore_impl.methods.suponly import SupOnly
-from mindspore_impl.methods.u2pl import U2PL
-from mindspore_impl.methods.u2pl_ael import U2PLAEL
-from mindspore_impl.methods.uccl import UCCL
-from mindspore_impl.methods.unimatch import UniMatch
-from mindspore_impl.methods.usrn import USRN
+from mindspore_impl.methods.u2pl.u2pl import U2PL
+from mindspore_impl.methods.u2pl.u2pl_ael import U2PLAEL
+from mindspore_impl.methods.uccl.fixmatch import FixMatch
+from mindspore_impl.methods.uccl.uccl import UCCL
+from mindspore_impl.methods.uccl.unimatch import UniMatch
+from mindspore_impl.methods.usrn.usrn import USRN
 
 METHODS = {
     "cpcl": CPCL,

@@ -10,15 +10,15 @@ from __future__ import annotations
 import numpy as np
 from mindspore import Tensor
 
-from common.method import Batch, Clock, check_finite
-from mindspore_impl.layers import resize
+from common.methods.interface import Batch, Clock, check_finite
 from mindspore_impl.losses import supervised_loss
+from mindspore_impl.methods.base import OneNetwork
 from mindspore_impl.networks.deeplab import forward
-from mindspore_impl.one_network import OneNetwork
+from mindspore_impl.resize import resize
 
 
 class SupOnly(OneNetwork):
-    """The baseline; implements :class:`common.method.Method`."""
+    """The baseline; implements :class:`common.methods.interface.Method`."""
 
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
         """Run one optimiser step on ``batch["labelled"]`` and return the loss."""

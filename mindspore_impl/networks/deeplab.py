@@ -9,13 +9,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from common.config import NetworkConfig
-from common.networks import stage_channels
-from common.predictor import Size
-from mindspore_impl.layers import ConvNorm, Dropout, Masks, batch_norm, conv, halve, resize
+from common.arrays import Size
+from common.config.schema import NetworkConfig
+from common.networks.plan import stage_channels
+from mindspore_impl.networks.layers import ConvNorm, Dropout, Masks, batch_norm, conv
+from mindspore_impl.networks.prototype_head import prototype_map
 from mindspore_impl.networks.resnet import ResNet
 from mindspore_impl.networks.tiny import TinyEncoder
-from mindspore_impl.prototypes import prototype_map
+from mindspore_impl.resize import halve, resize
 
 
 class PoolingBranch(nn.Cell):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
 
-from common.config import NetworkConfig
-from common.networks import RESNETS, stage_plan
-from mindspore_impl.layers import StemPool, batch_norm, conv
+from common.config.schema import NetworkConfig
+from common.networks.plan import RESNETS, stage_plan
+from mindspore_impl.networks.layers import StemPool, batch_norm, conv
 
 
 class BasicBlock(nn.Cell):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
 
-from common.config import NetworkConfig
-from common.networks import TINY_CHANNELS
-from mindspore_impl.layers import batch_norm, conv
+from common.config.schema import NetworkConfig
+from common.networks.plan import TINY_CHANNELS
+from mindspore_impl.networks.layers import batch_norm, conv
 from mindspore_impl.networks.resnet import BasicBlock
 
 

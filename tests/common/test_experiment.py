@@ -7,13 +7,14 @@ import shutil
 
 import pytest
 
-from common.config import NetworkConfig
-from common.documents import read_yaml
+from common.config.layers import dataset_config
+from common.config.schema import NetworkConfig
+from common.config.strict import build
+from common.config.yaml_files import read_yaml
 from common.errors import UserError
-from common.experiment import compose, dataset_config, dump, known_experiments, load
+from common.experiment import compose, dump, known_experiments, load
 from common.paths import CONFIGS
-from common.split_registry import known_splits
-from common.strict import build
+from common.splits.registry import known_splits
 
 VOC = ("92", "183", "366", "732", "1464", "662", "1323", "2646", "5291")
 CITYSCAPES = ("186", "372", "744", "1488")

@@ -10,7 +10,8 @@ import stat
 
 import pytest
 
-from common.errors import UserError, run_command
+from common.command_line import run_command
+from common.errors import UserError
 from common.files import atomic_path, sha256, write_json_atomic, write_text_atomic
 from common.paths import PROJECT, data_root, weights_path
 

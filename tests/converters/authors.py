@@ -7,18 +7,17 @@ found there is a case.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from common.ckpt_file import write_ckpt
+from common.checkpoints.ckpt_file import write_ckpt
 from tests.goldens.seeded import seeded_state
+from tests.places import SHARED
 
 TESTS = Path(__file__).resolve().parents[1]
-SHARED = Path(os.environ.get("SHARED", TESTS.parents[1] / "shared")) / "golden"
 OTHER_SEED = 1000
 """Added to the seed of a network that must not be taken for the wanted one."""
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.checkpoints import read
-from common.ckpt_file import read_ckpt
-from common.stored_network import read_network
+from common.checkpoints.checkpoint import read
+from common.checkpoints.ckpt_file import read_ckpt
+from common.models.stored_network import read_network
 from converters.convert_ckpt import main
 from tests.converters import authors
 from tests.goldens.golden import FROBENIUS, NETWORK

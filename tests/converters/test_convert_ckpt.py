@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.checkpoints import Checkpoint, read
-from common.dialects import DIALECTS
-from common.errors import UserError, run_command
-from converters.convert_ckpt import convert, main, save
+from common.checkpoints.checkpoint import Checkpoint, read
+from common.checkpoints.layouts import DIALECTS
+from common.command_line import run_command
+from common.errors import UserError
+from converters.convert import convert, save
+from converters.convert_ckpt import main
+from tests.places import PROJECT
 
-PROJECT = Path(__file__).parents[2]
 FORMATS = (".pth", ".ckpt", ".safetensors")
 
 
@@ -192,7 +194,7 @@ def test_counters_that_mindspore_does_not_have_are_written_for_pytorch(tmp_path)
 
 
 def test_the_mindspore_files_of_pcr_go_there_and_back(tmp_path):
-    from common.ckpt_file import read_ckpt, write_ckpt
+    from common.checkpoints.ckpt_file import read_ckpt, write_ckpt
 
     names = ("auxor.aux.0.weight", "auxor.aux.1.gamma", "auxor.aux.1.moving_mean", "proto_net.proto_list")
     theirs = {f"module.{name}": np.full(3, index, np.float32) for index, name in enumerate(names)}

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.checkpoints import Checkpoint, read, write
-from common.errors import UserError, run_command
-from converters.convert_ckpt import main, save
+from common.checkpoints.checkpoint import Checkpoint, read, write
+from common.command_line import run_command
+from common.errors import UserError
+from converters.convert import save
+from converters.convert_ckpt import main
 from converters.convert_folder import targets
-
-PROJECT = Path(__file__).parents[2]
+from tests.places import PROJECT
 
 
 def network(seed: int, size: int = 4) -> Checkpoint:

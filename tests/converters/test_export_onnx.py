@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.checkpoints import FORMAT_VERSION, Checkpoint, read, write
-from common.config import NetworkConfig
-from common.errors import CheckFailed, UserError, run_command
+from common.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, read, write
+from common.command_line import run_command
+from common.config.schema import NetworkConfig
+from common.config.strict import to_plain
+from common.errors import CheckFailed, UserError
 from common.experiment import compose
 from common.files import sha256
-from common.initial import initial_tensors
-from common.strict import to_plain
+from common.networks.initial import initial_tensors
 from converters import export_onnx
 from converters.export_onnx import Comparison, compare, export, load, main
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.checkpoints import Checkpoint
-from common.config import NetworkConfig
-from common.errors import run_command
+from common.checkpoints.checkpoint import Checkpoint
+from common.command_line import run_command
+from common.config.schema import NetworkConfig
+from common.config.strict import to_plain
 from common.files import sha256
-from common.strict import to_plain
-from converters.convert_ckpt import main, save
+from converters.convert import save
+from converters.convert_ckpt import main
 from tests.converters import authors
 from tests.goldens.seeded import seeded_state
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.checkpoints import Checkpoint
-from common.config import ExperimentConfig
-from common.errors import run_command
+from common.checkpoints.checkpoint import Checkpoint
+from common.command_line import run_command
+from common.config.schema import ExperimentConfig
+from common.config.strict import to_plain
 from common.experiment import compose, dump
 from common.files import sha256, write_json_atomic
-from common.initial import initial_tensors
-from common.splits import resolve
-from common.strict import to_plain
-from converters.convert_ckpt import save
+from common.networks.initial import initial_tensors
+from common.splits.resolve import resolve
+from converters.convert import save
 from converters.package import main
 
 pytest.importorskip("torch")
@@ -30,7 +30,7 @@ FILES = ["README.md", "config.yaml", "model.onnx", "model.safetensors", "result.
 def run_folder(path: Path) -> ExperimentConfig:
     """Make a run's folder as training leaves it: configuration, best checkpoint, and the result of its evaluation."""
     import torch_impl.eval
-    from common.data.datasets import open_dataset
+    from common.datasets.file_dataset import open_dataset
     from torch_impl.checkpoint import network_tensors
     from torch_impl.networks import build_network
 
@@ -92,7 +92,7 @@ def test_the_folder_is_evaluated_as_it_is(packaged, runtime, by, tmp_path, capsy
 
 
 def test_mindspore_takes_the_weights(packaged):
-    from common.model_folder import model_file
+    from common.models.model_folder import model_file
 
     assert model_file(packaged[1], "mindspore").name == "model.safetensors"
 

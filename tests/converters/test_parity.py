@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from common.runs import RunFolder
+from common.runs.run_folder import RunFolder
 from converters import parity
 from converters.parity import RUNTIMES, Gates, compare, flips, format_report, relative_error
 from converters.report import parity_report

@@ -41,7 +41,7 @@ def other_batch_norm_momentum(framework: Framework, monkeypatch) -> None:
         from mindspore.nn import BatchNorm2d
 
         momentum = 0.1
-    monkeypatch.setattr(framework.module("layers"), "batch_norm", partial(BatchNorm2d, momentum=momentum))
+    monkeypatch.setattr(framework.module("networks.layers"), "batch_norm", partial(BatchNorm2d, momentum=momentum))
 
 
 def half_pixel_resize(module: str) -> Callable:

@@ -11,9 +11,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from common.config import NetworkConfig
-from mindspore_impl import layers
-from mindspore_impl.networks import build_network
+from common.config.schema import NetworkConfig
+from mindspore_impl.networks import build_network, layers
 from mindspore_impl.predictor import MindSporePredictor
 from tests.goldens.frameworks import Shapes
 

@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.config import NetworkConfig
+from common.config.schema import NetworkConfig
 from tests.goldens.frameworks import Shapes
-from torch_impl import layers
-from torch_impl.networks import build_network
+from torch_impl.networks import build_network, layers
 from torch_impl.predictor import TorchPredictor
 
 

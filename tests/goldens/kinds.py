@@ -1,4 +1,4 @@
-"""Which check a golden file gets: one table of kinds per method, ``kinds_METHOD.py``.
+"""Which check a golden file gets: one table of kinds per method, ``METHOD/kinds.py``.
 
 A method's module has ``KINDS``: file name prefix -> :class:`Kind`. A file belongs to the longest prefix that ends its
 name or is followed by ``_``; the name of a file in a subfolder begins with that folder's (``step/voc.npz``: ``step_voc``). A file of no kind fails, as does every file of a method without a table.
@@ -7,7 +7,6 @@ name or is followed by ``_``; the name of a file in a subfolder begins with that
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +72,8 @@ def ignored(path: Path) -> bool:
 
 def kinds_of(method: str) -> Mapping[str, Kind]:
     """Return the table of ``method``, empty where there is none."""
-    name = f"tests.goldens.kinds_{method}"
-    return importlib.import_module(name).KINDS if importlib.util.find_spec(name) else {}
+    name = f"tests.goldens.{method}.kinds"
+    return importlib.import_module(name).KINDS if (Path(__file__).parent / method / "kinds.py").is_file() else {}
 
 
 def file_name(path: Path, method: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from common.dialects.rules import TORCH_NORM
+from common.checkpoints.dialects import TORCH_NORM
 
 
 def seeded_state(shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, np.ndarray]:

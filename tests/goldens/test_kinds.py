@@ -12,9 +12,9 @@ import pytest
 from tests.goldens.golden import Check, close, exact
 from tests.goldens.kinds import Case, Kind
 from tests.goldens.test_goldens import test_golden as check_golden
+from tests.places import PROJECT as ROOT
 
 FILES = Path(__file__).parent / "u2pl"
-ROOT = Path(__file__).parents[2]
 
 
 def run_pytest(folder: Path, method: str) -> subprocess.CompletedProcess:

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from common.checkpoints import FORMAT_VERSION, Checkpoint, write
+from common.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, write
+from common.config.strict import to_plain
 from common.experiment import compose
-from common.initial import initial_tensors
-from common.strict import to_plain
+from common.networks.initial import initial_tensors
 
 EXPERIMENT = "shapes/12/suponly"
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from common.errors import run_command
+from common.command_line import run_command
 from common.files import sha256
 from onnx_impl import bench
 

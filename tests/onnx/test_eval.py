@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import common.eval_command
+import common.evaluation.command
 import onnx_impl.eval
 import torch_impl.eval
-from common.checkpoints import Checkpoint, read, write
-from common.errors import run_command
+from common.checkpoints.checkpoint import Checkpoint, read, write
+from common.command_line import run_command
 from common.files import sha256
+from tests.places import PROJECT
 
 pytest.importorskip("onnxruntime")
 
-PROJECT = Path(__file__).resolve().parents[2]
 EXPERIMENT = "shapes/12/suponly"
 IMAGES = 8
 
@@ -182,7 +182,7 @@ def test_the_best_checkpoint_of_the_runs_is_the_default(exported, tmp_path, monk
     def folder(runtime: str, experiment: str) -> Path:
         return tmp_path / runtime / experiment.replace("/", "_")
 
-    monkeypatch.setattr(common.eval_command, "default_run_folder", folder)
+    monkeypatch.setattr(common.evaluation.command, "default_run_folder", folder)
     arguments = [EXPERIMENT, "--limit", "2", "trainer.device=cpu"]
     assert run_command(onnx_impl.eval.main, arguments) == 2
     assert "no best checkpoint of shapes/12/suponly" in capsys.readouterr().err
@@ -204,7 +204,7 @@ def test_an_unknown_split_list_is_only_noted(exported, tmp_path, monkeypatch, ca
     def absent(dataset, split):
         raise UserError("the lists are not here")
 
-    monkeypatch.setattr(common.eval_command, "resolve", absent)
+    monkeypatch.setattr(common.evaluation.command, "resolve", absent)
     assert evaluate(torch_impl.eval.main, exported.checkpoint, tmp_path) == 0
     assert result(tmp_path)["split"]["digest"] is None
     assert "split not recorded: the lists are not here" in capsys.readouterr().err

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from common.checkpoints import FORMAT_VERSION, Checkpoint, write
-from common.errors import UserError, run_command
+from common.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, write
+from common.command_line import run_command
+from common.config.strict import to_plain
+from common.errors import UserError
 from common.experiment import compose
-from common.strict import to_plain
 from tests.onnx.conftest import blocks, fill
 
 EXPERIMENT = "shapes/12/pcr"

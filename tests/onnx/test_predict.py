@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import AugmentConfig
-from common.data.augment import normalise
-from common.errors import UserError, run_command
-from common.palettes import colours
-from common.sliding import windows
+from common.command_line import run_command
+from common.config.schema import AugmentConfig
+from common.errors import UserError
+from common.evaluation.sliding import windows
+from common.images.normalise import normalise
+from common.reports.palettes import colours
 from onnx_impl.predict import find_pictures, main, output_paths, read_picture
+from tests.places import PROJECT
 
 pytest.importorskip("onnxruntime")
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from common.arrays import Window
 from common.errors import UserError
-from common.predictor import Window
-from common.sliding import windows
+from common.evaluation.sliding import windows
 
 onnxruntime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")

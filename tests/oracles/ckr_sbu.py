@@ -1,6 +1,6 @@
 """UCCL's two losses as the paper's program writes them: loops over images and classes (``specs/uccl.md`` sections 4.4, 4.5).
 
-Slow, and easy to compare with the text; the tests and the benchmark hold ``torch_impl/ckr_sbu.py`` against it.
+Slow, and easy to compare with the text; the tests and the benchmark hold ``torch_impl/methods/uccl/ckr_sbu.py`` against it.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.method import Batch, Clock
-from common.methods.collaborative import Draws
-from torch_impl.layers import resize
+from common.methods.cpcl.collaborative import Draws
+from common.methods.interface import Batch, Clock
 from torch_impl.losses import supervised_loss
-from torch_impl.methods.cpcl import CPCL
+from torch_impl.methods.cpcl.cpcl import CPCL
+from torch_impl.resize import resize
 
 
 def plain_prediction(kept: Tensor, taken: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.methods.u2pl import ContrastiveSettings, Draws
+from common.methods.u2pl.u2pl import ContrastiveSettings, Draws
 
 
 def plain_contrastive_loss(

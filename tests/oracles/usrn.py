@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.methods.usrn import USRNSettings
+from common.methods.usrn.usrn import USRNSettings
 
 
 def plain_losses(network, batch: dict, parents: Tensor, settings: USRNSettings) -> dict[str, Tensor]:

@@ -14,10 +14,10 @@ import mindspore_impl.checkpoint
 import mindspore_impl.networks
 import torch_impl.checkpoint
 import torch_impl.networks
-from common.config import NetworkConfig
-from common.documents import read_yaml
+from common.config.schema import NetworkConfig
+from common.config.strict import build
+from common.config.yaml_files import read_yaml
 from common.paths import CONFIGS
-from common.strict import build
 
 RELATIVE_ERROR = 2e-4
 """Gate of the design for logits across runtimes (relative Frobenius error), and for the share of arg-max flips."""

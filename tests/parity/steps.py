@@ -10,8 +10,8 @@ import mindspore_impl.methods
 import mindspore_impl.session
 import torch_impl.methods
 import torch_impl.session
-from common.config import ExperimentConfig
-from common.method import Clock
+from common.config.schema import ExperimentConfig
+from common.methods.interface import Clock
 from mindspore_impl.checkpoint import load_network, network_tensors
 from tests.parity.pairs import relative_error
 

@@ -10,10 +10,10 @@ import pytest
 torch = pytest.importorskip("torch")
 ms = pytest.importorskip("mindspore")
 
-import mindspore_impl.layers as ms_layers  # noqa: E402
 import mindspore_impl.networks.deeplab as ms_deeplab  # noqa: E402
-import torch_impl.layers as torch_layers  # noqa: E402
+import mindspore_impl.networks.layers as ms_layers  # noqa: E402
 import torch_impl.networks.deeplab as torch_deeplab  # noqa: E402
+import torch_impl.networks.layers as torch_layers  # noqa: E402
 from tests.parity.pairs import array, mindspore_gradients, relative_error, torch_gradients  # noqa: E402
 
 RNG = np.random.default_rng(0)

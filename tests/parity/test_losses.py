@@ -9,26 +9,26 @@ import numpy as np
 import pytest
 import torch
 
-import mindspore_impl.contrastive
 import mindspore_impl.losses
-import mindspore_impl.memory_bank
-import mindspore_impl.methods.u2pl
-import torch_impl.contrastive
+import mindspore_impl.methods.u2pl.contrastive
+import mindspore_impl.methods.u2pl.memory_bank
+import mindspore_impl.methods.u2pl.u2pl
 import torch_impl.losses
-import torch_impl.memory_bank
-import torch_impl.methods.u2pl
-from common.config import CriterionConfig
-from common.method import Clock
-from common.methods.u2pl import PRESETS, ContrastiveSettings, StepDraws, U2PLSettings
-from mindspore_impl.start import start
+import torch_impl.methods.u2pl.contrastive
+import torch_impl.methods.u2pl.memory_bank
+import torch_impl.methods.u2pl.u2pl
+from common.config.schema import CriterionConfig
+from common.methods.interface import Clock
+from common.methods.u2pl.u2pl import PRESETS, ContrastiveSettings, StepDraws, U2PLSettings
+from mindspore_impl.device import start
 
 GATE = 1e-5
 """Largest difference over the largest entry: the design's gate for losses and their gradients."""
 
 CLASSES, SIZE = 5, (9, 11)
 LOSSES = (torch_impl.losses, mindspore_impl.losses)
-U2PL = (torch_impl.methods.u2pl, mindspore_impl.methods.u2pl)
-CONTRASTIVE = (torch_impl.contrastive, mindspore_impl.contrastive)
+U2PL = (torch_impl.methods.u2pl.u2pl, mindspore_impl.methods.u2pl.u2pl)
+CONTRASTIVE = (torch_impl.methods.u2pl.contrastive, mindspore_impl.methods.u2pl.contrastive)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -137,8 +137,8 @@ def test_supervised_loss(criterion):
 
 def test_unsupervised_loss_of_reliable_pixels():
     probabilities = torch.from_numpy(random_logits(8)).softmax(1).numpy()
-    uncertainty = mindspore_impl.losses.entropy(probabilities)
-    assert difference(uncertainty, torch_impl.losses.entropy(torch.from_numpy(probabilities))) <= GATE
+    uncertainty = mindspore_impl.pseudo_labels.entropy(probabilities)
+    assert difference(uncertainty, torch_impl.pseudo_labels.entropy(torch.from_numpy(probabilities))) <= GATE
     for percent in (0.0, 33.3, 80.0, 100.0):
         reliable, threshold = same(U2PL, "drop_unreliable", uncertainty, random_labels(9), percent)
         assert threshold is not None
@@ -187,15 +187,18 @@ def test_label_maps_join_the_images_of_one_process_only():
     labels = np.concatenate([random_labels(18), random_labels(19)])
     parts = np.split(labels, 2)
     maps = same(CONTRASTIVE, "label_maps", labels, CLASSES, "union_first", 2)
-    alone = [mindspore_impl.contrastive.label_maps(part, CLASSES, "union_first") for part in parts]
+    alone = [mindspore_impl.methods.u2pl.contrastive.label_maps(part, CLASSES, "union_first") for part in parts]
     np.testing.assert_array_equal(maps, np.concatenate(alone))
     each = same(CONTRASTIVE, "label_maps", labels, CLASSES, "union_first", 99)
-    np.testing.assert_array_equal(each, mindspore_impl.contrastive.label_maps(labels, CLASSES, "onehot"))
+    np.testing.assert_array_equal(each, mindspore_impl.methods.u2pl.contrastive.label_maps(labels, CLASSES, "onehot"))
 
 
 def test_memory_bank():
     rng = np.random.default_rng(19)
-    banks = torch_impl.memory_bank.MemoryBank([7, 4], 3), mindspore_impl.memory_bank.MemoryBank([7, 4], 3)
+    banks = (
+        torch_impl.methods.u2pl.memory_bank.MemoryBank([7, 4], 3),
+        mindspore_impl.methods.u2pl.memory_bank.MemoryBank([7, 4], 3),
+    )
     for count in (0, 3, 3, 0, 5, 20, 1, 7):
         keys = rng.standard_normal((count, 3)).astype(np.float32)
         for index in range(2):
@@ -204,7 +207,7 @@ def test_memory_bank():
             assert np.array_equal(banks[1].queue(index), banks[0].queue(index))
         logical = rng.integers(banks[1].counts[0], size=9) if banks[1].counts[0] else np.arange(0)
         assert np.array_equal(banks[1].gather(0, logical), banks[0].gather(0, logical))
-    restored = mindspore_impl.memory_bank.MemoryBank([7, 4], 3)
+    restored = mindspore_impl.methods.u2pl.memory_bank.MemoryBank([7, 4], 3)
     restored.restore(banks[0].state())
     assert all(np.array_equal(restored.queue(index), banks[0].queue(index)) for index in range(2))
 

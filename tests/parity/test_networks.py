@@ -12,8 +12,8 @@ ms = pytest.importorskip("mindspore")
 
 from mindspore import nn, ops  # noqa: E402
 
-from common.dialects import torch_norms  # noqa: E402
-from common.dropout import draw_masks  # noqa: E402
+from common.checkpoints.dialects import torch_norms  # noqa: E402
+from common.networks.dropout import draw_masks  # noqa: E402
 from mindspore_impl.checkpoint import network_tensors as second_tensors  # noqa: E402
 from mindspore_impl.networks.deeplab import forward  # noqa: E402
 from tests.parity.pairs import (  # noqa: E402

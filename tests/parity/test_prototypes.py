@@ -10,25 +10,25 @@ import numpy as np
 import pytest
 import torch
 
+import mindspore_impl.methods.pcr.prototypes as theirs
 import mindspore_impl.predictor
-import mindspore_impl.prototypes as theirs
+import torch_impl.methods.pcr.prototypes as ours
 import torch_impl.predictor
-import torch_impl.prototypes as ours
-from common.checkpoints import FORMAT_VERSION, Checkpoint, read, write
-from common.ckpt_file import read_ckpt
+from common.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, read, write
+from common.checkpoints.ckpt_file import read_ckpt
+from common.config.strict import to_plain
 from common.experiment import compose
-from common.initial import initial_tensors
-from common.stored_network import read_network
-from common.strict import to_plain
-from converters.convert_ckpt import save
+from common.models.stored_network import read_network
+from common.networks.initial import initial_tensors
+from converters.convert import save
 from converters.pools import FRAMEWORKS, POOLS, format_pools, pool_table
 from converters.stages import run_stages
 from mindspore_impl.losses import cross_entropy
 from mindspore_impl.networks import build_network
 from tests.oracles.prototypes import plain_prototype_map, plain_prototype_step
 from tests.parity import steps
+from tests.parity.methods.test_pcr import CONFIG, LABELLED, batches
 from tests.parity.pairs import relative_error
-from tests.parity.test_steps_pcr import CONFIG, LABELLED, batches
 from torch_impl.checkpoint import network_tensors
 
 SIZES = [

@@ -1,15 +1,15 @@
 """Training methods by name."""
 
-from torch_impl.methods.cpcl import CPCL
-from torch_impl.methods.cps import CPS
-from torch_impl.methods.fixmatch import FixMatch
-from torch_impl.methods.pcr import PCR
+from torch_impl.methods.cpcl.cpcl import CPCL
+from torch_impl.methods.cpcl.cps import CPS
+from torch_impl.methods.pcr.pcr import PCR
 from torch_impl.methods.suponly import SupOnly
-from torch_impl.methods.u2pl import U2PL
-from torch_impl.methods.u2pl_ael import U2PLAEL
-from torch_impl.methods.uccl import UCCL
-from torch_impl.methods.unimatch import UniMatch
-from torch_impl.methods.usrn import USRN
+from torch_impl.methods.u2pl.u2pl import U2PL
+from torch_impl.methods.u2pl.u2pl_ael import U2PLAEL
+from torch_impl.methods.uccl.fixmatch import FixMatch
+from torch_impl.methods.uccl.uccl import UCCL
+from torch_impl.methods.uccl.unimatch import UniMatch
+from torch_impl.methods.usrn.usrn import USRN
 
 METHODS = {
     "cpcl": CPCL,

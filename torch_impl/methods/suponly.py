@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from common.method import Batch, Clock, check_finite
-from torch_impl.layers import resize
+from common.methods.interface import Batch, Clock, check_finite
 from torch_impl.losses import supervised_loss
-from torch_impl.one_network import OneNetwork
+from torch_impl.methods.base import OneNetwork
+from torch_impl.resize import resize
 
 
 class SupOnly(OneNetwork):
-    """The baseline; implements :class:`common.method.Method`."""
+    """The baseline; implements :class:`common.methods.interface.Method`."""
 
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
         """Run one optimiser step on ``batch["labelled"]`` and return the loss."""

@@ -1,9 +1,9 @@
 """Networks and the one builder for all of them."""
 
-from common.config import NetworkConfig
+from common.config.schema import NetworkConfig
 from torch_impl.networks.deeplab import DeepLab
 
 
 def build_network(config: NetworkConfig, classes: int) -> DeepLab:
-    """Return the network of ``config`` for ``classes`` classes; its values are set by ``common.initial`` or a checkpoint."""
+    """Return the network of ``config`` for ``classes`` classes; its values are set by ``common.networks.initial`` or a checkpoint."""
     return DeepLab(config, classes)

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.config import NetworkConfig
-from common.networks import stage_channels
-from common.predictor import Size
-from torch_impl.layers import ConvNorm, Dropout, Masks, batch_norm, conv, halve, resize
+from common.arrays import Size
+from common.config.schema import NetworkConfig
+from common.networks.plan import stage_channels
+from torch_impl.networks.layers import ConvNorm, Dropout, Masks, batch_norm, conv
+from torch_impl.networks.prototype_head import prototype_map
 from torch_impl.networks.resnet import ResNet
 from torch_impl.networks.tiny import TinyEncoder
-from torch_impl.prototypes import prototype_map
+from torch_impl.resize import halve, resize
 
 
 class PoolingBranch(nn.Module):

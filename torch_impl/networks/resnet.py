@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.config import NetworkConfig
-from common.networks import RESNETS, stage_plan
-from torch_impl.layers import StemPool, batch_norm, conv
+from common.config.schema import NetworkConfig
+from common.networks.plan import RESNETS, stage_plan
+from torch_impl.networks.layers import StemPool, batch_norm, conv
 
 
 class BasicBlock(nn.Module):

@@ -1,0 +1,1 @@
+"""``python -m common.check_data``: every file of an experiment opened once, every problem named."""

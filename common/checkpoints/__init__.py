@@ -1,0 +1,1 @@
+"""Checkpoint files: formats, the layouts of other programs, and what a file holds."""

@@ -1,0 +1,41 @@
+"""The class branch and the subclass branch of a network with two (``specs/usrn.md`` section 3.5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common.networks.tensors import Tensors
+
+SUBCLASS = "_subclass"
+"""Ends the name of every module of a network's subclass branch (``specs/usrn.md`` section 3.5)."""
+
+
+CLASS_BRANCH, SUBCLASS_BRANCH = "class", "subclass"
+"""Roles that a network with two branches can be reduced to."""
+
+
+def has_branches(tensors: Tensors) -> bool:
+    """Whether a network has a subclass branch beside its class branch."""
+    return any(SUBCLASS in name for name in tensors)
+
+
+def branch(tensors: Tensors, meta: dict[str, Any], role: str) -> tuple[Tensors, dict[str, Any]]:
+    """Return one branch of a network with two as a network of its own, and the ``meta`` that goes with it.
+
+    The branches share the stem and ``layer1``. The classes of the subclass branch are numbered.
+    """
+    meta = {**meta, "role": role}
+    if "network" in meta:
+        meta["network"] = {**meta["network"], "subclasses": 0}
+    if role == CLASS_BRANCH:
+        return {name: array for name, array in tensors.items() if SUBCLASS not in name}, meta
+    own = {name.replace(SUBCLASS, ""): array for name, array in tensors.items() if SUBCLASS in name}
+    heads = ("encoder.", "decoder.", "classifier.")
+    shared = {name: array for name, array in tensors.items() if name.startswith(heads) and SUBCLASS not in name}
+    if "classes" in meta:
+        meta["classes"] = [f"subclass {index}" for index in range(_rows(own, "classifier.project.weight"))]
+    return {name: own.get(name, array) for name, array in shared.items()}, meta
+
+
+def _rows(tensors: Tensors, name: str) -> int:
+    return tensors[name].shape[0] if name in tensors else 0

@@ -1,0 +1,327 @@
+"""The configuration of one experiment: typed dataclasses, every default visible.
+
+``common/experiment.py`` composes them from ``configs/``; ``config.yaml`` of a run folder holds the resolved form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from common.config.strict import ranged
+
+MOST_SUBCLASSES = 254
+"""Subclass ids are stored in 8 bits beside 255 = ignore (``specs/usrn.md`` section 5.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """Where images and labels lie and what the labels mean; the layouts are those of ``common/datasets/layouts.py``.
+
+    ``root`` is relative to the data root (environment variable ``DATA_ROOT``, else ``data/``) unless absolute. Lists are
+    relative to ``root``; in Cityscapes' layouts an empty one stands for ``train.txt`` or ``val.txt``, or without such a
+    file for the images in the folder. ``label_encoding``: ``index`` (the pixel is the class), ``cityscapes_ids``
+    (official ids are mapped to train ids), ``auto`` (as the file's name says). A label that is not in ``label_dir`` is
+    looked for in ``extra_label_dir``. ``cache`` is a folder for decoded images (``common/datasets/decoded_cache.py``),
+    relative to the data root; empty: none.
+    """
+
+    name: str
+    layout: Literal["voc", "voc_cps", "cityscapes", "cityscapes_cps", "cityscapes_usrn", "folders", "shapes"]
+    root: str = ""
+    classes: tuple[str, ...]
+    palette: Literal["voc", "cityscapes", "camvid"] = "voc"
+    ignore_index: int = 255
+    image_dir: str = "JPEGImages"
+    label_dir: str = "SegmentationClass"
+    image_suffix: str = ".jpg"
+    label_suffix: str = ".png"
+    label_encoding: Literal["index", "cityscapes_ids", "auto"] = "index"
+    train_list: str = ""
+    val_list: str = ""
+    size: int = ranged(64, low=16)
+    images: tuple[int, int] = ranged((0, 0), low=0)
+    seed: int = ranged(0, low=0)
+    extra_label_dir: str = ""
+    cache: str = ""
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.classes) <= 254:
+            raise ValueError(
+                f"{len(self.classes)} classes; between 2 and 254 are possible (labels are 8-bit, 255 is ignore)"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """Which training images are labelled: an id of the registry ``configs/splits.yaml`` under the data set's name.
+
+    ``unlabelled``: the rest of the training list, or all of it, labelled images included (``specs/cpcl.md`` 6.4).
+    """
+
+    id: str
+    folder: str = "splits"
+    unlabelled: Literal["rest", "all"] = "rest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """One encoder and one DeepLabv3+ decoder with the options of all five methods' networks.
+
+    ``multi_grid`` multiplies the dilation of the last stage's blocks; empty means the usual rule (first block keeps the
+    dilation of the stage before). ``head_dropout`` is the channel dropout after the two 3x3 convolutions of a
+    prediction head. ``stages`` 3 stops after layer3 (output stride 16). ``prototypes`` is PCR's number of prototypes per
+    class, ``prototype_norm`` whose rule normalises a tiny feature there, ``prototype_temperature`` what divides cosines.
+    """
+
+    encoder: Literal["resnet18", "resnet50", "resnet101", "tiny"]
+    stem: Literal["conv7", "deep"] = "conv7"
+    stem_pool: Literal["floor", "ceil", "same"] = "floor"
+    stages: Literal[3, 4] = 4
+    output_stride: Literal[8, 16] = 16
+    multi_grid: tuple[int, ...] = ranged((), low=1)
+    zero_init_residual: bool = False
+    width: int = ranged(256, low=1)
+    aspp: Literal["concat", "sum"] = "concat"
+    aspp_dilations: tuple[int, ...] = ranged((6, 12, 18), low=1)
+    aspp_pool_position: Literal["first", "last"] = "last"
+    aspp_merge_kernel: Literal[1, 3] = 1
+    aspp_dropout: float = ranged(0.0, low=0.0, high=0.99)
+    aspp_dropout_kind: Literal["channel", "element"] = "channel"
+    low_level_channels: int = ranged(48, low=1)
+    low_level_bias: bool = False
+    fuse_order: Literal["low_first", "high_first"] = "high_first"
+    head_bias: bool = False
+    head_dropout: tuple[float, float] = ranged((0.0, 0.0), low=0.0, high=0.99)
+    head_dropout_kind: Literal["channel", "element"] = "channel"
+    decoder_init: Literal["torch_default", "kaiming_fan_in"] = "torch_default"
+    representation: int = ranged(0, low=0)
+    auxiliary: bool = False
+    subclasses: int = ranged(0, low=0)
+    backbone_weights: str | None = None
+    prototypes: int = ranged(0, low=0)
+    prototype_norm: Literal["torch", "mindspore"] = "torch"
+    prototype_temperature: float = ranged(0.1, low=1e-6)
+
+    def __post_init__(self) -> None:
+        if self.encoder == "tiny" and self.backbone_weights:
+            raise ValueError("the tiny encoder knows no backbone_weights; choose a ResNet")
+        if self.subclasses > MOST_SUBCLASSES:
+            raise ValueError(f"subclasses = {self.subclasses}: at most {MOST_SUBCLASSES} fit into 8-bit label images")
+        if self.multi_grid and len(self.multi_grid) != (2 if self.encoder == "resnet18" else 3):
+            raise ValueError(f"multi_grid = {list(self.multi_grid)} needs one multiplier per block of the last stage")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Numbers of the augmentation pipelines; which pipeline a stream uses is the method's business.
+
+    ``scales`` and ``crop_off_by_one`` (a crop may start one position too late) belong to the pipeline ``cpcl``;
+    ``paste_resize_range`` is that of the images AEL pastes from (``specs/u2pl.md`` section 12). ``base_size`` (null: the
+    image's own), ``unlabelled_resize_range`` and ``labelled_jitter`` are USRN's (``common/methods/usrn/augment.py``): the long
+    side of a resized image is ``base_size`` times the range.
+    """
+
+    crop: int = ranged(321, low=8)
+    resize_range: tuple[float, float] = ranged((0.5, 2.0), low=0.01)
+    flip: float = ranged(0.5, low=0.0, high=1.0)
+    pad_label: int = ranged(255, low=0, high=255)
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = ranged((58.395, 57.12, 57.375), low=1e-6)
+    scales: tuple[float, ...] = ranged((0.5, 0.75, 1.0, 1.5, 1.75, 2.0), low=0.01)
+    crop_off_by_one: bool = True
+    paste_resize_range: tuple[float, float] = ranged((0.1, 2.0), low=0.01)
+    base_size: int | None = ranged(None, low=8)
+    unlabelled_resize_range: tuple[float, float] = ranged((0.8, 2.0), low=0.01)
+    labelled_jitter: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("resize_range", "paste_resize_range"):
+            low, high = getattr(self, name)
+            if not low <= 1 <= high:
+                raise ValueError(f"{name} = {[low, high]} must go from at most 1 to at least 1")
+        if not self.scales:
+            raise ValueError("scales must name at least one factor, e.g. [1.0]")
+        low, high = self.unlabelled_resize_range
+        if low > high:
+            raise ValueError(f"unlabelled_resize_range = [{low}, {high}] must go from low to high")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """Batch sizes are totals over all processes. ``last_batch`` speaks of the labelled list of supervised-only runs.
+
+    ``samples`` is the length of an epoch in images of either list (``common/loading/sampling.py``): a shorter list is
+    repeated, ``tail`` says how what is left over is drawn; of a longer one ``truncate_unlabelled`` leaves the first ones
+    only. Null: one pass over the unlabelled list.
+    ``labelled_replay``: what a further round over the labelled list within one epoch gives, fresh crops in a new order or
+    the very samples of the first round (``specs/usrn.md`` 7.4).
+    """
+
+    batch_labelled: int = ranged(4, low=1)
+    batch_unlabelled: int = ranged(4, low=1)
+    workers: int = ranged(2, low=0)
+    prefetch: int = ranged(2, low=1)
+    last_batch: Literal["keep", "drop", "fill"] = "fill"
+    samples: int | None = ranged(None, low=1)
+    tail: Literal["epoch_permutation", "per_access"] = "epoch_permutation"
+    truncate_unlabelled: bool = False
+    labelled_replay: Literal["fresh", "cached"] = "fresh"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """SGD with weight decay; the heads learn ``head_lr_times`` faster than the encoder; poly schedule.
+
+    ``decay_on``: all parameters decay, or ``kernels`` only (no BatchNorm, no bias). ``warmup``: iterations during which
+    the rate rises linearly from 0. ``lr_counter``: the schedule counts true steps, or as USRN's program does, which takes an
+    epoch for ``counted_steps`` steps (``specs/usrn.md`` 8.2). ``poly_lag`` delays the schedule by so many steps; UniMatch and
+    UCCL set the rate after a step, for the next one: 1.
+    """
+
+    lr: float = ranged(0.001, low=0.0)
+    head_lr_times: float = ranged(10.0, low=0.0)
+    momentum: float = ranged(0.9, low=0.0, high=1.0)
+    weight_decay: float = ranged(1e-4, low=0.0)
+    poly_power: float = ranged(0.9, low=0.0)
+    decay_on: Literal["all", "kernels"] = "all"
+    warmup: int = ranged(0, low=0)
+    lr_counter: Literal["true_steps", "authors"] = "true_steps"
+    counted_steps: int | None = ranged(None, low=1)
+    poly_lag: int = ranged(0, low=0)
+
+    def __post_init__(self) -> None:
+        if self.lr_counter == "authors" and self.counted_steps is None:
+            raise ValueError("lr_counter authors needs optimizer.counted_steps, the steps an epoch is taken for")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriterionConfig:
+    """Supervised loss: cross entropy, or OHEM with threshold and number of kept pixels per process batch.
+
+    ``min_kept_per_image`` times the batch takes the place of ``min_kept`` unless 0. ``class_weights`` (empty: none) makes
+    the loss a weighted mean over the kept pixels (``specs/cpcl.md`` 4.1).
+    """
+
+    type: Literal["ce", "ohem"] = "ce"
+    thresh: float = ranged(0.7, low=0.0, high=1.0)
+    min_kept: int = ranged(100_000, low=0)
+    aux_weight: float = ranged(0.4, low=0.0)
+    min_kept_per_image: int = ranged(0, low=0)
+    class_weights: tuple[float, ...] = ranged((), low=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """Length of a run and when it reports. ``iterations_per_epoch`` null: from the lists and batch sizes.
+
+    ``snapshot_every`` keeps the networks of epochs that it divides (``snapshots/epoch-N``, N from 0), but not of the first
+    epochs, up to the one with number ``epochs // snapshot_after_part`` (0: of no epoch is that true), and always of the last.
+    """
+
+    epochs: int = ranged(80, low=1)
+    iterations_per_epoch: int | None = ranged(None, low=1)
+    seed: int = ranged(1, low=0)
+    log_every: int = ranged(20, low=1)
+    evaluate_every: int = ranged(1, low=1)
+    save_every: int = ranged(1, low=1)
+    threads: int | None = ranged(None, low=1)
+    device: str = "auto"
+    deterministic_dropout: bool = False
+    pictures: int = ranged(4, low=0)
+    snapshot_every: int | None = ranged(None, low=1)
+    snapshot_after_part: int = ranged(0, low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Named protocol (``common/evaluation/evaluate.py``). ``size`` is the window of ``slide``, the crop of ``center_crop``, the
+    square of ``resize``; ``stride`` of ``slide``; ``pad_label`` what the padding of ``center_crop`` counts as.
+
+    ``scales`` and ``flip`` add up logits of resized and mirrored images (``slide`` with ``sum_logits``), ``larger_pad`` is
+    the padding of an image that is larger than the window in one direction only (``specs/cpcl.md`` section 8).
+    ``branch`` says which network of a method with two is judged, or the mean of both soft maxima. ``head`` is the
+    predictor that is evaluated: the classifier, or the prototypes of a network that has some. ``pad_multiple`` of
+    ``whole``: reflect-pad bottom and right to multiples of it and cut the logits back.
+    """
+
+    protocol: Literal["whole", "slide", "center_crop", "resize"] = "whole"
+    size: int | None = ranged(None, low=1)
+    stride: int | None = ranged(None, low=1)
+    accumulate: Literal["mean_logits", "sum_logits", "sum_softmax"] = "mean_logits"
+    window_rule: Literal["shift_back", "cut_off"] = "shift_back"
+    pad_label: int = ranged(255, low=0, high=255)
+    absent_class: Literal["zero", "skip"] = "zero"
+    scales: tuple[float, ...] = ranged((1.0,), low=0.01)
+    flip: bool = False
+    larger_pad: Literal["mean", "black"] = "mean"
+    branch: Literal[1, 2, "mean"] = 1
+    head: Literal["linear", "prototype"] = "linear"
+    pad_multiple: int = ranged(1, low=1)
+
+    def __post_init__(self) -> None:
+        if self.protocol != "whole" and self.size is None:
+            raise ValueError(f"protocol {self.protocol} needs evaluation.size")
+        if self.protocol == "slide" and self.stride is None:
+            raise ValueError("protocol slide needs evaluation.stride")
+        sums = self.protocol == "slide" and self.accumulate == "sum_logits" and self.window_rule == "shift_back"
+        if (self.scales != (1.0,) or self.flip or self.larger_pad == "black") and not sums:
+            raise ValueError("scales, flip and larger_pad=black need protocol: slide with accumulate: sum_logits")
+        if not self.scales:
+            raise ValueError("scales must name at least one factor, e.g. [1.0]")
+        if self.protocol != "whole" and self.pad_multiple > 1:
+            raise ValueError("pad_multiple belongs to the protocol whole; set evaluation.pad_multiple=1 for another")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What the authors state: command, hardware and score, for the log and the README."""
+
+    command: str = ""
+    hardware: str = ""
+    published_miou: float | None = None
+    source: str = ""
+    total_batch: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Everything that defines a run. ``method`` is the settings dataclass of ``common/methods/NAME.py``."""
+
+    name: str
+    dataset: DatasetConfig
+    split: SplitConfig
+    network: NetworkConfig
+    augment: AugmentConfig
+    loader: LoaderConfig
+    optimizer: OptimizerConfig
+    criterion: CriterionConfig
+    trainer: TrainerConfig
+    evaluation: EvaluationConfig
+    reference: Reference
+    method: Any
+
+    def __post_init__(self) -> None:
+        if self.method is not None:
+            self.method.check(self.network)
+            if self.evaluation.branch != 1 and not hasattr(self.method, "branches"):
+                raise ValueError(
+                    f"evaluation.branch = {self.evaluation.branch}: method {self.method.name} trains one network; leave it out"
+                )
+        weights, classes = len(self.criterion.class_weights), len(self.dataset.classes)
+        if weights not in (0, classes):
+            raise ValueError(
+                f"criterion.class_weights has {weights} entries but data set {self.dataset.name} has {classes} classes"
+            )
+        if self.evaluation.head == "prototype" and not self.network.prototypes:
+            raise ValueError(
+                "evaluation.head=prototype needs a network with prototypes (network.prototypes, method pcr)"
+            )
+
+
+Accumulate = Literal["mean_logits", "sum_logits", "sum_softmax"]
+"""How overlapping windows are joined: averaged logits (U2PL), summed logits (CPCL), summed probabilities (UCCL)."""
+
+
+Head = Literal["linear", "prototype"]
+"""Whose logits count: the classifier's, or those of PCR's prototypes (networks with ``network.prototypes``)."""

@@ -1,0 +1,290 @@
+"""Data sets on disk: which images a list names, where their files lie, and reading them as plain arrays."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from common.arrays import IGNORE
+from common.config.schema import DatasetConfig
+from common.datasets.decoded_cache import cached
+from common.datasets.layouts import (
+    FIXED,
+    Encoding,
+    Part,
+    image_places,
+    label_places,
+    listed_by_folder,
+    other_layouts,
+)
+from common.datasets.lists import ListEntry, read_list
+from common.datasets.shapes import ShapesDataset
+from common.errors import UserError
+from common.paths import data_root
+
+CITYSCAPES_TRAIN_IDS = {
+    7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,
+    31: 16, 32: 17, 33: 18,
+}  # fmt: skip
+"""Official Cityscapes id to train id; every other id is ignored (``specs/u2pl.md`` section 2.1)."""
+
+COLOUR_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+"""What Pillow raises for damaged files, depending on the format."""
+
+ListKey = Literal["train_list", "val_list"]
+"""The lists of a data set, as :class:`DatasetConfig` calls them."""
+PARTS: dict[ListKey, Part] = {"train_list": "train", "val_list": "val"}
+
+
+class Dataset(Protocol):
+    """A set of images with labels, read one at a time. Can be pickled for worker processes."""
+
+    config: DatasetConfig
+
+    @property
+    def name(self) -> str:
+        """Name of the data set, e.g. ``voc``."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; the position is the class id."""
+
+    @property
+    def train_ids(self) -> tuple[str, ...]:
+        """Ids of the training list in its order, each once."""
+
+    @property
+    def val_ids(self) -> tuple[str, ...]:
+        """Ids of the validation list in its order, each once."""
+
+    def image(self, image_id: str) -> np.ndarray:
+        """Return uint8 RGB ``[H,W,3]``; raises :class:`UserError` when the file is missing or damaged."""
+
+    def label(self, image_id: str) -> np.ndarray:
+        """Return uint8 ``[H,W]``, class ids and 255 = ignore; raises :class:`UserError` unless it fits the image."""
+
+
+def open_dataset(config: DatasetConfig) -> Dataset:
+    """Return the data set that ``config`` describes; files are looked at when they are first needed."""
+    return ShapesDataset(config) if config.layout == "shapes" else FileDataset(config)
+
+
+class FileDataset:
+    """Every layout with files (see :class:`DatasetConfig`); implements :class:`Dataset`."""
+
+    def __init__(self, config: DatasetConfig) -> None:
+        self.config = config
+        self.name = config.name
+        self.classes = config.classes
+        self.root = data_root() / Path(config.root).expanduser()
+        self.more_lists: tuple[Path, ...] = ()
+        """Lists whose lines messages name where the data set's own do not name an image."""
+        if not 0 <= config.ignore_index <= 255:
+            raise UserError(
+                f"dataset.ignore_index = {config.ignore_index} of data set {config.name} must lie in 0..255"
+            )
+        if config.label_encoding in ("cityscapes_ids", "auto") and len(config.classes) != 19:
+            raise UserError(
+                f"dataset.label_encoding={config.label_encoding} gives 19 classes, but data set {config.name} names "
+                f"{len(config.classes)}"
+            )
+
+    @cached_property
+    def train_ids(self) -> tuple[str, ...]:
+        """See :class:`Dataset`."""
+        return _unique(self.entries("train_list"))
+
+    @cached_property
+    def val_ids(self) -> tuple[str, ...]:
+        """See :class:`Dataset`."""
+        return _unique(self.entries("val_list"))
+
+    def require_root(self) -> None:
+        """Raise :class:`UserError` unless the data folder exists."""
+        if not self.root.is_dir():
+            raise UserError(
+                f"data folder {self.root} of data set {self.name} does not exist; put the data there, "
+                "or set the environment variable DATA_ROOT or dataset.root"
+            )
+
+    def list_path(self, key: ListKey) -> Path:
+        """The file of a list; raises :class:`UserError` when the data folder is missing or the list is not set."""
+        self.require_root()
+        name = getattr(self.config, key)
+        if not name and self.config.layout.startswith("cityscapes"):
+            name = f"{PARTS[key]}.txt"
+        if not name:
+            raise UserError(f"dataset.{key} of data set {self.name} is not set; name a file of image ids")
+        return self.root / name
+
+    def entries(self, key: ListKey) -> tuple[ListEntry, ...]:
+        """The lines of a list as they are, see :func:`read_list`, or the images of the folder that stands for it."""
+        path, part = self.list_path(key), PARTS[key]
+        if path.exists():
+            return read_list(path, self.config)
+        if not getattr(self.config, key):
+            found = listed_by_folder(self.config, self.root, part)
+            if found:
+                return tuple(ListEntry(image_id, 0) for image_id in found)
+        raise UserError(
+            f"list {path} of data set {self.name} does not exist; put it there, correct the name, or fetch a registered one "
+            f"from a copy of the authors' repository: python -m common.splits import {self.name}/{part} PATH"
+        )
+
+    def part(self, image_id: str) -> Part:
+        """Whether an image belongs to the validation list; only layouts with a folder for each part ask the list."""
+        return "val" if self.config.layout in FIXED and image_id in self._val_set else "train"
+
+    def image_path(self, image_id: str) -> Path:
+        """The image file of an id; it need not exist."""
+        return _first_file(image_places(self.config, self.root, image_id, self.part(image_id)))
+
+    def label_path(self, image_id: str) -> Path:
+        """The label file of an id; it need not exist."""
+        return self._label_place(image_id)[0]
+
+    def image(self, image_id: str) -> np.ndarray:
+        """See :class:`Dataset`; grey, palette and transparent images become RGB."""
+        path = self.image_path(image_id)
+        return self._kept(path, lambda: self._read_image(path, image_id))
+
+    def label(self, image_id: str) -> np.ndarray:
+        """See :class:`Dataset`; a palette image is read as its indices, never through its colours."""
+        path, encoding = self._label_place(image_id)
+        values = self._kept(path, lambda: self._read_indices(path, image_id))
+        label = self._class_ids(values, encoding, path, image_id)
+        with self._open(self.image_path(image_id), image_id, "image") as image:
+            if label.shape != (image.height, image.width):
+                raise UserError(
+                    f"label {path} is {label.shape[1]}x{label.shape[0]} pixels but its image is "
+                    f"{image.width}x{image.height}; they must match{self.where(image_id)}"
+                )
+        return label
+
+    def where(self, image_id: str) -> str:
+        """Which lines of the data set's lists name an id, as the end of a message; empty if none does."""
+        places = self._named_in.get(image_id, [])
+        return f" ({', '.join(places)})" if places else ""
+
+    @cached_property
+    def _named_in(self) -> dict[str, list[str]]:
+        """Where each id is named: in the training and validation lists, or else in ``more_lists``."""
+        named: dict[str, list[str]] = {}
+        for key in get_args(ListKey):
+            with contextlib.suppress(UserError):
+                for entry in self.entries(key):
+                    if entry.line:
+                        named.setdefault(entry.id, []).append(f"line {entry.line} of {self.list_path(key)}")
+        more: dict[str, list[str]] = {}
+        for path in self.more_lists:
+            with contextlib.suppress(UserError):
+                for entry in read_list(path, self.config):
+                    more.setdefault(entry.id, []).append(f"line {entry.line} of {path}")
+        return more | named
+
+    def _label_place(self, image_id: str) -> tuple[Path, Encoding]:
+        places = label_places(self.config, self.root, image_id, self.part(image_id))
+        return next((place for place in places if place[0].is_file()), places[0])
+
+    def _kept(self, path: Path, decode: Callable[[], np.ndarray]) -> np.ndarray:
+        if not self.config.cache or not path.is_file():
+            return decode()
+        return cached(data_root() / Path(self.config.cache).expanduser() / path.parent.name, path, decode)
+
+    def _read_image(self, path: Path, image_id: str) -> np.ndarray:
+        with self._open(path, image_id, "image") as file:
+            if file.mode not in COLOUR_MODES:
+                raise UserError(
+                    f"image {file.filename} has pixels of type {file.mode}; save it with 8 bits per channel"
+                    f"{self.where(image_id)}"
+                )
+            return np.array(self._decode(file, image_id, "image").convert("RGB"))
+
+    def _read_indices(self, path: Path, image_id: str) -> np.ndarray:
+        with self._open(path, image_id, "label") as file:
+            if file.mode not in INDEX_MODES:
+                raise UserError(
+                    f"label {path} is a colour image ({file.mode}); labels are one channel of class ids"
+                    f"{self.where(image_id)}"
+                )
+            return np.array(self._decode(file, image_id, "label"))
+
+    @cached_property
+    def _val_set(self) -> frozenset[str]:
+        # Without a validation list there is nothing to tell apart; whoever needs the list gets its error.
+        with contextlib.suppress(UserError):
+            return frozenset(self.val_ids)
+        return frozenset()
+
+    def _open(self, path: Path, image_id: str, kind: str) -> Image.Image:
+        try:
+            return Image.open(path)
+        except FileNotFoundError:
+            self.require_root()
+            hint = self._missing_hint(path, kind, image_id)
+            raise UserError(f"{kind} {path} does not exist{hint}{self.where(image_id)}") from None
+        except DECODING_ERRORS as error:
+            raise UserError(self._damaged(path, kind, image_id, error)) from None
+
+    def _decode(self, file: Image.Image, image_id: str, kind: str) -> Image.Image:
+        try:
+            file.load()
+        except DECODING_ERRORS as error:
+            raise UserError(self._damaged(file.filename, kind, image_id, error)) from None
+        return file
+
+    def _damaged(self, path: Path | str, kind: str, image_id: str, error: Exception) -> str:
+        if Path(path).is_file() and Path(path).stat().st_size == 0:
+            reason = "is empty"
+        else:
+            reason = "is not an image" if isinstance(error, UnidentifiedImageError) else f"cannot be decoded ({error})"
+        return f"{kind} {path} {reason}; replace it{self.where(image_id)}"
+
+    def _missing_hint(self, path: Path, kind: str, image_id: str) -> str:
+        other = Path(str(path).replace("_labelTrainIds.png", "_labelIds.png"))
+        if kind == "label" and other != path and other.is_file():
+            return ", but its labelIds file does; set dataset.label_encoding=cityscapes_ids"
+        for layout in other_layouts(self.config, self.root, image_id, self.part(image_id)):
+            return f", but it is there in the layout {layout}; set dataset.layout={layout}"
+        return ""
+
+    def _class_ids(self, values: np.ndarray, encoding: Encoding, path: Path, image_id: str) -> np.ndarray:
+        small = values if values.dtype == np.uint8 else np.clip(values, 0, 255).astype(np.uint8)
+        label = self._class_tables[encoding][small]
+        bad = (label < 0) | (small != values)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise UserError(
+                f"label {path} has the value {int(values[row, column])} at row {row}, column {column}, outside the "
+                f"classes 0..{len(self.classes) - 1} and not {self.config.ignore_index} (ignore); "
+                f"{int(bad.sum())} such pixels"
+                f"{self.where(image_id)}"
+            )
+        return label.astype(np.uint8)
+
+    @cached_property
+    def _class_tables(self) -> dict[Encoding, np.ndarray]:
+        """By encoding: pixel value 0..255 to class id, 255 = ignore, -1 = not allowed."""
+        index, official = np.full(256, -1, dtype=np.int16), np.full(256, IGNORE, dtype=np.int16)
+        index[: len(self.classes)] = np.arange(len(self.classes))
+        official[list(CITYSCAPES_TRAIN_IDS)] = list(CITYSCAPES_TRAIN_IDS.values())
+        for table in (index, official):
+            table[[self.config.ignore_index, IGNORE]] = IGNORE
+        return {"index": index, "cityscapes_ids": official}
+
+
+def _first_file(paths: Sequence[Path]) -> Path:
+    """The first of some places where there is a file, else the first."""
+    return paths[0] if len(paths) == 1 else next((path for path in paths if path.is_file()), paths[0])
+
+
+def _unique(entries: Sequence[ListEntry]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(entry.id for entry in entries))

@@ -1,0 +1,106 @@
+"""Where a data set's files lie, layout by layout: the official downloads and the rearranged copies of CPS and USRN.
+
+A file may have several places, the usual one first. ``{id}`` is the image id, ``{part}`` ``train`` or ``val``, ``{city}``
+what stands before the first underscore of a Cityscapes id (``specs/splits_cps.md`` section 2, ``specs/splits_usrn.md``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from common.config.schema import DatasetConfig
+
+Part = Literal["train", "val"]
+Encoding = Literal["index", "cityscapes_ids"]
+
+OFFICIAL_IMAGE = "leftImg8bit/{part}/{city}/{id}_leftImg8bit.png"
+OFFICIAL_LABEL = "gtFine/{part}/{city}/{id}_gtFine_{kind}.png"
+EXTRA = ("leftImg8bit/train_extra/{city}/{id}_leftImg8bit.png",)
+"""Cityscapes' 19,998 coarsely annotated images, which can serve as unlabelled ones."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Templates of image and label files by part; a label's ``{kind}`` is ``labelTrainIds`` or ``labelIds``."""
+
+    image: dict[Part, tuple[str, ...]]
+    label: dict[Part, tuple[str, ...]]
+
+
+FIXED: dict[str, Places] = {
+    "cityscapes": Places(
+        image={"train": (OFFICIAL_IMAGE, *EXTRA), "val": (OFFICIAL_IMAGE,)},
+        label={"train": (OFFICIAL_LABEL,), "val": (OFFICIAL_LABEL,)},
+    ),
+    "cityscapes_cps": Places(
+        image={"train": ("images/{part}/{id}.png", "images/train_extra/{id}.png"), "val": ("images/{part}/{id}.png",)},
+        label=dict.fromkeys(("train", "val"), ("segmentation/{part}/{id}_gtFine.png",)),
+    ),
+    "cityscapes_usrn": Places(
+        image={"train": ("images/{part}/{id}_leftImg8bit.png",), "val": (OFFICIAL_IMAGE,)},
+        label={"train": ("segmentation/{part}/{id}_gtFine_{kind}.png",), "val": (OFFICIAL_LABEL,)},
+    ),
+    "voc_cps": Places(
+        image={"train": ("train_aug/image/{id}.jpg",), "val": ("val/image/{id}.jpg",)},
+        label={"train": ("train_aug/label/{id}.png",), "val": ("val/label/{id}.png",)},
+    ),
+}
+"""Layouts whose folders have fixed names; ``voc`` and ``folders`` take them from the data set's configuration."""
+
+KINDS: dict[str, Encoding] = {"labelTrainIds": "index", "labelIds": "cityscapes_ids"}
+"""How the pixels of Cityscapes' two kinds of label files are read; ``auto`` prefers the first that is there."""
+
+
+def image_places(config: DatasetConfig, root: Path, image_id: str, part: Part) -> list[Path]:
+    """Return where the image of an id may lie, the usual place first."""
+    if config.layout not in FIXED:
+        return [root / config.image_dir / f"{image_id}{config.image_suffix}"]
+    return [root / _fill(template, image_id, part) for template in FIXED[config.layout].image[part]]
+
+
+def label_places(config: DatasetConfig, root: Path, image_id: str, part: Part) -> list[tuple[Path, Encoding]]:
+    """Return where the label of an id may lie and how its pixels are to be read, the usual place first."""
+    if config.layout not in FIXED:
+        encoding: Encoding = "cityscapes_ids" if config.label_encoding == "cityscapes_ids" else "index"
+        folders = [config.label_dir, *filter(None, [config.extra_label_dir])]
+        return [(root / folder / f"{image_id}{config.label_suffix}", encoding) for folder in folders]
+    places = []
+    for template in FIXED[config.layout].label[part]:
+        if "{kind}" not in template:
+            # A copy without the kind in its name holds train ids, unless the user says otherwise.
+            encoding = "cityscapes_ids" if config.label_encoding == "cityscapes_ids" else "index"
+            places.append((root / _fill(template, image_id, part), encoding))
+            continue
+        for kind, encoding in KINDS.items():
+            if config.label_encoding in ("auto", encoding):
+                places.append((root / _fill(template, image_id, part, kind), encoding))
+    return places
+
+
+def listed_by_folder(config: DatasetConfig, root: Path, part: Part) -> list[str] | None:
+    """Return the sorted ids of the images in the folder of ``part``; None for layouts that cannot be listed so."""
+    if not config.layout.startswith("cityscapes"):
+        return None
+    template = FIXED[config.layout].image[part][0]
+    pattern = template.format(part=part, city="*", id="*")
+    suffix = template.rpartition("{id}")[2]
+    return sorted({path.name.removesuffix(suffix) for path in root.glob(pattern)})
+
+
+def other_layouts(config: DatasetConfig, root: Path, image_id: str, part: Part) -> Iterator[str]:
+    """Yield the other layouts of the same data set in which the image of an id is there."""
+    family = config.layout.partition("_")[0]
+    for layout, places in FIXED.items():
+        if layout != config.layout and layout.partition("_")[0] == family:
+            found = (root / _fill(template, image_id, part) for template in places.image[part])
+            if any(path.is_file() for path in found):
+                yield layout
+    if config.layout == "voc_cps" and (root / config.image_dir / f"{image_id}{config.image_suffix}").is_file():
+        yield "voc"
+
+
+def _fill(template: str, image_id: str, part: Part, kind: str = "") -> str:
+    return template.format(id=image_id, part=part, city=image_id.partition("_")[0], kind=kind)

@@ -1,0 +1,1 @@
+"""The one evaluation of all runtimes: protocols, metric, results, command."""

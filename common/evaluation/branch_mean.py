@@ -1,0 +1,44 @@
+"""The mean of two branches' soft maxima as a predictor of its own, in whatever runtime the branches run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.arrays import Size, Window
+from common.config.schema import Accumulate
+from common.evaluation.predictor import Predictor
+
+
+class BranchMean:
+    """Implements :class:`common.evaluation.predictor.Predictor` over two predictors with the same classes."""
+
+    def __init__(self, first: Predictor, second: Predictor) -> None:
+        self.branches = (first, second)
+        self.classes, self.runtime = first.classes, first.runtime
+
+    def logits(self, images: np.ndarray, size: Size) -> np.ndarray:
+        """Return float32 ``[B,K,h,w]`` logarithms of the mean probabilities at ``size``."""
+        return np.log(np.maximum(self._probabilities(images, size), np.finfo(np.float32).tiny))
+
+    def class_ids(self, images: np.ndarray, size: Size) -> np.ndarray:
+        """Return uint8 ``[B,h,w]`` class ids at ``size``."""
+        return self._probabilities(images, size).argmax(1).astype(np.uint8)
+
+    def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Window], accumulate: Accumulate) -> np.ndarray:
+        """Return uint8 ``[H,W]`` class ids of one image; windows are always joined by summed probabilities."""
+        total = np.zeros((self.classes, *image.shape[2:]), np.float32)
+        for window in windows:
+            rows, columns = slice(window.top, window.bottom), slice(window.left, window.right)
+            crop = np.ascontiguousarray(image[:, :, rows, columns])
+            total[:, rows, columns] += self._probabilities(crop, crop.shape[2:])[0]
+        return total.argmax(0).astype(np.uint8)
+
+    def _probabilities(self, images: np.ndarray, size: Size) -> np.ndarray:
+        return (_softmax(self.branches[0].logits(images, size)) + _softmax(self.branches[1].logits(images, size))) / 2
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)

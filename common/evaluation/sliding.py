@@ -1,0 +1,46 @@
+"""Where the windows of the protocol ``slide`` lie."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from common.arrays import Window
+from common.errors import UserError
+
+WindowRule = Literal["shift_back", "cut_off"]
+"""What happens to a window that reaches over the border: it moves back (U2PL, CPCL, PCR) or is cut (UCCL)."""
+
+
+def windows(height: int, width: int, size: int, stride: int, rule: WindowRule) -> list[Window]:
+    """Return the windows of an image, rows from top to bottom, each row from left to right; they cover every pixel.
+
+    ``shift_back`` (``specs/u2pl.md`` section 14): starts 0, stride, ..., ceil((L - size) / stride) + 1 of them, the
+    last one ends at the border; all windows are ``size`` x ``size``, so a smaller image must be padded before
+    (ValueError). ``cut_off`` (``specs/uccl.md`` section 8): starts 0, stride, ... while they lie inside the image;
+    windows at the border may be smaller, down to one pixel. Raises :class:`UserError` for a stride that leaves gaps.
+    """
+    if stride < 1 or size < 1:
+        raise UserError(f"evaluation.size = {size} and evaluation.stride = {stride} must be at least 1")
+    if stride > size:
+        raise UserError(
+            f"evaluation.stride = {stride} leaves gaps between windows of evaluation.size = {size}; lower it"
+        )
+    spans = _shift_back if rule == "shift_back" else _cut_off
+    columns = spans(width, size, stride)
+    return [
+        Window(top=top, left=left, bottom=bottom, right=right)
+        for top, bottom in spans(height, size, stride)
+        for left, right in columns
+    ]
+
+
+def _shift_back(length: int, size: int, stride: int) -> list[tuple[int, int]]:
+    if length < size:
+        raise ValueError(f"a side of {length} is smaller than the window of {size}; pad it first")
+    starts = [min(index * stride, length - size) for index in range(math.ceil((length - size) / stride) + 1)]
+    return [(start, start + size) for start in starts]
+
+
+def _cut_off(length: int, size: int, stride: int) -> list[tuple[int, int]]:
+    return [(start, min(start + size, length)) for start in range(0, length, stride)]

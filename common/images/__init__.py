@@ -1,0 +1,1 @@
+"""Pixels: resizing, geometry, colour, mixing."""

@@ -1,0 +1,84 @@
+"""Resizing, cropping and padding of single images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.config.schema import AugmentConfig
+from common.errors import UserError
+from common.images.normalise import normalise
+
+
+def resize_linear(
+    image: np.ndarray, size: tuple[int, int], rows: np.ndarray, columns: np.ndarray, config: AugmentConfig
+) -> np.ndarray:
+    """Return the pixels at ``rows`` and ``columns`` of the normalised image resized to ``size``, float32 ``[3,R,C]``.
+
+    Bilinear with half-pixel centres and no antialiasing, source positions in float32 as PyTorch computes them: OpenCV's
+    own rounding of positions differs by up to 2e-4 of the largest value on large images. Only what the crop shows is
+    computed.
+    """
+    (top, bottom, down), (left, right, along) = (
+        _linear_taps(old, new, picked) for old, new, picked in zip(image.shape, size, (rows, columns))
+    )
+    row, column = top.min(), left.min()
+    used = normalise(image[row : bottom.max() + 1, column : right.max() + 1], config)
+    used = np.ascontiguousarray(used.transpose(2, 0, 1))
+    across = np.take(used, left - column, 2) * (1 - along) + np.take(used, right - column, 2) * along
+    return np.take(across, top - row, 1) * (1 - down[:, None]) + np.take(across, bottom - row, 1) * down[:, None]
+
+
+def _linear_taps(old: int, new: int, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return lower and upper source index and the upper one's weight for the ``picked`` of ``new`` output positions."""
+    ratio = float(np.float32(old) / np.float32(new))
+    # Computed in float64 and rounded once, as a fused multiply-add does.
+    source = np.maximum(ratio * (picked + 0.5) - 0.5, 0).astype(np.float32)
+    lower = np.minimum(source.astype(np.int64), old - 1)
+    return lower, np.minimum(lower + 1, old - 1), source - lower.astype(np.float32)
+
+
+def center_crop(
+    image: np.ndarray, label: np.ndarray, size: int, config: AugmentConfig, pad_label: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the authors' validation input: the normalised centre window, padded where the image is smaller.
+
+    float32 ``[3,size,size]`` (padding 0) and uint8 ``[size,size]`` (padding ``pad_label``); ``specs/u2pl.md`` section
+    2.2, last paragraph.
+    """
+    image = pad_to(normalise(image, config), size, 0.0)
+    label = pad_to(label, size, pad_label)
+    top, left = ((side - size) // 2 for side in label.shape)
+    window = (slice(top, top + size), slice(left, left + size))
+    return np.ascontiguousarray(image[window].transpose(2, 0, 1)), np.ascontiguousarray(label[window])
+
+
+def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Height and width times ``scale``, truncated, at least one pixel."""
+    return max(int(height * scale), 1), max(int(width * scale), 1)
+
+
+def nearest_index(old: int, new: int) -> np.ndarray:
+    """Return the source index floor(i * old / new) of every output position i, computed in float32 as PyTorch does."""
+    ratio = np.float32(old) / np.float32(new)
+    return np.minimum((np.arange(new, dtype=np.float32) * ratio).astype(np.int64), old - 1)
+
+
+def pad_to(plane: np.ndarray, size: int, fill: float) -> np.ndarray:
+    """Pad ``[H,W,...]`` to at least ``size`` x ``size``; top and left get half of the missing pixels, rounded down."""
+    missing = [max(size - side, 0) for side in plane.shape[:2]]
+    margins = [(gap // 2, gap - gap // 2) for gap in missing]
+    if not any(missing):
+        return plane
+    return np.pad(plane, margins + [(0, 0)] * (plane.ndim - 2), constant_values=fill)
+
+
+def reflect_pad(images: np.ndarray, multiple: int) -> np.ndarray:
+    """Pad ``[B,3,H,W]`` at the bottom and the right, by reflection without the border pixel, to multiples of ``multiple``."""
+    margins = [-side % multiple for side in images.shape[2:]]
+    if any(margin >= side for margin, side in zip(margins, images.shape[2:])):
+        height, width = images.shape[2:]
+        raise UserError(
+            f"an image of {width}x{height} pixels is too small to be padded by reflection to multiples of {multiple}; "
+            "set evaluation.pad_multiple=1"
+        )
+    return np.pad(images, [(0, 0), (0, 0), (0, margins[0]), (0, margins[1])], mode="reflect")

@@ -1,0 +1,44 @@
+"""Masks of CutMix, CutOut and ClassMix, drawn on the host so that every framework mixes alike (``specs/u2pl.md`` section 6)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+Box = tuple[int, int, int, int]
+"""Half-open rectangle: top, left, bottom, right."""
+
+
+def half_area_box(size: tuple[int, int], width: int, left: int, top: int) -> Box:
+    """The box of ``width`` columns at (``top``, ``left``) that covers half of ``size`` = (H, W); height rounds half to even."""
+    height = round(size[0] * size[1] / 2 / width)
+    return top, left, top + height, left + width
+
+
+def draw_half_area_box(size: tuple[int, int], rng: np.random.Generator) -> Box:
+    """Draw width, left and top (in this order) of a box of half the area, wider than half the image."""
+    image_height, image_width = size
+    width = int(rng.integers(int(image_width / 2 + 1), image_width))
+    height = half_area_box(size, width, 0, 0)[2]
+    left = int(rng.integers(0, image_width - width + 1))
+    top = int(rng.integers(0, image_height - height + 1))
+    return half_area_box(size, width, left, top)
+
+
+def box_mask(size: tuple[int, int], box: Box) -> np.ndarray:
+    """Return bool ``[H,W]``: false inside ``box`` (those pixels are replaced), true elsewhere."""
+    mask = np.ones(size, dtype=bool)
+    top, left, bottom, right = box
+    mask[top:bottom, left:right] = False
+    return mask
+
+
+def class_mask(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return bool ``[H,W]``: true on a random half (rounded down) of the classes present in ``labels`` ``[H,W]``."""
+    present = np.unique(labels)
+    chosen = rng.choice(present, size=len(present) // 2, replace=False)
+    return np.isin(labels, chosen)
+
+
+def partners(batch: int) -> np.ndarray:
+    """Index of the image each image of a batch is mixed with: the next one, the last with the first."""
+    return (np.arange(batch) + 1) % batch

@@ -1,0 +1,1 @@
+"""From lists to batches: sampling, workers, what an epoch shows."""

@@ -1,0 +1,1 @@
+"""``python -m common.make_subclasses``: USRN's subclass labels by balanced clustering."""

@@ -1,0 +1,1 @@
+"""CPCL and CPS: settings, augmentation and host-side draws."""

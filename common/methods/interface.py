@@ -1,0 +1,150 @@
+"""What a training method is to the rest of the project: the streams it reads, the clock it is told, what it must save.
+
+Each method has one settings dataclass and its host-side draws in ``common/methods/NAME.py`` and one class of the same
+name in ``torch_impl/methods/NAME.py`` and ``mindspore_impl/methods/NAME.py`` with the interface of :class:`Method`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from common.config.schema import ExperimentConfig, NetworkConfig
+
+if TYPE_CHECKING:
+    from common.splits.split import Split
+
+StreamBatch = dict[str, Any]
+"""One stream's part of a batch: ``ids`` (list of image ids) and one array per view and label.
+
+Images float32 ``[B,3,S,S]`` under their view's name (``image`` for a single view), labels uint8 ``[B,S,S]`` (255 = ignore)
+under ``label`` (and further names, e.g. ``subclass``).
+"""
+Batch = dict[str, StreamBatch]
+
+LabelledImages = Iterable[tuple[np.ndarray, np.ndarray]]
+"""The labelled images one by one, whole, normalised and not augmented, float32 ``[3,H,W]``, with labels uint8 ``[H,W]``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """One sequence of samples a method draws from in every step.
+
+    ``source`` is the list it reads (``labelled`` or ``unlabelled``), ``pipeline`` the augmentation in
+    ``common/methods/pipelines.py``, ``labels`` the label images that go through the same geometry. ``order``: one permutation of
+    the list after the other, or each image drawn uniformly. ``one_of``: of so many consecutive images one, drawn at random, is
+    prepared. ``probability``: so likely is each image prepared at all; the others have the id ``""`` and are all zeros.
+    ``folders`` says where those label images lie that are not the data set's own. ``follows`` names a stream whose shuffled
+    order this one takes: with entry i of that list comes entry i modulo the length of this one's list, in every epoch
+    (``specs/uccl.md`` section 7, "Loaders"). A list that is longer than that one is shuffled by itself.
+    """
+
+    name: str
+    source: str
+    pipeline: str
+    labels: tuple[str, ...] = ()
+    order: Literal["permuted", "uniform"] = "permuted"
+    one_of: int = 1
+    probability: float = 1.0
+    folders: Mapping[str, str] = field(default_factory=dict)
+    follows: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """Where a run stands. ``iteration`` counts optimiser steps from 0 over the whole run."""
+
+    epoch: int
+    step: int
+    iteration: int
+    epochs: int
+    iterations_per_epoch: int
+
+    @property
+    def total(self) -> int:
+        """Number of iterations of the whole run."""
+        return self.epochs * self.iterations_per_epoch
+
+
+class Settings(Protocol):
+    """A method's settings: a frozen dataclass with a field ``name`` and, besides its own fields, these methods."""
+
+    name: str
+
+    def streams(self) -> tuple[Stream, ...]:
+        """Return the streams a step draws from."""
+
+    def check(self, network: NetworkConfig) -> None:
+        """Raise :class:`ValueError` if the method cannot train this network."""
+
+    def warnings(self, classes: int) -> list[str]:
+        """Return one line for every setting that is probably not meant with this number of classes."""
+
+
+@runtime_checkable
+class OwnEpochs(Protocol):
+    """Settings that say how long an epoch is where ``trainer.iterations_per_epoch`` is not set."""
+
+    def steps_per_epoch(self, labelled: int, batch: int) -> int:
+        """Return the steps of an epoch for a list of ``labelled`` images and batches of ``batch``."""
+
+    def round_steps(self, labelled: int, batch: int) -> int:
+        """Return the steps of one pass over the labelled list, after which ``loader.labelled_replay`` matters."""
+
+
+@runtime_checkable
+class Incomplete(Protocol):
+    """Settings that need files which an earlier stage made."""
+
+    def complete(self, config: ExperimentConfig, split: Split, framework: str) -> ExperimentConfig:
+        """Return ``config`` with what those files say; raises :class:`common.errors.UserError` if they do not fit."""
+
+
+class Method(Protocol):
+    """A training method in one framework. Arrays cross this interface as NumPy arrays."""
+
+    def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
+        """Run one optimiser step and return the loss terms; raises :class:`NonFiniteLoss` before the optimiser steps."""
+
+    # Optional: ``before_epoch(self, clock: Clock, labelled: LabelledImages) -> list[str]`` is called once before the first step
+    # of every epoch, with that step's clock and ahead of the evaluation that ends the epoch before; returns notes for the log.
+
+    def networks(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return every network's tensors by role (``student``, ``teacher``, ``branch1``...), neutral names."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return everything else that must be saved to continue exactly: momenta, banks, prototypes, counters."""
+
+    def restore(self, networks: dict[str, dict[str, np.ndarray]], state: dict[str, np.ndarray]) -> None:
+        """Take back what :meth:`networks` and :meth:`state` returned."""
+
+    def evaluated(self, clock: Clock) -> str:
+        """Return the role of the network that is validated and deployed at this point of the run."""
+
+    def predictor(self, role: str):
+        """Return a :class:`common.evaluation.predictor.Predictor` over the live network of ``role``."""
+
+
+class NonFiniteLoss(Exception):
+    """A loss term is NaN or infinite; the optimiser has not stepped (running statistics and banks may have moved)."""
+
+
+def check_finite(losses: dict[str, float], batch: Batch) -> None:
+    """Raise :class:`NonFiniteLoss`, naming the term and the images of the batch, unless every loss is finite."""
+    bad = [name for name, value in losses.items() if not np.isfinite(value)]
+    if bad:
+        images = "; ".join(f"{name}: {', '.join(part['ids'])}" for name, part in batch.items())
+        raise NonFiniteLoss(f"loss {', '.join(bad)} is not finite; images of the batch: {images}")
+
+
+def summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return the sum of loss terms by name, ``loss`` at the end; each part has its terms and their sum ``loss``."""
+    total: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0.0) + value
+    loss = total.pop("loss")
+    return total | {"loss": loss}

@@ -1,0 +1,1 @@
+"""PCR: settings, and where its prototypes start."""

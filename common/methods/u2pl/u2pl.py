@@ -1,0 +1,216 @@
+"""U2PL: settings, presets, schedules and host-side draws (``specs/u2pl.md``), shared by both frameworks.
+
+``preset: authors`` is what the released program computes, ``fixed`` what the paper describes (section 18); each of the
+switches below can be set alone, ``auto`` takes the preset's value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+
+from common.config.schema import NetworkConfig
+from common.config.strict import ranged
+from common.images.mixing import box_mask, class_mask, draw_half_area_box
+from common.methods.interface import Clock, Stream
+from common.rng import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveSettings:
+    """Contrastive term, section 8. Switches 18.1-18.6: ``auto`` follows the preset.
+
+    ``weight`` is the effective one (section 8.4: 0.25 on VOC, 0.125 on Cityscapes), whatever the number of processes.
+    ``processes``: how many of the authors' processes a batch stands for; ``union_first`` joins images of one process only.
+    ``conf_weight`` (section 8.3): class means weighted by every pixel's largest probability.
+    """
+
+    weight: float = ranged(0.25, low=0.0)
+    label_encoding: Literal["auto", "union_first", "onehot"] = "auto"
+    class_pairing: Literal["auto", "position", "class"] = "auto"
+    negatives: Literal["auto", "code", "paper"] = "auto"
+    anchor_entropy: Literal["auto", "lowest", "reliable"] = "auto"
+    positive: Literal["auto", "all_low", "anchors"] = "auto"
+    negative_high_entropy: bool = True
+    low_rank: int = ranged(3, low=0)
+    high_rank: int = ranged(20, low=1)
+    anchor_threshold: float = ranged(0.3, low=0.0, high=1.0)
+    negative_threshold: float = ranged(1.0, low=0.0, high=1.0)
+    low_entropy_threshold: float = ranged(20.0, low=0.0, high=100.0)
+    num_queries: int = ranged(256, low=1)
+    num_negatives: int = ranged(50, low=1)
+    temperature: float = ranged(0.5, low=1e-6)
+    queue_first: int = ranged(50_000, low=1)
+    queue_other: int = ranged(30_000, low=1)
+    anchor_ema: bool = False
+    conf_weight: bool = False
+    processes: int = ranged(1, low=1)
+
+    def queue_sizes(self, classes: int) -> list[int]:
+        """Length of every class's queue of negatives (section 4)."""
+        return [self.queue_first] + [self.queue_other] * (classes - 1)
+
+
+PRESETS = {
+    "authors": {
+        "label_encoding": "union_first", "class_pairing": "position", "negatives": "code",
+        "anchor_entropy": "lowest", "positive": "all_low",
+    },
+    "fixed": {
+        "label_encoding": "onehot", "class_pairing": "class", "negatives": "paper",
+        "anchor_entropy": "reliable", "positive": "anchors",
+    },
+}  # fmt: skip
+
+
+def preset_values(settings: object, preset: dict[str, str]) -> dict[str, str]:
+    """Return the entries of ``preset`` whose field of ``settings`` is ``auto``."""
+    return {key: value for key, value in preset.items() if getattr(settings, key) == "auto"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherBankSettings:
+    """What U2PL and its variant with AEL have in common: an EMA teacher, dropped pixels, the contrastive term.
+
+    A subclass has its ``name``, ``SWITCHES`` (its own switches' values by preset), :meth:`teacher_epoch` and
+    :meth:`contrastive_epoch`.
+    """
+
+    name: str = ""
+    preset: Literal["authors", "fixed"] = "authors"
+    drop_percent: float = ranged(80.0, low=0.0, high=100.0)
+    ema_decay: float = ranged(0.99, low=0.0, high=1.0)
+    contrastive: ContrastiveSettings = ContrastiveSettings()
+
+    def resolved(self) -> TeacherBankSettings:
+        """The same settings with every ``auto`` replaced by the preset's value."""
+        contrastive = preset_values(self.contrastive, PRESETS[self.preset])
+        return dataclasses.replace(
+            self,
+            contrastive=dataclasses.replace(self.contrastive, **contrastive),
+            **preset_values(self, self.SWITCHES[self.preset]),
+        )
+
+    def check(self, network: NetworkConfig) -> None:
+        """Raise :class:`ValueError` for a network without features for the contrastive loss."""
+        if not network.representation:
+            needed = "network.representation (features of the contrastive loss), e.g. 256"
+            raise ValueError(f"method {self.name} needs {needed}")
+
+    def warnings(self, classes: int) -> list[str]:
+        """What is probably not meant, one line each (section 16, last paragraph)."""
+        low_rank = self.contrastive.low_rank
+        if low_rank < max(classes - 1, 2):
+            return []
+        return [
+            f"warning: method.contrastive.low_rank = {low_rank} leaves at most one rank among {classes} classes, so the "
+            f"contrastive term finds hardly any negatives; set it to {max(classes - 2, 1)}"
+        ]
+
+    def percent_kept(self, clock: Clock) -> float:
+        """Share of unlabelled pixels that keep their pseudo-label, in percent (section 4)."""
+        return 100 - (100 - self.drop_percent) * (1 - clock.epoch / clock.epochs)
+
+    def entropy_percent(self, clock: Clock) -> float:
+        """Percentage alpha of the contrastive masks (section 4)."""
+        return self.contrastive.low_entropy_threshold * (1 - clock.epoch / clock.epochs)
+
+    def teacher_decay(self, clock: Clock) -> float:
+        """EMA decay d(i) of section 4."""
+        return min(1 - 1 / _steps_from(self.teacher_epoch(), clock), self.ema_decay)
+
+    def prototype_decay(self, clock: Clock) -> float:
+        """Decay of the moving prototypes of ``anchor_ema`` (section 8.3)."""
+        return min(1 - 1 / _steps_from(self.contrastive_epoch(), clock), 0.999)
+
+    def queue_sizes(self, classes: int) -> list[int]:
+        """Length of every class's queue of negatives (section 4)."""
+        return self.contrastive.queue_sizes(classes)
+
+
+def _steps_from(epoch: int, clock: Clock) -> int:
+    """Number of steps from the start of ``epoch`` up to this one, from 1."""
+    return clock.iteration - clock.iterations_per_epoch * epoch + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class U2PLSettings(TeacherBankSettings):
+    """Settings of U2PL; defaults are the authors' for VOC (section 16)."""
+
+    name: Literal["u2pl"] = "u2pl"
+    sup_only_epochs: int = ranged(1, low=0)
+    unsup_weight: float = ranged(1.0, low=0.0)
+    mixing: Literal["cutmix", "cutout", "classmix", "none"] = "cutmix"
+    mixing_probability: float = ranged(0.5, low=0.0, high=1.0)
+    ema_first_epoch: Literal["auto", "tied", "copy_once"] = "auto"
+
+    SWITCHES: ClassVar = {"authors": {"ema_first_epoch": "tied"}, "fixed": {"ema_first_epoch": "copy_once"}}
+
+    def streams(self) -> tuple[Stream, ...]:
+        """Labelled and unlabelled images, both with the same weak augmentation (section 2.2)."""
+        return (
+            Stream(name="labelled", source="labelled", pipeline="weak", labels=("label",)),
+            Stream(name="unlabelled", source="unlabelled", pipeline="weak"),
+        )
+
+    def teacher_epoch(self) -> int:
+        """First epoch with a teacher of its own."""
+        return self.sup_only_epochs
+
+    def contrastive_epoch(self) -> int:
+        """First epoch with the contrastive term."""
+        return self.sup_only_epochs
+
+
+class ContrastiveDraws(Protocol):
+    """The random decisions of the contrastive term of one step; tests replay recorded ones."""
+
+    def anchors(self, candidates: int) -> np.ndarray:
+        """Return ``num_queries`` indices below ``candidates``, with replacement."""
+
+    def negatives(self, rows: int) -> np.ndarray:
+        """Return ``num_queries * num_negatives`` indices below ``rows``, with replacement; row i belongs to anchor i."""
+
+
+class Draws(ContrastiveDraws, Protocol):
+    """The random decisions of one step of U2PL."""
+
+    def mix_masks(self, pseudo_label: np.ndarray) -> np.ndarray | None:
+        """Return ``[B,H,W]`` bool, true = keep the own pixel, or None when this step does not mix."""
+
+
+class ContrastiveStepDraws:
+    """Draws of section 8 from a generator keyed by (seed, epoch, step, process)."""
+
+    def __init__(self, settings: TeacherBankSettings, seed: int, clock: Clock, process: int = 0) -> None:
+        self.settings = settings
+        self._contrastive = generator(seed, "u2pl contrastive", clock.epoch, clock.step, process)
+
+    def anchors(self, candidates: int) -> np.ndarray:
+        """See :class:`ContrastiveDraws`."""
+        return self._contrastive.integers(candidates, size=self.settings.contrastive.num_queries)
+
+    def negatives(self, rows: int) -> np.ndarray:
+        """See :class:`ContrastiveDraws`."""
+        settings = self.settings.contrastive
+        return self._contrastive.integers(rows, size=settings.num_queries * settings.num_negatives)
+
+
+class StepDraws(ContrastiveStepDraws):
+    """Draws of section 6 and 8 from generators keyed by (seed, epoch, step, process)."""
+
+    def __init__(self, settings: U2PLSettings, seed: int, clock: Clock, process: int = 0) -> None:
+        super().__init__(settings, seed, clock, process)
+        self._mixing = generator(seed, "u2pl mixing", clock.epoch, clock.step, process)
+
+    def mix_masks(self, pseudo_label: np.ndarray) -> np.ndarray | None:
+        """See :class:`Draws`; ``pseudo_label`` is uint8 ``[B,H,W]`` (only ClassMix looks at it)."""
+        if self.settings.mixing == "none" or self._mixing.random() >= self.settings.mixing_probability:
+            return None
+        if self.settings.mixing == "classmix":
+            return np.stack([class_mask(labels, self._mixing) for labels in pseudo_label])
+        size = pseudo_label.shape[1:]
+        return np.stack([box_mask(size, draw_half_area_box(size, self._mixing)) for _ in pseudo_label])

@@ -1,0 +1,1 @@
+"""UCCL, UniMatch and FixMatch: settings, augmentation and host-side draws."""

@@ -1,0 +1,83 @@
+"""UCCL: settings, presets and switches (``specs/uccl.md`` sections 4 and 11), shared by both frameworks."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from common.config.strict import ranged
+from common.methods.uccl.weak_to_strong import WeakToStrongSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SBUSettings:
+    """Semantic backpropagation update, section 4.5.
+
+    ``support``: ``all`` spreads the weights over all pixels as released, ``uncertain`` over the uncertain ones of a class only.
+    ``conf_thresh``: pixels up to this confidence are uncertain; null follows the preset: the method's ``conf_thresh``
+    (``released``) or 0.95 (``clean``).
+    """
+
+    support: Literal["auto", "all", "uncertain"] = "auto"
+    conf_thresh: float | None = ranged(None, low=0.0, high=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CKRSettings:
+    """Class-aware knowledge regulation, section 4.4.
+
+    ``ignored``: padding takes part with the released program's scrambled rows (``rows``) or not at all (``exclude``).
+    ``detach_weights``: no gradient to the weak logits that weight the positions.
+    """
+
+    ignored: Literal["auto", "rows", "exclude"] = "auto"
+    detach_weights: Literal["auto", False, True] = "auto"
+
+
+PRESETS = {
+    "released": {"support": "all", "ignored": "rows", "detach_weights": False, "bn_extra_passes": True},
+    "clean": {"support": "uncertain", "ignored": "exclude", "detach_weights": True, "bn_extra_passes": False},
+}
+
+CLEAN_SBU_THRESHOLD = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class UCCLSettings(WeakToStrongSettings):
+    """Settings of UCCL; defaults are the authors' for VOC.
+
+    ``alpha_sbu`` and ``beta_ckr`` weight the two losses. ``bn_extra_passes``: the two passes of which the released program uses
+    nothing but their effect on BatchNorm's running statistics.
+    """
+
+    name: Literal["uccl"] = "uccl"
+    alpha_sbu: float = ranged(0.015, low=0.0)
+    beta_ckr: float = ranged(0.02, low=0.0)
+    sbu: SBUSettings = SBUSettings()
+    ckr: CKRSettings = CKRSettings()
+    bn_extra_passes: Literal["auto", False, True] = "auto"
+
+    def resolved(self) -> UCCLSettings:
+        """The same settings with every ``auto`` and null replaced by the preset's value."""
+        values = PRESETS[self.preset]
+
+        def filled(settings):
+            chosen = {name: value for name, value in values.items() if getattr(settings, name, None) == "auto"}
+            return dataclasses.replace(settings, **chosen)
+
+        threshold = self.sbu.conf_thresh
+        if threshold is None:
+            threshold = {"released": self.conf_thresh, "clean": CLEAN_SBU_THRESHOLD}[self.preset]
+        sbu = dataclasses.replace(filled(self.sbu), conf_thresh=threshold)
+        return dataclasses.replace(filled(super().resolved()), sbu=sbu, ckr=filled(self.ckr))
+
+    def warnings(self, classes: int) -> list[str]:
+        """What is probably not meant, one line each."""
+        threshold = self.resolved().sbu.conf_thresh
+        if not self.alpha_sbu or threshold >= 1 / classes:
+            return []
+        return [
+            f"warning: no pixel of {classes} classes is as uncertain as {threshold:g}, so SBU stays 0 (as in the released "
+            "Cityscapes settings); method.sbu.conf_thresh=0.95 turns it on"
+        ]

@@ -1,0 +1,79 @@
+"""What FixMatch, UniMatch and UCCL share: settings, streams, dropout of features (``specs/uccl.md`` sections 3, 7 and 11).
+
+``preset: released`` is what the authors' programs compute, ``clean`` what section 11 recommends; each switch can be set alone,
+``auto`` takes the preset's value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from common.config.schema import NetworkConfig
+from common.config.strict import ranged
+from common.methods.interface import Clock, Stream
+from common.networks.plan import stage_channels
+from common.rng import generator
+
+Preset = Literal["released", "clean"]
+
+PARTNERS = {"released": "same", "clean": "batch_shift"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutMixSettings:
+    """``partner``: ``same`` pastes another augmentation of the same image, ``batch_shift`` the next image of the batch."""
+
+    partner: Literal["auto", "same", "batch_shift"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeakToStrongSettings:
+    """Confidence threshold and CutMix partner; defaults are the authors' for VOC."""
+
+    strong_views: ClassVar[int] = 2
+
+    name: str
+    preset: Preset = "released"
+    conf_thresh: float = ranged(0.95, low=0.0, high=1.0)
+    cutmix: CutMixSettings = CutMixSettings()
+
+    def resolved(self) -> WeakToStrongSettings:
+        """The same settings with every ``auto`` replaced by the preset's value."""
+        partner = PARTNERS[self.preset] if self.cutmix.partner == "auto" else self.cutmix.partner
+        return dataclasses.replace(self, cutmix=CutMixSettings(partner=partner))
+
+    def streams(self) -> tuple[Stream, ...]:
+        """Labelled images, paired for good with unlabelled ones, which bring their strong views and CutMix partner."""
+        pipeline = {1: "one_strong", 2: "two_strong"}[self.strong_views]
+        if self.resolved().cutmix.partner == "same":
+            pipeline += "_and_partner"
+        return (
+            Stream(name="labelled", source="labelled", pipeline="weak_8bit", labels=("label",), follows="unlabelled"),
+            Stream(name="unlabelled", source="unlabelled", pipeline=pipeline),
+        )
+
+    def check(self, network: NetworkConfig) -> None:
+        """Raise :class:`ValueError` for a network with heads that the method would leave untrained."""
+        heads = {"representation": 0, "auxiliary": False, "subclasses": 0}
+        surplus = [f"network.{name}={str(none).lower()}" for name, none in heads.items() if getattr(network, name)]
+        if surplus:
+            raise ValueError(f"method {self.name} trains the class head only; set {', '.join(surplus)}")
+
+    def warnings(self, classes: int) -> list[str]:
+        """Nothing is unusual."""
+        return []
+
+
+def feature_masks(network: NetworkConfig, batch: int, seed: int, clock: Clock) -> list[np.ndarray]:
+    """Return the masks of the feature dropout for the encoder's first and last stage, float32 ``[batch,C,1,1]``.
+
+    Every channel of every image is dropped (0) with probability 1/2, else doubled.
+    """
+    rng = generator(seed, "feature dropout", clock.epoch, clock.step)
+    channels: Sequence[int] = stage_channels(network)
+    return [2 * (rng.random((batch, count, 1, 1)) < 0.5).astype(np.float32) for count in (channels[0], channels[-1])]

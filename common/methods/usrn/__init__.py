@@ -1,0 +1,1 @@
+"""USRN and its baseline: settings, augmentation, subclass labels."""

@@ -1,0 +1,68 @@
+"""What an exported ONNX file says about itself: its classes, how images are normalised, where it comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from common.config.schema import Head
+from common.config.strict import build, to_plain
+from common.errors import UserError
+
+FORMAT = "1"
+"""Version of the properties below; a reader refuses another one."""
+
+TEXTS = ("output", "experiment", "role", "checkpoint_sha256", "head")
+"""Properties stored as they are; all others are JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphMetadata:
+    """The ``metadata_props`` of an exported graph.
+
+    ``output`` is what its first output holds; ``mean`` and ``std`` normalise RGB pixels in 0..255 per channel;
+    ``checkpoint_sha256`` is the file that was exported and ``role`` its network; ``network`` is the plain form of
+    :class:`common.config.schema.NetworkConfig`; ``head`` the predictor whose logits or class ids these are.
+    """
+
+    output: Literal["logits", "class_ids"]
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    experiment: str
+    role: str
+    checkpoint_sha256: str
+    network: Any
+    head: Head = "linear"
+
+    def properties(self) -> dict[str, str]:
+        """Return the properties to be written into the file, all text."""
+        values = to_plain(self)
+        return {"format_version": FORMAT} | {k: v if k in TEXTS else json.dumps(v) for k, v in values.items()}
+
+
+KEYS = {field.name for field in fields(GraphMetadata)}
+
+
+def read_properties(properties: Mapping[str, str], path: Path) -> GraphMetadata:
+    """Return what :meth:`GraphMetadata.properties` wrote; what other tools added, such as quantisers, is left alone.
+
+    Raises :class:`UserError` naming ``path`` for a file without these properties or with damaged ones.
+    """
+    version = properties.get("format_version")
+    if version is None:
+        raise UserError(
+            f"{path}: not a model of this project (no metadata); make it with python -m converters.export_onnx"
+        )
+    if version != FORMAT:
+        raise UserError(
+            f"{path}: metadata format {version}, but this program reads {FORMAT}; export the checkpoint again"
+        )
+    try:
+        values = {key: value if key in TEXTS else json.loads(value) for key, value in properties.items() if key in KEYS}
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: its metadata is damaged ({error}); export the checkpoint again") from None
+    return build(GraphMetadata, values, {"": str(path)})

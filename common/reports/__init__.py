@@ -1,0 +1,1 @@
+"""Palettes, pictures, charts and pages."""

@@ -1,0 +1,1 @@
+"""``python -m common.splits``: which training images are labelled."""

@@ -1,0 +1,42 @@
+"""Learning rate schedules."""
+
+from __future__ import annotations
+
+from common.config.schema import OptimizerConfig
+from common.methods.interface import Clock
+
+
+def poly(base: float, iteration: int, total: int, power: float, warmup: int = 0) -> float:
+    """Return base * (1 - iteration/total)^power: the rate of the step with index ``iteration`` (``specs/u2pl.md`` section 4).
+
+    During the first ``warmup`` iterations it is base * iteration/warmup instead (``specs/cpcl.md`` section 7).
+    """
+    if iteration < warmup:
+        return base * iteration / warmup
+    return base * (1 - iteration / total) ** power
+
+
+def poly_authors(base: float, clock: Clock, counted: int, power: float) -> float:
+    """Return the rate of USRN's scheduler, which takes every epoch for ``counted`` steps (``specs/usrn.md`` section 8.2).
+
+    Its counter starts anew after ``counted`` steps, not with the epoch, so that with shorter epochs the rate saw-tooths.
+    """
+    if clock.iteration == 0:
+        return base
+    epoch, count = (clock.iteration - 1) // clock.iterations_per_epoch, (clock.iteration - 1) % counted + 1
+    return poly(base, epoch * counted + count, clock.epochs * counted, power)
+
+
+def learning_rate(config: OptimizerConfig, clock: Clock) -> float:
+    """Return the encoder's rate in this step."""
+    if config.lr_counter == "authors":
+        return poly_authors(config.lr, clock, config.counted_steps, config.poly_power)
+    iteration = max(clock.iteration - config.poly_lag, 0)
+    return poly(config.lr, iteration, clock.total, config.poly_power, config.warmup)
+
+
+def distributed_epoch(images: int, processes: int, batch: int) -> tuple[int, int]:
+    """Return how many images a process sees and how many steps an epoch has where the list is padded to a multiple of
+    ``processes`` and a last batch that is not full is dropped (``specs/pcr.md`` section 5)."""
+    each = -(-images // processes)
+    return each, each // batch

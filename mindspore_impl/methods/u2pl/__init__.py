@@ -1,0 +1,1 @@
+"""U2PL and U2PL on AEL."""

@@ -1,0 +1,57 @@
+"""The demo from training to report, made short; and a converted file with one wrong weight, which parity must find."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+for package in ("torch", "mindspore", "onnxruntime", "onnxscript"):
+    pytest.importorskip(package)
+
+from common.checkpoints.checkpoint import read, write  # noqa: E402
+from common.command_line import run_command  # noqa: E402
+from converters.parity import SUFFIX, Gates, compare, evaluate_in, format_report, locate  # noqa: E402
+from experiments import demo  # noqa: E402
+
+EXPERIMENT = "shapes/12/u2pl"
+SHORT = ["trainer.epochs=3", "trainer.iterations_per_epoch=2", "trainer.evaluate_every=3"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Run the whole demo once and return its folder and what it printed."""
+    out = tmp_path_factory.mktemp("demo")
+    code = run_command(demo.main, [*SHORT, "--out", str(out)])
+    return out, code
+
+
+def test_demo_trains_converts_and_compares(finished):
+    out, code = finished
+    assert code == 0
+    outcome = json.loads((out / "parity" / "parity.json").read_text())
+    assert outcome["failures"] == [] and list(outcome["baselines"]) == ["sup-only (torch)"]
+    assert {row["images"] for row in outcome["scores"].values()} == {100}
+    scores = [row["miou_percent"] for row in outcome["scores"].values()]
+    assert max(scores) - min(scores) <= 0.05
+    table = format_report(outcome)
+    assert [line.split()[0] for line in table.splitlines()[1:5]] == ["sup-only", "torch", "mindspore", "onnx"]
+    assert "sup-only (torch)" in (out / "parity" / "report.html").read_text()
+
+
+def test_one_wrong_weight_is_found_and_its_stage_named(finished, tmp_path):
+    out = finished[0] / "parity"
+    models = {runtime: out / f"model{suffix}" for runtime, suffix in SUFFIX.items()}
+    checkpoint = read(models["mindspore"])
+    weight = checkpoint.networks["model"]["encoder.layer2.conv1.weight"]
+    weight *= np.float32(1.5)
+    models["mindspore"] = tmp_path / "broken.ckpt"
+    write(models["mindspore"], checkpoint)
+    dump = ["--dump", str(out / "mindspore"), "--dump-logits", "4"]
+    evaluate_in("mindspore", EXPERIMENT, SHORT, models["mindspore"], out / "mindspore", dump)
+    failures = compare(out, Gates())["failures"]
+    assert any(failure.startswith("torch and mindspore: relative_error") for failure in failures)
+    assert not any(failure.startswith("torch and onnx") for failure in failures)
+    found = locate(models, tmp_path, Gates().relative_error)
+    assert found["mindspore"]["stage"] == "layer2" and found["onnx"] is None

@@ -1,0 +1,276 @@
+"""Reading lists, images and labels in every layout, and one clear line for whatever is wrong with them."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.config.schema import DatasetConfig
+from common.datasets.file_dataset import FileDataset, open_dataset
+from common.datasets.lists import read_list, reduce_to_id
+from common.errors import UserError
+
+IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+LABEL = np.array([[0, 1, 2, 255, 0, 1]] * 4, dtype=np.uint8)
+CITYSCAPES = tuple(f"class{index}" for index in range(19))
+
+
+def config_of(root, **changes) -> DatasetConfig:
+    values = {
+        "name": "own", "layout": "folders", "root": str(root), "classes": ("a", "b", "c"), "image_suffix": ".png",
+        "image_dir": "images", "label_dir": "labels", "train_list": "train.txt", "val_list": "val.txt",
+    }  # fmt: skip
+    return DatasetConfig(**{**values, **changes})
+
+
+def save(path, array, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = array if isinstance(array, Image.Image) else Image.fromarray(array)
+    image.save(path, **options)
+
+
+def palette_image(indices: np.ndarray) -> Image.Image:
+    """A palette image whose colours, turned to grey, are nothing like the indices."""
+    image = Image.fromarray(indices, mode="P")
+    image.putpalette([value for index in range(256) for value in (index * 7 % 256, 255 - index, index * 3 % 256)])
+    return image
+
+
+@pytest.fixture
+def root(tmp_path):
+    for name in ("one", "two"):
+        save(tmp_path / "images" / f"{name}.png", IMAGE)
+        save(tmp_path / "labels" / f"{name}.png", LABEL)
+    (tmp_path / "train.txt").write_text("one\n")
+    (tmp_path / "val.txt").write_text("two\n")
+    return tmp_path
+
+
+def test_folders_layout(root):
+    data = open_dataset(config_of(root))
+    assert (data.name, data.classes, data.train_ids, data.val_ids) == ("own", ("a", "b", "c"), ("one",), ("two",))
+    assert data.image("one").dtype == data.label("one").dtype == np.uint8
+    np.testing.assert_array_equal(data.image("one"), IMAGE)
+    np.testing.assert_array_equal(data.label("one"), LABEL)
+    assert data.image("one").flags.writeable
+
+
+def test_any_suffix(root):
+    save(root / "images" / "one_rgb.bmp", IMAGE)
+    save(root / "labels" / "one_gt.tif", LABEL)
+    (root / "train.txt").write_text("images/one_rgb.bmp labels/one_gt.tif\n")
+    data = open_dataset(config_of(root, image_suffix="_rgb.bmp", label_suffix="_gt.tif"))
+    assert data.train_ids == ("one",)
+    np.testing.assert_array_equal(data.image("one"), IMAGE)
+    np.testing.assert_array_equal(data.label("one"), LABEL)
+
+
+def test_data_set_travels_to_other_processes(root):
+    data = pickle.loads(pickle.dumps(open_dataset(config_of(root))))
+    np.testing.assert_array_equal(data.label("one"), LABEL)
+
+
+def test_relative_root_starts_at_data_root(root, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", str(root.parent))
+    assert open_dataset(config_of(root.name)).train_ids == ("one",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "ids"),
+    [
+        ("bom.txt", b"\xef\xbb\xbf2007_000032\n2007_000039\n", ("2007_000032", "2007_000039")),
+        ("crlf.txt", b"b\r\n\r\na\r\n  \r\n", ("b", "a")),
+        ("no_end.txt", b"\n\nb\na", ("b", "a")),
+        ("fields.txt", b"/JPEGImages/b.jpg /SegmentationClassAug/b.png\n  JPEGImages/a.JPG\n", ("b", "a")),
+        ("twice.txt", b"b\na\nb\n", ("b", "a")),
+    ],
+)
+def test_lists_are_read_whatever_their_form(root, name, content, ids):
+    (root / name).write_bytes(content)
+    assert open_dataset(config_of(root, train_list=name, image_suffix=".jpg")).train_ids == ids
+
+
+def test_entries_know_their_lines(root):
+    (root / "train.txt").write_bytes(b"\r\n\r\none\r\n\r\ntwo")
+    assert [entry.line for entry in read_list(root / "train.txt", config_of(root))] == [3, 5]
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ("2007_000733", "2007_000733"),
+        ("/JPEGImages/2007_000733.jpg", "2007_000733"),
+        ("leftImg8bit/train/hamburg/hamburg_000000_080169_leftImg8bit.png", "hamburg_000000_080169"),
+        ("images/train/hamburg_000000_080169_leftImg8bit.png", "hamburg_000000_080169"),
+        ("gtFine/val/lindau/lindau_000000_000019_gtFine_labelTrainIds.png", "lindau_000000_000019"),
+        ("frame.0001", "frame.0001"),
+    ],
+)
+def test_ids_of_other_peoples_lists(field, expected):
+    config = DatasetConfig(name="x", layout="voc", classes=("a", "b"))
+    assert reduce_to_id(field, config) == expected
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_images_of_every_kind_become_rgb(root, mode):
+    save(root / "images" / "one.tif", Image.fromarray(IMAGE).convert(mode))
+    image = open_dataset(config_of(root, image_suffix=".tif")).image("one")
+    assert image.shape == IMAGE.shape and image.dtype == np.uint8
+    if mode in ("1", "L", "LA"):
+        assert (image == image[..., :1]).all()
+    if mode == "RGBA":
+        np.testing.assert_array_equal(image, IMAGE)
+
+
+def test_palette_labels_are_read_as_indices(root):
+    image = palette_image(LABEL)
+    save(root / "labels" / "one.png", image)
+    np.testing.assert_array_equal(open_dataset(config_of(root)).label("one"), LABEL)
+    assert not np.array_equal(np.asarray(image.convert("L")), LABEL), (
+        "the conversion that must not happen would go unseen"
+    )
+
+
+def test_sixteen_bit_labels_and_another_ignore_index(root):
+    save(root / "labels" / "one.png", np.where(LABEL == 255, 11, LABEL).astype(np.uint16))
+    np.testing.assert_array_equal(open_dataset(config_of(root, ignore_index=11)).label("one"), LABEL)
+    with pytest.raises(UserError, match="has the value 11 at row 0, column 3"):
+        open_dataset(config_of(root)).label("one")
+
+
+def test_labels_beyond_a_byte_do_not_wrap(root):
+    save(root / "labels" / "one.png", np.where(LABEL == 255, 256, LABEL).astype(np.uint16))
+    with pytest.raises(UserError, match="has the value 256"):
+        open_dataset(config_of(root)).label("one")
+
+
+@pytest.fixture
+def cityscapes(tmp_path):
+    for part, image_id in (("train", "hamburg_000000_080169"), ("val", "lindau_000001_000019")):
+        city = image_id.partition("_")[0]
+        save(tmp_path / "leftImg8bit" / part / city / f"{image_id}_leftImg8bit.png", IMAGE)
+        ids = np.array([[7, 8, 33, 0, 29, 255]] * 4, dtype=np.uint8)
+        save(tmp_path / "gtFine" / part / city / f"{image_id}_gtFine_labelIds.png", ids)
+        train_ids = np.array([[0, 1, 18, 255, 255, 255]] * 4, dtype=np.uint8)
+        save(tmp_path / "gtFine" / part / city / f"{image_id}_gtFine_labelTrainIds.png", train_ids)
+    (tmp_path / "train.txt").write_text("leftImg8bit/train/hamburg/hamburg_000000_080169_leftImg8bit.png\n")
+    (tmp_path / "val.txt").write_text("lindau_000001_000019\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("encoding", ["index", "cityscapes_ids"])
+def test_cityscapes_layout_and_ids(cityscapes, encoding):
+    config = config_of(cityscapes, layout="cityscapes", classes=CITYSCAPES, label_encoding=encoding)
+    data = open_dataset(config)
+    assert data.train_ids == ("hamburg_000000_080169",) and data.val_ids == ("lindau_000001_000019",)
+    for image_id in data.train_ids + data.val_ids:
+        np.testing.assert_array_equal(data.image(image_id), IMAGE)
+        np.testing.assert_array_equal(data.label(image_id)[0], [0, 1, 18, 255, 255, 255])
+
+
+def test_cityscapes_ids_need_the_mapping(cityscapes):
+    path = cityscapes / "gtFine/train/hamburg/hamburg_000000_080169_gtFine_labelTrainIds.png"
+    config = config_of(cityscapes, layout="cityscapes", classes=CITYSCAPES)
+    path.unlink()
+    with pytest.raises(UserError, match="label_encoding=cityscapes_ids"):
+        open_dataset(config).label("hamburg_000000_080169")
+    path.write_bytes(path.with_name("hamburg_000000_080169_gtFine_labelIds.png").read_bytes())
+    with pytest.raises(UserError, match="has the value 33"):
+        open_dataset(config).label("hamburg_000000_080169")
+
+
+def test_cityscapes_ids_need_nineteen_classes(cityscapes):
+    with pytest.raises(UserError, match="19 classes"):
+        open_dataset(config_of(cityscapes, layout="cityscapes", label_encoding="cityscapes_ids"))
+
+
+def broken(root, *what: str) -> FileDataset:
+    """The data set after one thing went wrong."""
+    image, label = root / "images" / "one.png", root / "labels" / "one.png"
+    match what:
+        case ("folder",):
+            return open_dataset(config_of(root / "nowhere"))
+        case ("list", "missing"):
+            (root / "train.txt").unlink()
+        case ("list", "empty"):
+            (root / "train.txt").write_text("\n  \r\n")
+        case ("list", "unset"):
+            return open_dataset(config_of(root, train_list=""))
+        case ("list", "binary"):
+            (root / "train.txt").write_bytes(b"\xff\xfe\x00one")
+        case ("list", "folder"):
+            return open_dataset(config_of(root, train_list="images"))
+        case ("image", "missing"):
+            image.unlink()
+        case ("image", "empty"):
+            image.write_bytes(b"")
+        case ("image", "text"):
+            image.write_text("<html>404</html>")
+        case ("image", "cut"):
+            save(image, np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8))
+            image.write_bytes(image.read_bytes()[:5000])
+        case ("image", "deep"):
+            save(image, IMAGE[..., 0].astype(np.uint16) * 256)
+        case ("label", "missing"):
+            label.unlink()
+        case ("label", "colour"):
+            save(label, IMAGE)
+        case ("label", "size"):
+            save(label, LABEL.T)
+        case ("label", "value"):
+            save(label, np.where(LABEL == 2, 3, LABEL).astype(np.uint8))
+    return open_dataset(config_of(root))
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("folder", "data folder .*nowhere of data set own does not exist.*DATA_ROOT or dataset.root"),
+        ("list missing", "list .*train.txt of data set own does not exist"),
+        ("list empty", "list .*train.txt of data set own is empty"),
+        ("list unset", "dataset.train_list of data set own is not set"),
+        ("list binary", "list .*train.txt is not UTF-8 text"),
+        ("list folder", "list .*images of data set own cannot be read"),
+    ],
+)
+def test_what_is_wrong_with_a_list(root, what, message):
+    with pytest.raises(UserError, match=message) as caught:
+        broken(root, *what.split()).train_ids  # noqa: B018
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("image missing", "image .*one.png does not exist"),
+        ("image empty", "image .*one.png is empty"),
+        ("image text", "image .*one.png is not an image"),
+        ("image cut", "image .*one.png cannot be decoded .*truncated"),
+        ("image deep", "image .*one.png has pixels of type I;16"),
+        ("label missing", "label .*one.png does not exist"),
+        ("label colour", "label .*one.png is a colour image"),
+        ("label size", "label .*one.png is 4x6 pixels but its image is 6x4"),
+        (
+            "label value",
+            r"label .*one.png has the value 3 at row 0, column 2, outside the classes 0..2 .*4 such pixels",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_file(root, what, message):
+    data = broken(root, *what.split())
+    with pytest.raises(UserError, match=message + r".*\(line 1 of .*train.txt\)$"):
+        data.image("one")
+        data.label("one")
+    data.image("two"), data.label("two")
+
+
+def test_unlabelled_images_need_no_label_file(root):
+    assert broken(root, "label", "missing").image("one").shape == IMAGE.shape
+
+
+def test_ignore_index_must_be_a_byte(root):
+    with pytest.raises(UserError, match="ignore_index = -1"):
+        open_dataset(config_of(root, ignore_index=-1))

@@ -1,0 +1,139 @@
+"""Settings, presets, streams and draws of UCCL, UniMatch and FixMatch, which both frameworks share."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from common.config.schema import NetworkConfig
+from common.errors import UserError
+from common.experiment import compose, known_experiments
+from common.methods.interface import Clock
+from common.methods.uccl.fixmatch import FixMatchSettings
+from common.methods.uccl.uccl import CKRSettings, SBUSettings, UCCLSettings
+from common.methods.uccl.unimatch import UniMatchSettings
+from common.methods.uccl.weak_to_strong import CutMixSettings, feature_masks
+from common.splits.registry import known_splits
+
+METHODS = ("uccl", "unimatch", "fixmatch")
+UCCL_SPLITS = ["voc/183", "voc/366", "voc/732", "voc/1464"] + [
+    f"cityscapes/{labelled}" for labelled in (186, 372, 744, 1488)
+]
+FURTHER = ["voc/92", "cityscapes/100"] + [
+    f"voc/{family}_{count}" for family in ("u2pl", "cps") for count in (662, 1323, 2646)
+]
+PUBLISHED = (74.09, 77.08, 78.18, 79.43, 75.76, 77.21, 78.22, 79.54)
+
+
+def test_presets_are_the_table_of_section_11():
+    released, clean = UCCLSettings().resolved(), UCCLSettings(preset="clean").resolved()
+    assert (released.cutmix.partner, clean.cutmix.partner) == ("same", "batch_shift")
+    assert (released.sbu, clean.sbu) == (
+        SBUSettings(support="all", conf_thresh=0.95),
+        SBUSettings(support="uncertain", conf_thresh=0.95),
+    )
+    assert (released.ckr, clean.ckr) == (
+        CKRSettings(ignored="rows", detach_weights=False),
+        CKRSettings(ignored="exclude", detach_weights=True),
+    )
+    assert (released.bn_extra_passes, clean.bn_extra_passes) == (True, False)
+    assert (released.alpha_sbu, released.beta_ckr) == (0.015, 0.02)
+
+
+def test_thresholds_of_sbu():
+    assert UCCLSettings(conf_thresh=0.0).resolved().sbu.conf_thresh == 0.0
+    assert UCCLSettings(conf_thresh=0.0, preset="clean").resolved().sbu.conf_thresh == 0.95
+    own = UCCLSettings(conf_thresh=0.0, preset="clean", sbu=SBUSettings(conf_thresh=0.3))
+    assert own.resolved().sbu.conf_thresh == 0.3
+
+
+@pytest.mark.parametrize("preset", ["released", "clean"])
+def test_single_switches_win_over_the_preset(preset):
+    own = UCCLSettings(
+        preset=preset,
+        cutmix=CutMixSettings(partner="batch_shift"),
+        sbu=SBUSettings(support="uncertain"),
+        ckr=CKRSettings(ignored="exclude", detach_weights=False),
+        bn_extra_passes=False,
+    ).resolved()
+    assert (own.cutmix.partner, own.sbu.support, own.ckr.ignored) == ("batch_shift", "uncertain", "exclude")
+    assert own.ckr.detach_weights is False and own.bn_extra_passes is False
+    assert compose("voc/366/uccl", ["method.ckr.detach_weights=true"]).method.resolved().ckr.detach_weights is True
+
+
+@pytest.mark.parametrize("name", [f"{split}/{method}" for split in UCCL_SPLITS for method in METHODS])
+def test_published_settings(name):
+    config, city = compose(name), name.startswith("city")
+    labelled = known_splits(config.dataset.name)[config.split.id].labelled.count
+    assert labelled == int(name.split("/")[1]) and (not city or config.split.id == f"cps_{labelled}")
+    assert (config.loader.batch_labelled, config.loader.batch_unlabelled) == (8, 8)
+    optimizer = config.optimizer
+    expected = (0.005, 1, 240, 0.0, "ohem") if city else (0.001, 10, 80, 0.95, "ce")
+    found = (
+        optimizer.lr,
+        optimizer.head_lr_times,
+        config.trainer.epochs,
+        config.method.conf_thresh,
+        config.criterion.type,
+    )
+    assert found == expected and optimizer.poly_lag == 1 and optimizer.weight_decay == 1e-4
+    ours = name.endswith("uccl")
+    assert config.network.encoder == ("resnet50" if ours else "resnet101") and config.augment.pad_label == 255
+    assert config.augment.crop == (321 if not city else 612 if ours else 801)
+    if city:
+        evaluation = config.evaluation
+        assert (evaluation.size, evaluation.stride) == (config.augment.crop, int(config.augment.crop * 2 / 3))
+        assert (evaluation.window_rule, evaluation.accumulate) == ("cut_off", "sum_softmax")
+        assert (config.criterion.thresh, config.criterion.min_kept_per_image) == (0.7, 100_000)
+
+
+def test_published_scores():
+    assert tuple(compose(f"{split}/uccl").reference.published_miou for split in UCCL_SPLITS) == PUBLISHED
+    assert compose("voc/92/unimatch").reference.published_miou == 75.2
+    assert compose("voc/92/fixmatch").reference.published_miou is None
+
+
+def test_further_lists_of_unimatch_are_known():
+    known = set(known_experiments())
+    assert {f"{split}/{method}" for split in FURTHER for method in METHODS[1:]} <= known
+    assert compose("voc/u2pl_662/unimatch").augment.crop == 513 and compose("voc/cps_662/unimatch").augment.crop == 321
+
+
+@pytest.mark.parametrize(
+    ("settings", "pipeline"),
+    [
+        (UCCLSettings(), "two_strong_and_partner"),
+        (UCCLSettings(preset="clean"), "two_strong"),
+        (UniMatchSettings(), "two_strong_and_partner"),
+        (FixMatchSettings(), "one_strong_and_partner"),
+        (FixMatchSettings(preset="clean"), "one_strong"),
+    ],
+)
+def test_streams(settings, pipeline):
+    labelled, unlabelled = settings.streams()
+    assert (labelled.pipeline, labelled.follows, unlabelled.pipeline) == ("weak_8bit", "unlabelled", pipeline)
+
+
+def test_a_threshold_without_uncertain_pixels_is_warned_about():
+    assert UCCLSettings().warnings(21) == [] and UniMatchSettings(conf_thresh=0.0).warnings(19) == []
+    assert "method.sbu.conf_thresh=0.95" in UCCLSettings(conf_thresh=0.0).warnings(19)[0]
+    assert UCCLSettings(conf_thresh=0.0, preset="clean").warnings(19) == []
+
+
+def test_surplus_heads_are_refused():
+    with pytest.raises(ValueError, match="network.representation=0, network.auxiliary=false"):
+        UCCLSettings().check(NetworkConfig(encoder="resnet50", representation=256, auxiliary=True))
+    with pytest.raises(UserError, match="network.subclasses=0"):
+        compose("voc/366/unimatch", ["network.subclasses=40"])
+
+
+def test_feature_masks_repeat_and_differ_between_steps():
+    network = compose("voc/366/uccl").network
+    clock = Clock(epoch=1, step=2, iteration=12, epochs=5, iterations_per_epoch=10)
+    first, again, other = (feature_masks(network, 6, 1, c) for c in (clock, clock, dataclasses.replace(clock, step=3)))
+    assert [mask.shape for mask in first] == [(6, 256, 1, 1), (6, 2048, 1, 1)]
+    assert all(np.array_equal(*pair) for pair in zip(first, again))
+    assert not np.array_equal(first[1], other[1])
+    assert set(np.unique(first[1])) == {0, 2} and 0.95 < first[1].mean() < 1.05

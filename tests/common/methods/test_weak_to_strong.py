@@ -1,0 +1,109 @@
+"""Weak base, strong views and CutMix boxes beyond the golden samples: ranges, small images, partners, the paired order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from common.config.schema import AugmentConfig
+from common.datasets.file_dataset import open_dataset
+from common.experiment import compose
+from common.loading.loader import Loader
+from common.loading.plan import Plan
+from common.methods.pipelines import PIPELINES
+from common.methods.uccl import augment as weak_to_strong
+from common.methods.uccl.augment import draw_area_box
+from common.splits.resolve import resolve
+from common.splits.split import Split
+
+CONFIG = AugmentConfig(crop=33)
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 12), (40, 100), (100, 40), (1, 9), (33, 33)])
+def test_every_size_gives_whole_samples(height, width):
+    """Also images far smaller than the crop, and one of a single row."""
+    label = np.full((height, width), 3, np.uint8)
+    for seed in range(5):
+        sample = PIPELINES["weak_8bit"](picture(height, width), {"label": label}, CONFIG, np.random.default_rng(seed))
+        assert sample["image"].shape == (3, 33, 33) and set(np.unique(sample["label"])) <= {3, 255}
+        views = PIPELINES["two_strong_and_partner"](picture(height, width), {}, CONFIG, np.random.default_rng(seed))
+        padding = views["ignore"] == 255
+        black = (0 - np.float32(CONFIG.mean)) / np.float32(CONFIG.std)
+        assert np.array_equal(views["weak"][:, padding], np.repeat(black[:, None], padding.sum(), 1))
+        assert views["box1"].dtype == bool and set(np.unique(views["ignore"])) <= {0, 255}
+
+
+def test_padding_is_where_the_label_is_padded():
+    image, label = picture(20, 20), np.zeros((20, 20), np.uint8)
+    draws = weak_to_strong.BaseDraws(long_side=20, left=0, top=0, flip=True)
+    _, padded = weak_to_strong.apply_base(image, label, draws, CONFIG)
+    _, ignore = weak_to_strong.apply_base(image, None, draws, CONFIG)
+    assert np.array_equal(padded, ignore) and (ignore == 0).sum() == 400 and ignore[0, -1] == 0 and ignore[0, 0] == 255
+
+
+def test_a_partner_is_another_augmentation_of_the_same_image():
+    sample = PIPELINES["one_strong_and_partner"](picture(60, 80), {}, CONFIG, np.random.default_rng(1))
+    names = {"weak", "strong1", "ignore"}
+    assert set(sample) == names | {"box1"} | {f"mix_{name}" for name in names}
+    assert not np.array_equal(sample["weak"], sample["mix_weak"])
+    alone = PIPELINES["one_strong"](picture(60, 80), {}, CONFIG, np.random.default_rng(1))
+    assert set(alone) == names | {"box1"} and np.array_equal(alone["strong1"], sample["strong1"])
+
+
+def test_boxes_lie_inside_and_have_the_drawn_shape():
+    rng, boxes = np.random.default_rng(0), []
+    for _ in range(400):
+        box = draw_area_box(65, rng)
+        boxes.append(box)
+        if box is not None:
+            top, left, bottom, right = box
+            assert 0 <= top < bottom <= 65 and 0 <= left < right <= 65
+            assert 0.01 <= (bottom - top) * (right - left) / 65**2 <= 0.4
+    assert 150 <= sum(box is None for box in boxes) <= 250
+
+
+def order(labelled: int, unlabelled: int, epoch: int = 0) -> list[tuple[list[str], list[str]]]:
+    """Return the ids of both streams, step by step."""
+    split = Split(
+        id="own",
+        labelled=tuple(f"l{i}" for i in range(labelled)),
+        unlabelled=tuple(f"u{i}" for i in range(unlabelled)),
+        digest="",
+        unlabelled_digest="",
+        origin="",
+    )
+    settings = ["loader.batch_labelled=2", "loader.batch_unlabelled=2", "trainer.iterations_per_epoch=null"]
+    config = compose("shapes/12/uccl", settings)
+    plan = Plan(split, config.method.streams(), config)
+    return [
+        tuple([t.image_id for t in tasks if t.stream == s] for s in ("labelled", "unlabelled"))
+        for tasks in plan.tasks(epoch)
+    ]
+
+
+def test_a_labelled_image_always_meets_the_same_unlabelled_ones():
+    for epoch in (0, 1):
+        pairs = [pair for step in order(3, 10, epoch) for pair in zip(*step)]
+        assert len(pairs) == 10 and all(int(own[1:]) == int(leader[1:]) % 3 for own, leader in pairs)
+    assert order(3, 10, 0) != order(3, 10, 1)
+
+
+def test_a_longer_labelled_list_is_shuffled_by_itself():
+    seen = {image for epoch in range(9) for step in order(8, 4, epoch) for image in step[0]}
+    assert len(seen) == 8
+
+
+def test_batches_of_the_loader_hold_all_views():
+    config = compose("shapes/12/uccl", ["loader.workers=0", "augment.crop=33"])
+    dataset = open_dataset(config.dataset)
+    with Loader(dataset, resolve(dataset, config.split), config.method.streams(), config) as loader:
+        batch = next(iter(loader.epoch(0)))
+    assert batch["unlabelled"]["mix_strong2"].shape == (8, 3, 33, 33) and batch["unlabelled"]["box2"].shape == (
+        8,
+        33,
+        33,
+    )

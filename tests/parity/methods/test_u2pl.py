@@ -1,0 +1,232 @@
+"""Whole training steps: the same start, batches and draws give the same losses, gradients and state in both frameworks."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from types import SimpleNamespace
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+
+import mindspore_impl.optimizer
+import mindspore_impl.session
+import torch_impl.optimizer
+from common.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, read
+from common.config.schema import CriterionConfig, ExperimentConfig, OptimizerConfig
+from common.experiment import compose
+from common.methods.interface import NonFiniteLoss
+from common.networks.tensors import is_counter
+from mindspore_impl.checkpoint import save_checkpoint
+from mindspore_impl.teacher import update_teacher
+from tests.parity import steps
+from tests.parity.pairs import relative_error
+from tests.parity.steps import (
+    CURVE,
+    FIRST_STEP,
+    GRADIENTS,
+    STEPS,
+    STEPS_PER_EPOCH,
+    Checkerboards,
+    apart,
+    clock,
+    gradients,
+    in_mindspore,
+    in_torch,
+    together,
+)
+
+CONFIG = compose(
+    "shapes/12/u2pl",
+    [
+        "trainer.deterministic_dropout=true", "trainer.device=cpu", "trainer.threads=1", "trainer.epochs=4",
+        "network.width=16", "network.representation=16", "network.auxiliary=true", "network.head_dropout=[0.1, 0.1]",
+        "network.aspp_dropout=0.1", "optimizer.lr=0.001", "optimizer.head_lr_times=5", "method.sup_only_epochs=1",
+        "method.contrastive={num_queries: 16, num_negatives: 8, queue_first: 200, queue_other: 100, low_rank: 1}",
+    ],
+)  # fmt: skip
+
+
+def batches(count: int) -> list[dict]:
+    """Return ``count`` batches of 2 labelled and 2 unlabelled images."""
+    # With this seed no entropy lies within rounding of a percentile, whatever the step.
+    boards = Checkerboards(seed=18, classes=len(CONFIG.dataset.classes))
+    result = []
+    for _ in range(count):
+        labels = boards.labels()
+        labelled = {"ids": ["a", "b"], "image": boards.images(), "label": labels}
+        result.append({"labelled": labelled, "unlabelled": {"ids": ["c", "d"], "image": boards.images()}})
+    return result
+
+
+def run(method, start: int = 0, stop: int = STEPS) -> list[dict[str, float]]:
+    """Return the losses of steps ``start`` to ``stop`` - 1."""
+    return steps.run(method, batches(stop)[start:], start)
+
+
+@pytest.fixture(scope="module")
+def only_method():
+    """Return one method whose update is compiled once, and its start."""
+    method = in_mindspore(CONFIG)
+    return method, method.networks(), method.state()
+
+
+@pytest.fixture
+def theirs(only_method):
+    """Return the method in MindSpore at its start."""
+    method, networks, state = only_method
+    method.restore(networks, state)
+    return method
+
+
+def changed(**method) -> ExperimentConfig:
+    """Return the configuration with other settings of the method, semi-supervised from the start."""
+    contrastive = dataclasses.replace(CONFIG.method.contrastive, **method.pop("contrastive", {}))
+    settings = dataclasses.replace(CONFIG.method, sup_only_epochs=0, contrastive=contrastive, **method)
+    return dataclasses.replace(CONFIG, method=settings)
+
+
+def supervised(criterion: CriterionConfig) -> ExperimentConfig:
+    """Return the configuration of the supervised baseline on the same network."""
+    method = compose("shapes/12/suponly").method
+    return dataclasses.replace(CONFIG, method=method, criterion=criterion)
+
+
+FIRST_STEPS = {
+    "authors": changed(),
+    "fixed, ClassMix, averaged prototypes": changed(
+        preset="fixed", mixing="classmix", mixing_probability=1.0, contrastive={"anchor_ema": True}
+    ),
+    "CutOut, low entropy allowed": changed(
+        mixing="cutout", mixing_probability=1.0, contrastive={"negative_high_entropy": False}
+    ),
+    "CutMix, OHEM": dataclasses.replace(
+        changed(mixing_probability=1.0), criterion=CriterionConfig(type="ohem", thresh=0.1, min_kept=700)
+    ),
+    "supervised": supervised(CriterionConfig()),
+}
+
+
+@pytest.mark.parametrize("name", FIRST_STEPS)
+def test_first_step(name, monkeypatch):
+    ours, theirs = in_torch(FIRST_STEPS[name]), in_mindspore(FIRST_STEPS[name])
+    monkeypatch.setattr(theirs.optimizer, "step", lambda _: None)
+    expected, found = run(ours, stop=1), run(theirs, stop=1)
+    assert apart(found, expected) <= FIRST_STEP and all(expected[0].values())
+    assert together(*gradients(ours.optimizer, theirs.optimizer)) <= GRADIENTS
+
+
+@pytest.fixture(scope="module")
+def curve(only_method):
+    """Return the losses of 20 steps in MindSpore, and the networks and the state after them."""
+    method, networks, state = only_method
+    method.restore(networks, state)
+    return run(method), method.networks(), method.state()
+
+
+def test_twenty_steps(curve):
+    ours = in_torch(CONFIG)
+    losses, networks, state = curve
+    assert apart(run(ours), losses) <= CURVE
+    assert sum(ours.bank.counts) and all(step["contra"] for step in losses[STEPS_PER_EPOCH:])
+    for found, expected in [(state, ours.state()), *((networks[role], ours.networks()[role]) for role in networks)]:
+        names = {name for name in expected if not is_counter(name)}
+        assert set(found) == names and all(found[name].shape == expected[name].shape for name in names)
+        assert together([found[name] for name in names], [expected[name] for name in names]) <= 10 * CURVE
+
+
+def wrong_decay(method) -> None:
+    """Let the teacher follow faster."""
+    method.settings = dataclasses.replace(method.settings, ema_decay=0.5)
+
+
+def wrong_norm(method) -> None:
+    """Let running statistics move twice as fast."""
+    for layer in [*method.student.modules(), *method.teacher.modules()]:
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 0.2
+
+
+def wrong_momentum(method) -> None:
+    """Give the heads less momentum."""
+    method.optimizer.sgd.param_groups[1]["momentum"] = 0.8
+
+
+@pytest.mark.parametrize("break_one", [wrong_decay, wrong_norm, wrong_momentum])
+def test_a_rule_broken_in_one_framework_leaves_the_gate(curve, break_one):
+    ours = in_torch(CONFIG)
+    break_one(ours)
+    assert apart(run(ours), curve[0]) > CURVE
+
+
+def test_other_dropout_masks_leave_the_gate(curve, monkeypatch):
+    ours = in_torch(CONFIG)
+    masks = ours.session.masks
+    monkeypatch.setattr(ours.session, "masks", lambda network, role, *rest: masks(network, f"other {role}", *rest))
+    assert apart(run(ours, stop=1), curve[0][:1]) > FIRST_STEP
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(theirs, tmp_path):
+    kept, stop = 7, 10
+    losses = run(theirs, stop=kept)
+    checkpoint = Checkpoint({"format_version": FORMAT_VERSION, "role": "teacher"}, theirs.networks(), theirs.state())
+    save_checkpoint(tmp_path / "last.ckpt", checkpoint)
+    losses += run(theirs, kept, stop)
+    networks, state = theirs.networks(), theirs.state()
+
+    resumed = in_mindspore(CONFIG)
+    run(resumed, stop=1)
+    saved = read(tmp_path / "last.ckpt")
+    resumed.restore(saved.networks, saved.state)
+    assert run(resumed, kept, stop) == losses[kept:]
+    for found, expected in [(resumed.state(), state), *zip(resumed.networks().values(), networks.values())]:
+        assert list(found) == list(expected) and all(np.array_equal(found[n], expected[n]) for n in expected)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_optimiser(theirs):
+    batch = batches(1)[0]
+    batch["labelled"]["image"][0, 0, 0, 0] = np.nan
+    before = [parameter.asnumpy().copy() for parameter in theirs.optimizer.parameters]
+    with pytest.raises(NonFiniteLoss, match="a, b"):
+        theirs.step(batch, clock(0))
+    assert all(np.array_equal(p.asnumpy(), b) for p, b in zip(theirs.optimizer.parameters, before))
+    assert not theirs.optimizer.state()
+
+
+def test_optimiser_with_weight_decay_and_teacher():
+    config = OptimizerConfig(lr=0.1, head_lr_times=3.0, momentum=0.8, weight_decay=0.1)
+    methods, modules = [in_torch(CONFIG), in_mindspore(CONFIG)], [torch_impl.optimizer, mindspore_impl.optimizer]
+    ours, theirs = (module.Optimizer(method.student, config) for module, method in zip(modules, methods))
+    rng = np.random.default_rng(1)
+    for iteration in range(3):
+        values = {name: rng.standard_normal(p.shape).astype(np.float32) for name, p in zip(ours.names, ours.parameters)}
+        for name, parameter in zip(ours.names, ours.parameters):
+            parameter.grad = torch.from_numpy(values[name])
+        theirs.gradients = tuple(ms.Tensor(values[name]) for name in theirs.names)
+        for module, method, optimizer in zip(modules, methods, (ours, theirs)):
+            optimizer.step(clock(iteration))
+            module.update_teacher(method.teacher, method.student, 0.9 * iteration)
+    results = [
+        method.networks() | {"momentum": optimizer.state()} for method, optimizer in zip(methods, (ours, theirs))
+    ]
+    for part, tensors in results[1].items():
+        assert max(relative_error(tensors[name], results[0][part][name]) for name in tensors) <= 1e-6
+    assert set(results[0]["momentum"]) == set(results[1]["momentum"])
+
+
+def test_a_teacher_outside_of_the_cpu_is_assigned(theirs, monkeypatch):
+    """There asnumpy returns a copy, so that writing into it is not enough."""
+    pairs = list(zip(theirs.teacher.trainable_params(), theirs.student.trainable_params()))
+    expected = [0.75 * mine.asnumpy() + 0.25 * student.asnumpy() for mine, student in pairs]
+    monkeypatch.setattr(ms, "get_current_device", lambda: SimpleNamespace(device_target="Ascend"))
+    monkeypatch.setattr(ms.Parameter, "asnumpy", lambda self: ms.Tensor.asnumpy(self).copy())
+    update_teacher(theirs.teacher, theirs.student, 0.75)
+    assert max(relative_error(mine.asnumpy(), e) for (mine, _), e in zip(pairs, expected)) <= 1e-6
+
+
+def test_threads_of_the_session_do_not_bind_the_process():
+    allowed = os.sched_getaffinity(0)
+    mindspore_impl.session.Session(CONFIG)
+    assert os.sched_getaffinity(0) == allowed

@@ -1,0 +1,174 @@
+"""Whole steps of UCCL, UniMatch and FixMatch: the same start, batches and draws give the same numbers in both frameworks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from common.config.schema import CriterionConfig, ExperimentConfig
+from common.experiment import compose
+from common.methods.uccl.augment import draw_area_box, inside
+from common.methods.uccl.uccl import CKRSettings, SBUSettings
+from common.networks.tensors import is_counter
+from tests.parity import steps
+from tests.parity.steps import (
+    CURVE,
+    FIRST_STEP,
+    GRADIENTS,
+    STEPS,
+    Checkerboards,
+    apart,
+    gradients,
+    in_mindspore,
+    in_torch,
+    together,
+)
+
+SIZE, PADDED = 33, 9
+
+
+def config(method: str) -> ExperimentConfig:
+    """Return the experiment of ``method`` on the smallest network."""
+    settings = [
+        "trainer.device=cpu", "trainer.threads=1", "trainer.epochs=4", "network.width=16", "optimizer.lr=0.001",
+        "optimizer.head_lr_times=5", "optimizer.poly_lag=1", "method.conf_thresh=0.25",
+    ]  # fmt: skip
+    return compose(f"shapes/12/{method}", settings)
+
+
+UCCL = config("uccl")
+
+
+def batches(count: int) -> list[dict]:
+    """Return ``count`` batches of 2 labelled and 2 unlabelled images; the first unlabelled one is padded at the bottom."""
+    boards, rng, result = Checkerboards(seed=3, classes=6, size=SIZE), np.random.default_rng(5), []
+    for _ in range(count):
+        labelled = {"ids": ["a", "b"], "image": boards.images(), "label": boards.labels()}
+        base, unlabelled = boards.images(), {"ids": ["c", "d"]}
+        for prefix in ("", "mix_"):
+            for name in ("weak", "strong1", "strong2"):
+                noise = rng.standard_normal(base.shape).astype(np.float32) * (0.5 if name != "weak" else 0.1)
+                unlabelled[prefix + name] = base + noise
+            unlabelled[f"{prefix}ignore"] = np.zeros((2, SIZE, SIZE), np.uint8)
+            unlabelled[f"{prefix}ignore"][0, SIZE - PADDED :] = 255
+        for name in ("box1", "box2"):
+            unlabelled[name] = np.stack([inside(SIZE, draw_area_box(SIZE, rng, 1.0)) for _ in range(2)])
+        result.append({"labelled": labelled, "unlabelled": unlabelled})
+    return result
+
+
+def changed(**method) -> ExperimentConfig:
+    """Return UCCL with other settings of the method."""
+    return dataclasses.replace(UCCL, method=dataclasses.replace(UCCL.method, **method))
+
+
+FIRST_STEPS = {
+    "fixmatch": config("fixmatch"),
+    "unimatch, OHEM": dataclasses.replace(
+        config("unimatch"), criterion=CriterionConfig(type="ohem", thresh=0.1, min_kept=700)
+    ),
+    "uccl, released": UCCL,
+    "uccl, clean": changed(preset="clean"),
+    "uccl, other switches": changed(
+        sbu=SBUSettings(support="uncertain", conf_thresh=0.22), ckr=CKRSettings(ignored="exclude", detach_weights=False)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIRST_STEPS)
+def test_first_step(name, monkeypatch):
+    ours, theirs = in_torch(FIRST_STEPS[name]), in_mindspore(FIRST_STEPS[name])
+    monkeypatch.setattr(theirs.optimizer, "step", lambda _: None)
+    expected, found = (steps.run(method, batches(1)) for method in (ours, theirs))
+    assert apart(found, expected) <= FIRST_STEP and all(expected[0].values())
+    assert together(*gradients(ours.optimizer, theirs.optimizer)) <= GRADIENTS
+    for name, tensor in ours.networks()["student"].items():
+        if ".running_" in name:
+            np.testing.assert_allclose(theirs.networks()["student"][name], tensor, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def curve():
+    """Return the losses of 20 steps of UCCL in MindSpore, and the network and the state after them."""
+    method = in_mindspore(UCCL)
+    return steps.run(method, batches(STEPS)), method.networks()["student"], method.state()
+
+
+def test_twenty_steps(curve):
+    ours = in_torch(UCCL)
+    losses, network, state = curve
+    assert apart(steps.run(ours, batches(STEPS)), losses) <= CURVE
+    assert all(step["certain"] and step["sbu"] and step["ckr"] for step in losses)
+    for found, expected in [(state, ours.state()), (network, ours.networks()["student"])]:
+        names = {name for name in expected if not is_counter(name)}
+        assert set(found) == names
+        assert together([found[name] for name in names], [expected[name] for name in names]) <= 10 * CURVE
+
+
+def no_lag(method) -> None:
+    """Set the rate before the step instead of after it."""
+    method.optimizer.config = dataclasses.replace(method.optimizer.config, poly_lag=0)
+
+
+def no_extra_passes(method) -> None:
+    """Leave out the passes that only move running statistics: the CutMix partner's labels change."""
+    method.settings = dataclasses.replace(method.settings, bn_extra_passes=False)
+
+
+def padding_left_out(method) -> None:
+    """Let CKR run over valid pixels only."""
+    method.settings = dataclasses.replace(method.settings, ckr=CKRSettings(ignored="exclude", detach_weights=False))
+
+
+def weights_detached(method) -> None:
+    """Give CKR's weights no gradient."""
+    method.settings = dataclasses.replace(method.settings, ckr=CKRSettings(ignored="rows", detach_weights=True))
+
+
+@pytest.mark.parametrize("break_one", [no_lag, no_extra_passes, padding_left_out, weights_detached])
+def test_a_rule_broken_in_one_framework_leaves_the_gate(curve, break_one):
+    ours = in_torch(UCCL)
+    break_one(ours)
+    assert apart(steps.run(ours, batches(STEPS)), curve[0]) > CURVE
+
+
+def test_other_dropped_features_leave_the_gate(curve):
+    ours = in_torch(UCCL)
+    kept = [np.ones((4, channels, 1, 1), np.float32) for channels in (32, 64)]
+    assert apart([ours.step(batches(1)[0], steps.clock(0), kept)], curve[0][:1]) > FIRST_STEP
+
+
+def test_passes_whose_graph_nobody_reads_have_none(monkeypatch):
+    """In PyTorch by the outputs; what MindSpore records is part of the golden steps."""
+    method, seen = in_torch(UCCL), {}
+    train_pass = method.train_pass
+
+    def observed(purpose, images, clock):
+        seen[purpose] = train_pass(purpose, images, clock)
+        return seen[purpose]
+
+    monkeypatch.setattr(method, "train_pass", observed)
+    method.step(batches(1)[0], steps.clock(0))
+    recorded = [purpose for purpose, outputs in seen.items() if outputs["logits"].requires_grad]
+    assert list(seen) == ["weak1", "weak2", "extra1", "extra2", "strong"] and recorded == ["weak1", "weak2", "strong"]
+
+
+@pytest.mark.parametrize("case", ["nothing certain", "all labels ignored", "all padding"])
+def test_training_goes_on_without_anything_to_learn_from(case):
+    batch = batches(1)[0]
+    threshold = 1.0 if case == "nothing certain" else UCCL.method.conf_thresh
+    if case == "all labels ignored":
+        batch["labelled"]["label"][:] = 255
+    if case == "all padding":
+        for name in ("ignore", "mix_ignore"):
+            batch["unlabelled"][name][:] = 255
+    settings, losses = changed(conf_thresh=threshold), []
+    for method in (in_torch(settings), in_mindspore(settings)):
+        losses.append(method.step(batch, steps.clock(0)))
+        assert all(np.isfinite(tensor).all() for tensor in method.networks()["student"].values())
+    empty = {"all labels ignored": ["sup"], "nothing certain": ["strong", "feature"]}.get(
+        case, ["strong", "feature", "sbu", "certain"]
+    )
+    assert apart(losses[1:], losses[:1]) <= FIRST_STEP and not any(losses[0][name] for name in empty)

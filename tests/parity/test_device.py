@@ -1,0 +1,70 @@
+"""The start of the MindSpore backend: what it refuses, what it caps, and that importing the package costs nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from mindspore_impl.device import ONEDNN_CAP, check_numpy, start
+from tests.parity.process import python
+
+pytest.importorskip("mindspore")
+
+CONVOLUTION = """
+import numpy as np
+from mindspore_impl.networks.layers import conv
+from mindspore import Tensor
+conv(32, 32, 3)(Tensor(np.ones((1, 32, 20, 20), np.float32))).asnumpy()
+"""
+
+
+def has_avx512() -> bool:
+    information = Path("/proc/cpuinfo")
+    return information.exists() and "avx512f" in information.read_text()
+
+
+def test_importing_the_package_imports_no_framework():
+    code = "import sys, mindspore_impl, mindspore_impl.device; print('mindspore' in sys.modules)"
+    assert python(code).strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "device, message",
+    [
+        ("cuda", "no GPU build"),
+        ("cuda:1", "no GPU build"),
+        ("tpu", "not a device"),
+        ("cpu:1", "not a device"),
+        ("ascend:x", "not a device"),
+        ("ascend", "finds no Ascend"),
+    ],
+)
+def test_devices_that_are_refused(device, message):
+    with pytest.raises(UserError, match=message):
+        start(device)
+
+
+def test_devices_that_are_here():
+    assert start() == start("auto") == start("cpu") == start("CPU") == "CPU"
+
+
+def test_numpy_2_is_refused():
+    check_numpy("1.26.4")
+    with pytest.raises(UserError, match="NumPy 2.4.1; install"):
+        check_numpy("2.4.1")
+
+
+def test_synchronize_after_start():
+    assert python(
+        "from mindspore_impl.device import start; start(); import mindspore as ms; ms.runtime.synchronize(); print(1)"
+    )
+
+
+@pytest.mark.skipif(not has_avx512(), reason="only with AVX-512 does oneDNN choose its reference loop")
+@pytest.mark.parametrize("cap, reference", [("on", False), ("off", True)])
+def test_the_cap_keeps_convolutions_off_the_reference_loop(cap, reference):
+    log = python(CONVOLUTION, ONEDNN_VERBOSE="1", **{ONEDNN_CAP: cap})
+    assert "convolution" in log
+    assert ("ref:any" in log) == reference

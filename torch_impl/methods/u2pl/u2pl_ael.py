@@ -1,0 +1,190 @@
+"""U2PL with AEL in PyTorch; the MindSpore file of the same name mirrors this one.
+
+    L = loss_scale * (L_sup + consistency_weight * (L_cons(labelled) + L_cons(unlabelled)) + contrastive.weight * L_contra)
+    L_cons = sum_p w_p CE_p / sum_p w_p,  w_p = confidence_p ** confidence_gamma * [U_p > 1 - ((1 - c_k) / max(1 - c)) ** gamma]
+
+c is the student's confidence in each class, k its class at pixel p, U uniform. Classes of low confidence are pasted into labelled
+images (copy-paste), decide which image is mixed into an unlabelled one (CutMix) and are left out of L_cons less often (sampling).
+Targets of L_cons are the teacher's classes. L_sup, L_contra and the EMA teacher are U2PL's.
+
+Source: ``specs/u2pl.md`` section 12; switches, draws and banks: ``common/methods/u2pl/u2pl_ael.py``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.arrays import Size
+from common.config.schema import ExperimentConfig
+from common.loading.on_demand import ImagesOnDemand
+from common.methods.interface import Batch, Clock, check_finite
+from common.methods.u2pl.u2pl_ael import ClassBanks, Draws, StepDraws, keep_thresholds, paste_classes
+from torch_impl.losses import IGNORE, true_class_probability, weighted_cross_entropy
+from torch_impl.methods.u2pl.u2pl import U2PL
+from torch_impl.mixing import cutmix
+from torch_impl.pseudo_labels import drop_unreliable, entropy, percentile
+from torch_impl.resize import resize
+from torch_impl.session import Session
+from torch_impl.teacher import update_teacher
+
+
+def class_confidence(logits: Tensor, labels: Tensor) -> np.ndarray:
+    """Return float32 ``[K]``: the mean probability of each class over the pixels labelled so, 0 for absent classes.
+
+    ``logits`` ``[B,K,H,W]``, ``labels`` ``[B,H,W]``.
+    """
+    classes, valid = logits.shape[1], labels != IGNORE
+    probability = true_class_probability(logits.detach(), labels)[valid].double()
+    sums = torch.bincount(labels[valid].long(), probability, classes)
+    counts = torch.bincount(labels[valid].long(), minlength=classes)
+    return (sums / counts.clamp(min=1)).float().cpu().numpy()
+
+
+def drop_confident(uncertainty: Tensor, pseudo_label: Tensor, percent: float) -> tuple[Tensor, float]:
+    """Return ``pseudo_label`` with pixels below the ``percent`` percentile of entropy set to 255, and that threshold (18.8).
+
+    ``uncertainty`` and ``pseudo_label`` ``[B,H,W]``; the percentile runs over all pixels.
+    """
+    threshold = percentile(uncertainty.flatten(), percent)
+    return pseudo_label.masked_fill(uncertainty < threshold, IGNORE), threshold
+
+
+def consistency_loss(
+    logits: Tensor,
+    confidence: Tensor,
+    pseudo_label: Tensor,
+    class_confidence: np.ndarray,
+    uniform: Tensor | None,
+    confidence_gamma: float = 2.0,
+    sampling_gamma: float = 1.0,
+) -> Tensor:
+    """Return L_cons of the student's ``logits`` ``[B,K,H,W]``.
+
+    ``confidence`` float32 and ``pseudo_label`` ``[B,H,W]`` are the teacher's, ``class_confidence`` ``[K]``; ``uniform`` ``[K,H,W]`` serves
+    all images alike, without it every pixel takes part.
+    """
+    weights = confidence**confidence_gamma
+    if uniform is not None:
+        predicted = logits.detach().argmax(1)
+        thresholds = torch.from_numpy(keep_thresholds(class_confidence, sampling_gamma)).to(logits.device)
+        drawn = uniform.expand(len(logits), *uniform.shape).gather(1, predicted.unsqueeze(1)).squeeze(1)
+        weights = weights * (drawn > thresholds[predicted])
+    return weighted_cross_entropy(logits, pseudo_label, weights, weights.sum() + 1e-12)
+
+
+class Targets(NamedTuple):
+    """What the teacher says about a batch at full size: classes uint8, their probability and the entropy, ``[B,H,W]`` each."""
+
+    pseudo_label: Tensor
+    confidence: Tensor
+    uncertainty: Tensor
+
+
+def targets(logits: Tensor) -> Targets:
+    """Return the targets that logits ``[B,K,H,W]`` give."""
+    probabilities = logits.softmax(1)
+    confidence, pseudo_label = probabilities.max(1)
+    return Targets(pseudo_label.to(torch.uint8), confidence, entropy(probabilities))
+
+
+class U2PLAEL(U2PL):
+    """U2PL's student, teacher and memory bank with the banks and the step of AEL."""
+
+    def __init__(self, config: ExperimentConfig, session: Session) -> None:
+        super().__init__(config, session)
+        self.images = ImagesOnDemand(config, "partner")
+        self.banks = ClassBanks(self.classes, len(self.images.ids), config.trainer.seed)
+
+    def step(self, batch: Batch, clock: Clock, draws: Draws | None = None) -> dict[str, float]:
+        """Run one optimiser step and return the loss terms as they enter the sum."""
+        draws = draws or StepDraws(self.settings, self.config.trainer.seed, clock)
+        labelled, paste = batch["labelled"], batch["paste"]
+        classes = draws.pasted_classes(self.banks.confidence)
+        images, labels = paste_classes(labelled["image"], labelled["label"], paste["image"], paste["label"], classes)
+        images, labels = self.session.tensor(images), self.session.tensor(labels)
+        mixed, scores = self._mixed_pair(batch["unlabelled"], labels.shape[1:], clock, draws)
+        losses = self._equalised_losses(images, labels, mixed, scores, clock, draws)
+        check_finite(losses, batch)
+        self.optimizer.step(clock)
+        update_teacher(self.teacher, self.student, self.settings.teacher_decay(clock))
+        return losses
+
+    def _mixed_pair(self, own: dict, size: Size, clock: Clock, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return unlabelled images with a region of another one that should show a chosen class, and the teacher's logits."""
+        categories, positions = draws.partners(self.banks, len(own["ids"]))
+        first, second = self.session.tensor(own["image"]), self.session.tensor(self.images.load(positions, clock))
+        with torch.no_grad():
+            scores = resize(self.teacher.eval()(torch.cat([first, second]))["logits"], size)
+        class_maps = scores.argmax(1).to(torch.uint8).cpu().numpy()
+        masks = self.session.tensor(draws.mix_masks(class_maps[len(first) :], categories))
+        seen = np.concatenate([self.images.positions(own["ids"]), positions])
+        self.banks.update_coverage(seen, class_maps, self.settings.coverage_area)
+        return cutmix(second, first, masks), cutmix(scores[len(first) :], scores[: len(first)], masks)
+
+    def _equalised_losses(
+        self, images: Tensor, labels: Tensor, mixed: Tensor, scores: Tensor, clock: Clock, draws: Draws
+    ) -> dict[str, float]:
+        settings, size = self.settings, labels.shape[1:]
+        with torch.no_grad():
+            teacher = self._train_pass("teacher", images, clock)
+            teacher_mixed = self._train_pass("teacher", mixed, clock, "teacher mixed")
+            teacher_scores = resize(teacher["logits"], size)
+            of_labelled, of_mixed = targets(teacher_scores), targets(scores)
+            reliable = self._reliable(of_mixed, clock)
+            features = torch.cat([teacher["representation"], teacher_mixed["representation"]])
+            parts = [resize(part, features.shape[2:]).softmax(1) for part in (teacher_scores, scores)]
+
+        def terms() -> dict[str, Tensor]:
+            outputs = self._train_pass("student", images, clock)
+            outputs_mixed = self._train_pass("student", mixed, clock, "student mixed")
+            student_scores = resize(outputs["logits"], size)
+            confidence = class_confidence(student_scores, labels)
+            self.banks.update_confidence(confidence, settings.confidence_momentum)
+            losses = {
+                "sup": self._supervised(outputs, labels),
+                "cons_labelled": self._consistency("labelled", student_scores, of_labelled, draws),
+                "cons_unlabelled": self._consistency(
+                    "unlabelled", resize(outputs_mixed["logits"], size), of_mixed._replace(pseudo_label=reliable), draws
+                ),
+            }
+            representation = torch.cat([outputs["representation"], outputs_mixed["representation"]])
+            if clock.epoch < settings.contrastive_start_epoch:
+                # With a zero gradient, not none, the representation head still feels weight decay, as in the released program.
+                losses["contra"] = representation.sum() * 0
+            else:
+                seen = reliable if settings.contrastive_pixels == "kept" else of_mixed.pseudo_label
+                losses["contra"] = settings.contrastive.weight * self._contrastive(
+                    representation, features, torch.cat(parts), labels, seen, of_mixed.uncertainty, clock, draws,
+                    among=of_mixed.pseudo_label != IGNORE,
+                )  # fmt: skip
+            return {name: settings.loss_scale * term for name, term in losses.items()}
+
+        return self.optimizer.differentiate(terms)
+
+    def _reliable(self, teacher: Targets, clock: Clock) -> Tensor:
+        """Return the pseudo-labels without the pixels that the switch ``drop`` drops."""
+        kept = self.settings.percent_kept(clock)
+        if self.settings.drop == "low":
+            return drop_confident(teacher.uncertainty, teacher.pseudo_label, 100 - kept)[0]
+        return drop_unreliable(teacher.uncertainty, teacher.pseudo_label, kept)[0]
+
+    def _consistency(self, term: str, scores: Tensor, teacher: Targets, draws: Draws) -> Tensor:
+        settings = self.settings
+        uniform = self.session.tensor(draws.uniform(term, scores.shape[1:])) if settings.sampling else None
+        return settings.consistency_weight * consistency_loss(
+            scores, teacher.confidence, teacher.pseudo_label, self.banks.confidence, uniform,
+            settings.confidence_gamma, settings.sampling_gamma,
+        )  # fmt: skip
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what U2PL saves, and the banks of the classes."""
+        return super().state() | self.banks.state()
+
+    def restore(self, networks: dict[str, dict[str, np.ndarray]], state: dict[str, np.ndarray]) -> None:
+        """Take back a saved run."""
+        super().restore(networks, state)
+        self.banks.restore(state)

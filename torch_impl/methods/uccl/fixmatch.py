@@ -1,0 +1,29 @@
+"""FixMatch in PyTorch; the MindSpore file of the same name mirrors this one.
+
+    L = (L_x + L_s) / 2
+
+L_x: cross entropy or OHEM of the labelled images. L_s: cross entropy of one CutMixed strong view against the labels of the weak
+view (train mode) and, inside the box, of its partner (eval mode), where they are certain.
+
+Source: ``specs/uccl.md`` appendix A (LiheYoung/UniMatch ``fixmatch.py``).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torch_impl.methods.uccl.weak_to_strong import Inputs, WeakToStrong
+
+
+class FixMatch(WeakToStrong):
+    """One strong view; implements :class:`common.methods.interface.Method`."""
+
+    def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
+        """Labelled and weak images pass together, then the strong view."""
+        views, count = inputs.views, len(inputs.images)
+        logits = self.train_pass("weak", torch.cat([inputs.images, views.weak]), inputs.clock)["logits"]
+        strong = self.train_pass("strong", views.mixed_strong(0), inputs.clock)["logits"]
+        own = self.pseudo_labels(logits[count:], views)
+        (loss,) = self.strong_losses(strong, views, own, inputs.partner)
+        return {"sup": self.supervised(logits[:count], inputs.labels) / 2, "strong": loss / 2}, self.certain(own, views)

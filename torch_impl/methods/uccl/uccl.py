@@ -1,0 +1,55 @@
+"""UCCL in PyTorch; the MindSpore file of the same name mirrors this one.
+
+    L = (L_x + L_s1 / 4 + L_s2 / 4 + L_fp / 2) / 2  +  alpha_sbu * mean(SBU_1, SBU_2)  +  beta_ckr * mean(CKR_1, CKR_2)
+
+The bracket is UniMatch. For each strong view, SBU and CKR compare it with the weak view under the same CutMix box, at decoder
+resolution: SBU is a cross entropy against the weak arg-max, weighted by the views' feature similarity; CKR pulls the class-wise
+mean features together.
+
+Source: ``specs/uccl.md`` sections 3 and 4; presets and switches: section 11 and ``common/methods/uccl/uccl.py``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from common.methods.interface import Clock
+from torch_impl.methods.uccl.ckr_sbu import class_knowledge, cosine, ignored_at, semantic_update
+from torch_impl.methods.uccl.unimatch import UniMatch
+from torch_impl.methods.uccl.weak_to_strong import Inputs, Outputs, Views
+
+
+class UCCL(UniMatch):
+    """UniMatch with SBU and CKR; implements :class:`common.methods.interface.Method`."""
+
+    def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
+        """The passes over weak images come first: the order decides BatchNorm's running statistics."""
+        weak = self._weak_passes(inputs.views, inputs.clock)
+        losses, share, strong = self.consistency_terms(inputs)
+        sbu, ckr = zip(*(self._context(view, weak[view], strong, inputs.views) for view in range(2)))
+        losses["sbu"] = self.settings.alpha_sbu * sum(sbu) / 2
+        losses["ckr"] = self.settings.beta_ckr * sum(ckr) / 2
+        return losses, share
+
+    def _weak_passes(self, views: Views, clock: Clock) -> list[Outputs]:
+        """Return the outputs for the mixed weak views; then the released program's two passes whose outputs nobody reads."""
+        settings = self.settings
+        with torch.set_grad_enabled(settings.beta_ckr > 0 and not settings.ckr.detach_weights):
+            outputs = [self.train_pass(f"weak{view + 1}", views.mixed_weak(view), clock) for view in range(2)]
+        if settings.bn_extra_passes:
+            with torch.no_grad():
+                self.train_pass("extra1", views.weak, clock)
+                self.train_pass("extra2", views.strong[0], clock)
+        return outputs
+
+    def _context(self, view: int, weak: Outputs, strong: Outputs, views: Views) -> tuple[Tensor, Tensor]:
+        """Return SBU and CKR of one view, unweighted; ``strong`` holds both views, one after the other."""
+        settings = self.settings
+        feature, logits = (strong[name].chunk(2)[view] for name in ("decoder", "logits"))
+        weak_feature, weak_logits = weak["decoder"].detach(), weak["logits"]
+        ignored = ignored_at(views.mixed_ignore(view), logits.shape[2:])
+        similarity = cosine(weak_feature, feature, 1)
+        threshold, support = settings.sbu.conf_thresh, settings.sbu.support
+        sbu = semantic_update(similarity, weak_logits.detach(), logits, ignored, threshold, support)
+        return sbu, class_knowledge(weak_feature, feature, weak_logits, ignored, settings.ckr.ignored)

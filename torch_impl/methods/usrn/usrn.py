@@ -1,0 +1,103 @@
+"""USRN, stage C, in PyTorch; the MindSpore file of the same name mirrors this one. (Stage A is ``SupOnly``.)
+
+    L = sup_weight * (L_s + w_sub * L_s_sub) + w_un * w_sub * L_u_sub + w_un * L_u_reg
+
+L_s, L_s_sub: cross entropy of the labelled images' classes and subclasses at full size. L_u_sub: the strong view's subclasses
+against the weak view's confident ones. L_u_reg: the strong view's classes against the weak view's, which the subclass branch may
+veto unless its entropy says that it is the less certain one (``torch_impl/methods/usrn/subclasses.py``). One network with two branches, no
+teacher; three passes in train mode: labelled, strong, weak, the last without gradient.
+
+Source: ``specs/usrn.md`` section 6.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.config.schema import CriterionConfig, ExperimentConfig
+from common.methods.interface import Batch, Clock, check_finite, summed
+from common.methods.usrn.subclasses import parent_table
+from common.methods.usrn.usrn import USRNSettings
+from torch_impl.losses import resized_cross_entropy, supervised_loss
+from torch_impl.methods.suponly import SupOnly
+from torch_impl.methods.usrn.subclasses import pseudo_labels, self_training_loss
+from torch_impl.networks.class_branch import ClassBranch
+from torch_impl.predictor import TorchPredictor
+from torch_impl.resize import resize
+from torch_impl.session import Session
+
+
+def labelled_terms(
+    logits: Tensor,
+    subclass_logits: Tensor,
+    labels: Tensor,
+    subclass_labels: Tensor,
+    settings: USRNSettings,
+    criterion: CriterionConfig,
+) -> dict[str, Tensor]:
+    """Return ``sup`` and ``sup_sub`` as they enter the sum (section 6.1); logits ``[B,n,h,w]``, labels uint8 ``[B,H,W]``."""
+    supervised = supervised_loss(criterion, resize(logits, labels.shape[1:]), labels)
+    subclasses = resized_cross_entropy(subclass_logits, subclass_labels)
+    return {
+        "sup": settings.sup_weight * supervised,
+        "sup_sub": settings.subclass_weight * settings.sup_weight * subclasses,
+    }
+
+
+def unlabelled_terms(
+    strong: tuple[Tensor, Tensor], weak: tuple[Tensor, Tensor], parents: Tensor, settings: USRNSettings
+) -> dict[str, Tensor]:
+    """Return ``unsup_sub`` and ``unsup_reg`` as they enter the sum (sections 6.3 and 6.4).
+
+    ``strong`` and ``weak`` are class logits ``[B,C,h,w]`` and subclass logits ``[B,K,h,w]``; those of the weak view get no
+    gradient. ``parents``: :func:`common.methods.usrn.subclasses.parent_table`.
+    """
+    found = pseudo_labels(weak[0].detach(), weak[1].detach(), parents, settings.threshold)
+    subclass_weight = settings.unsup_weight * settings.subclass_weight
+    return {
+        "unsup_sub": subclass_weight * self_training_loss(strong[1], found.kept_subclass),
+        "unsup_reg": settings.unsup_weight * self_training_loss(strong[0], found.kept_label),
+    }
+
+
+class USRN(SupOnly):
+    """The two-branch network, kept as the baseline's single one is; implements :class:`common.methods.interface.Method`."""
+
+    def __init__(self, config: ExperimentConfig, session: Session) -> None:
+        super().__init__(config, session)
+        self.settings = config.method
+        self.parents = session.tensor(parent_table(self.settings.subclass_counts))
+
+    def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
+        """Run one optimiser step and return the loss terms as they enter the sum (section 6.5)."""
+        # One after the other, so that the intermediate results of one pass only are in memory.
+        parts = [self.optimizer.differentiate(lambda: self._labelled(batch["labelled"], clock))]
+        if clock.epoch >= self.settings.start_epoch:
+            parts.append(self.optimizer.differentiate(lambda: self._unlabelled(batch["unlabelled"], clock), add=True))
+        losses = summed(parts)
+        check_finite(losses, batch)
+        self.optimizer.step(clock)
+        return losses
+
+    def _labelled(self, part: dict, clock: Clock) -> dict[str, Tensor]:
+        labels, subclass_labels = (self.session.tensor(part[name]) for name in ("label", "subclass"))
+        scores = self._train_pass("labelled", part["image"], clock, False)
+        return labelled_terms(*scores, labels, subclass_labels, self.settings, self.config.criterion)
+
+    def _unlabelled(self, part: dict, clock: Clock) -> dict[str, Tensor]:
+        strong = self._train_pass("strong", part["strong"], clock, self.settings.pooled)
+        with torch.no_grad():
+            weak = self._train_pass("weak", part["weak"], clock, self.settings.pooled)
+        return unlabelled_terms(strong, weak, self.parents, self.settings)
+
+    def _train_pass(self, view: str, images: np.ndarray, clock: Clock, pooled: bool) -> tuple[Tensor, Tensor]:
+        network = self.student.train()
+        masks = self.session.masks(network, view, clock, len(images), images.shape[2:], pooled)
+        outputs = network(self.session.tensor(images), masks, pooled)
+        return outputs["logits"], outputs["subclass_logits"]
+
+    def predictor(self, role: str) -> TorchPredictor:
+        """Return a predictor over the live class branch."""
+        return TorchPredictor(ClassBranch(self.student), self.session.device)

@@ -1,0 +1,73 @@
+"""Building blocks with the conventions of the five papers' networks; the MindSpore file of the same name mirrors this one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Masks = Sequence[Tensor]
+"""Dropout masks of one forward pass, one per dropout site in the network's order; empty: the framework draws its own."""
+
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1, bias: bool = False) -> nn.Conv2d:
+    """Return a convolution that keeps the map's size at stride 1 (padding = dilation * (kernel - 1) / 2)."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, dilation * (kernel - 1) // 2, dilation, bias=bias)
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Return a BatchNorm with eps 1e-5 whose running statistics move by 0.1 a pass (unbiased variance)."""
+    return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1)
+
+
+class StemPool(nn.Module):
+    """3x3 max-pool of stride 2: ``floor`` and ``ceil`` pad 1 and round the output size so, ``same`` pads only at the end.
+
+    For an even length 2k ``floor`` and ``same`` give k values, ``ceil`` gives k + 1 (``specs/pcr.md`` section 2.5).
+    """
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool ``[B,C,H,W]``."""
+        if self.mode == "same":
+            before = [size % 2 for size in (x.shape[3], x.shape[2])]
+            x = F.pad(x, (before[0], 1, before[1], 1), value=float("-inf"))
+            return F.max_pool2d(x, 3, 2)
+        return F.max_pool2d(x, 3, 2, 1, ceil_mode=self.mode == "ceil")
+
+
+class Dropout(nn.Module):
+    """Dropout of whole channels or single elements with probability ``p``; survivors are scaled by 1/(1-p).
+
+    ``site`` is this layer's position in a network's ``Masks``; the network numbers its layers. ``place`` says which of the
+    network's maps it sees (:func:`common.networks.plan.map_sizes`).
+    """
+
+    def __init__(self, p: float, kind: str, channels: int, place: str = "low") -> None:
+        super().__init__()
+        self.p, self.kind, self.channels, self.place, self.site = p, kind, channels, place, 0
+
+    def forward(self, x: Tensor, masks: Masks = ()) -> Tensor:
+        """Drop from ``[B,C,h,w]`` in train mode; a given mask (already scaled) is multiplied instead of drawn."""
+        if not self.training or self.p == 0:
+            return x
+        if len(masks):
+            return x * masks[self.site]
+        return F.dropout2d(x, self.p) if self.kind == "channel" else F.dropout(x, self.p)
+
+
+class ConvNorm(nn.Module):
+    """Convolution, BatchNorm, ReLU (``conv``, ``bn``)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int = 1, bias: bool = False) -> None:
+        super().__init__()
+        self.conv = conv(inputs, outputs, kernel, dilation=dilation, bias=bias)
+        self.bn = batch_norm(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B,inputs,h,w]`` to ``[B,outputs,h,w]``."""
+        return F.relu(self.bn(self.conv(x)))

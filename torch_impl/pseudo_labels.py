@@ -1,0 +1,71 @@
+"""Which pixels of a pseudo-label count, and for how much; the MindSpore file of the same name mirrors this one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from common.arrays import IGNORE
+from common.methods.percentile import interpolate_percentile, percentile_position
+from torch_impl.losses import cross_entropy
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Return ``[B,H,W]`` natural entropies of ``[B,K,H,W]`` probabilities (1e-10 inside the logarithm)."""
+    return -(probabilities * torch.log(probabilities + 1e-10)).sum(1)
+
+
+def percentile(values: Tensor, percent: float) -> float:
+    """Return NumPy's linear percentile of a non-empty float32 vector, rounded to float32."""
+    lower, fraction = percentile_position(values.numel(), percent)
+    low = values.kthvalue(lower + 1).values.item()
+    high = values.kthvalue(min(lower + 2, values.numel())).values.item()
+    return float(interpolate_percentile(low, high, fraction))
+
+
+def confident_labels(pseudo_label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
+    """Return ``pseudo_label`` ``[B,H,W]`` with pixels whose ``confidence`` is below ``threshold`` set to 255."""
+    return pseudo_label.masked_fill(~(confidence >= threshold), IGNORE)
+
+
+def drop_unreliable(uncertainty: Tensor, pseudo_label: Tensor, percent: float) -> tuple[Tensor, float | None]:
+    """Return ``pseudo_label`` with pixels at or above the ``percent`` percentile of entropy set to 255, and that threshold.
+
+    ``uncertainty`` and ``pseudo_label`` ``[B,H,W]``; the percentile runs over pixels with a label (None if there is none).
+    """
+    valid = pseudo_label != IGNORE
+    if not valid.any():
+        return pseudo_label, None
+    threshold = percentile(uncertainty[valid], percent)
+    return pseudo_label.masked_fill((uncertainty >= threshold) & valid, IGNORE), threshold
+
+
+def unsupervised_loss(logits: Tensor, pseudo_label: Tensor) -> Tensor:
+    """Return (all pixels / kept pixels) * mean cross entropy over the kept pixels (section 7); ``logits`` ``[B,K,H,W]``."""
+    kept = (pseudo_label != IGNORE).sum().clamp(min=1)
+    return pseudo_label.numel() / kept * cross_entropy(logits, pseudo_label)
+
+
+def certainty(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest probability, float32, and its class, uint8, of every pixel ``[B,H,W]``; ``logits`` ``[B,K,H,W]``."""
+    with torch.no_grad():
+        confidence, label = logits.softmax(1).max(1)
+        return confidence, label.to(torch.uint8)
+
+
+def certain_loss(logits: Tensor, label: Tensor, confidence: Tensor, ignore: Tensor, threshold: float) -> Tensor:
+    """Return the cross entropy over the certain pixels that are no padding, divided by the number of all that are none.
+
+    ``logits`` ``[B,K,H,W]``; ``label``, ``confidence`` and ``ignore`` (255 = padding) ``[B,H,W]``. 0 where all is padding
+    (``specs/uccl.md`` section 4.3).
+    """
+    shown = ignore != IGNORE
+    certain = shown & (confidence >= threshold)
+    share = certain.sum() / shown.sum().clamp(min=1)
+    return share * cross_entropy(logits, label.masked_fill(~certain, IGNORE))
+
+
+def certain_share(confidence: Tensor, ignore: Tensor, threshold: float) -> Tensor:
+    """Return the share of certain pixels among those that are no padding; arguments as in :func:`certain_loss`."""
+    shown = ignore != IGNORE
+    return (shown & (confidence >= threshold)).sum() / shown.sum().clamp(min=1)
