@@ -66,9 +66,7 @@ def logits(golden: Golden, framework: Framework) -> list[Check]:
         outputs, size = framework.outputs(network, images), images.shape[2:]
         checks += compare(f"logits_low_{index}", outputs["logits"], golden[f"logits_low_{index}"])
         if f"logits_{index}" in golden:
-            full = framework.array(
-                framework.module("networks.layers").resize(framework.tensor(outputs["logits"]), size)
-            )
+            full = framework.array(framework.module("resize").resize(framework.tensor(outputs["logits"]), size))
             checks += compare(f"logits_{index}", full, golden[f"logits_{index}"])
         index += 1
     found = framework.predictor(network).stages(golden["input_0"])

@@ -73,7 +73,7 @@ def schedules(golden: Golden, framework: None) -> list[Check]:
 
 def resize_align_corners(golden: Golden, framework: Framework) -> list[Check]:
     """The frameworks' bilinear resizing and the one in NumPy."""
-    resize, checks = framework.module("networks.layers").resize, []
+    resize, checks = framework.module("resize").resize, []
     for name in golden.arrays:
         if "to_" in name:
             source = golden[name.partition("_to_")[0]] if "_to_" in name else golden["input"]

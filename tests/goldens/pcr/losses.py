@@ -32,7 +32,7 @@ def ohem(golden: Golden, framework: Framework) -> list[Check]:
 
 def pseudo_label(golden: Golden, framework: Framework) -> list[Check]:
     """Confidence and class of the teacher's logits, and what three thresholds leave."""
-    confident_labels = framework.module("losses").confident_labels
+    confident_labels = framework.module("pseudo_labels").confident_labels
     probabilities = framework.array(framework.softmax(golden["teacher_logits"]))
     label, confidence = probabilities.argmax(1).astype(np.uint8), probabilities.max(1)
     checks = [close("confidence", confidence, golden["confidence"]), exact("label", label, golden["label"])]

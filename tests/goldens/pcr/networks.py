@@ -98,9 +98,12 @@ def winners(golden: Golden, framework: Framework, found: Outputs) -> np.ndarray:
     size = golden["input"].shape[2:]
     rows, columns = (np.arange(0, side, EVERY) for side in size)
     pixels = (rows[:, None] * size[1] + columns).ravel()
-    network, module = built(manifest_of(golden.path), framework.name), framework.module("methods.pcr.prototypes")
-    features = module.pixel_features(framework.tensor(found["features"]), pixels, size)
-    _, match = module.prototype_logits(features, network.prototype_grid(), *network.prototype_rule)
+    network = built(manifest_of(golden.path), framework.name)
+    pixel_features = framework.module("methods.pcr.prototypes").pixel_features
+    features = pixel_features(framework.tensor(found["features"]), pixels, size)
+    _, match = framework.module("networks.prototype_head").prototype_logits(
+        features, network.prototype_grid(), *network.prototype_rule
+    )
     shape = (len(found["features"]), len(rows), len(columns), -1)
     return framework.array(match).reshape(shape).transpose(0, 3, 1, 2)
 
@@ -119,7 +122,7 @@ def outputs(path: Path, framework_name: str, pool: str) -> Outputs:
     found = framework.predictor(network).stages(images)
     hook.remove()
     found["pyramid"] = seen[-1]
-    full_size = framework.module("networks.layers").resize(framework.tensor(found["logits"]), images.shape[2:])
+    full_size = framework.module("resize").resize(framework.tensor(found["logits"]), images.shape[2:])
     found["full_size_logits"] = framework.array(full_size)
     if network.auxiliary is not None:
         found["aux"] = framework.outputs(network, images)["aux"]

@@ -12,7 +12,7 @@ from tests.goldens.golden import Check, Golden, close, exact
 
 def predict(golden: Golden, framework: Framework) -> list[Check]:
     """Logits and winners, with PyTorch's and MindSpore's rule for tiny norms, and the gradient of given ones of the logits."""
-    predictor = framework.module("methods.pcr.prototypes").prototype_logits
+    predictor = framework.module("networks.prototype_head").prototype_logits
     prototypes, temperature = framework.constant(golden["prototypes"]), golden.number("temperature")
     rows = pixels_first(golden["features"])
     logits, match = predictor(framework.tensor(rows), prototypes, temperature)
@@ -37,7 +37,7 @@ def predict(golden: Golden, framework: Framework) -> list[Check]:
 
 def whole_map(golden: Golden, framework: Framework) -> Check:
     """The form that evaluation uses, at the features' own size, in strips of five rows."""
-    prototype_map, size = framework.module("methods.pcr.prototypes").prototype_map, golden["features"].shape[2:]
+    prototype_map, size = framework.module("networks.prototype_head").prototype_map, golden["features"].shape[2:]
     prototypes, temperature = framework.constant(golden["prototypes"]), golden.number("temperature")
     dense = prototype_map(framework.tensor(golden["features"]), prototypes, size, temperature, "torch", 5)
     return close("logits of the whole map", framework.array(dense), golden["logits"])
@@ -79,7 +79,7 @@ def as_mask(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def proto_loss(golden: Golden, framework: Framework) -> list[Check]:
     """Cross entropy of the prototype logits of single pixels, its gradient, and the mean over all pixels."""
-    predictor, losses = framework.module("methods.pcr.prototypes").prototype_logits, framework.module("losses")
+    predictor, losses = framework.module("networks.prototype_head").prototype_logits, framework.module("losses")
     pcr, labels = framework.module("methods.pcr.pcr"), framework.constant(golden["label"].astype(np.uint8))
     fixed = framework.constant(golden["prototypes"]), golden.number("temperature")
     loss, (gradient,) = framework.gradients(

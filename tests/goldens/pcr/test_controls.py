@@ -39,13 +39,12 @@ def framework(request) -> Framework:
 
 
 def prototypes_module(**functions):
-    """Break a function of ``prototypes.py`` where the method and the checks find it."""
+    """Break a function of PCR's prototypes where the method and the checks find it."""
 
     def broken(framework: Framework, monkeypatch) -> None:
+        framework.module("methods.pcr.pcr")
         for name, wrapper in functions.items():
-            for place in ("prototypes", "methods.pcr"):
-                module = framework.module(place)
-                monkeypatch.setattr(module, name, wrapper(getattr(module, name)))
+            controls.everywhere(framework, monkeypatch, name, wrapper)
 
     return broken
 
@@ -67,7 +66,7 @@ def method_settings(**values):
 
 def floor_of_mindspore(framework: Framework, monkeypatch) -> None:
     """The authors' MindSpore floor under the norm instead of PyTorch's."""
-    monkeypatch.setitem(framework.module("methods.pcr.prototypes").NORM_FLOOR, "torch", 1e-4)
+    monkeypatch.setitem(framework.module("networks.prototype_head").NORM_FLOOR, "torch", 1e-4)
 
 
 def cells_along_rows(framework: Framework, monkeypatch) -> None:
@@ -92,10 +91,9 @@ def box_outside(framework: Framework, monkeypatch) -> None:
 
 def strict_confidence(framework: Framework, monkeypatch) -> None:
     """A threshold that is a little too high."""
-    for place in ("losses", "methods.pcr"):
-        module = framework.module(place)
-        keep = module.confident_labels
-        monkeypatch.setattr(module, "confident_labels", lambda p, c, threshold, keep=keep: keep(p, c, 1.15 * threshold))
+    framework.module("methods.pcr.pcr")
+    stricter = lambda keep: lambda labels, confidence, threshold: keep(labels, confidence, 1.15 * threshold)  # noqa: E731
+    controls.everywhere(framework, monkeypatch, "confident_labels", stricter)
 
 
 def nearest_feature(original):
@@ -124,7 +122,7 @@ RULES = {
     "floor of norms": ("prototype_predict_tiny_norm", floor_of_mindspore, "logits"),
     "selection": ("patch_select_basic", cells_along_rows, "mask"),
     "interpolation": ("train_step_basic", prototypes_module(pixel_features=nearest_feature), "proto_logits"),
-    "resize in a step": ("train_step_aux", half_pixel_resize("methods.pcr"), "sup_linear"),
+    "resize in a step": ("train_step_aux", half_pixel_resize("methods.pcr.pcr"), "sup_linear"),
     "partner": ("cutmix_three", wrong_partner, "mixed_images"),
     "box": ("cutmix_two", box_outside, "mixed_labels"),
     "confidence": ("pseudo_label_basic", strict_confidence, "target"),

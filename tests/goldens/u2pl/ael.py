@@ -28,7 +28,7 @@ def confidence(golden: Golden, framework: Framework) -> list[Check]:
     """Confidence of every class in one batch, and the bank after it (all three rows; we keep the one that is used)."""
     labels = framework.constant(golden["gt"].astype(np.uint8))
     scores = framework.tensor(golden["student_logits_labelled"])
-    found = framework.module("methods.u2pl_ael").class_confidence(scores, labels)
+    found = framework.module("methods.u2pl.u2pl_ael").class_confidence(scores, labels)
     after = moved_average(golden["bank_before"], found, golden.number("momentum"))
     return [close("confidence", found, golden["confidence"]), close("bank_after", after, golden["bank_after"])]
 
@@ -80,7 +80,7 @@ def copy_paste(golden: Golden, framework: None) -> list[Check]:
 
 def consistency(golden: Golden, framework: Framework) -> list[Check]:
     """Loss and gradient with the recorded uniform numbers, or without sampling."""
-    module = framework.module("methods.u2pl_ael")
+    module = framework.module("methods.u2pl.u2pl_ael")
     teacher = framework.constant(golden["teacher_confidence"])
     labels = framework.constant(golden["pseudo_label"].astype(np.uint8))
     uniform = framework.constant(golden["uniform_maps"]) if golden["sample"] else None

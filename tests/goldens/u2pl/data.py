@@ -81,7 +81,7 @@ def mixed(
     golden: Golden, framework: Framework, masks: np.ndarray, fill: float | str, label_fill: int | str
 ) -> list[Check]:
     """Images, confidence and labels after mixing: copies, so they must agree to the bit."""
-    mix, keep = framework.module("methods.u2pl").mix, framework.constant(masks)
+    mix, keep = framework.module("mixing").mix, framework.constant(masks)
     labels = framework.constant(golden["target_in"].astype(np.uint8))
     return [
         exact("data_out", framework.array(mix(framework.constant(golden["data"]), keep, fill)), golden["data_out"]),

@@ -112,11 +112,11 @@ def edge_cases(golden: Golden, framework: Framework) -> list[Check]:
 
 def all_ignored(case: dict, framework: Framework) -> list[Check]:
     """No pixel has a pseudo-label: the loss and its gradient are 0 (``specs/u2pl.md`` 18.12)."""
-    u2pl, size = framework.module("methods.u2pl"), (2, 6, 7)
+    pseudo, size = framework.module("pseudo_labels"), (2, 6, 7)
     target = framework.constant(np.full(size, 255, np.uint8))
-    kept, threshold = u2pl.drop_unreliable(framework.constant(np.ones(size, np.float32)), target, 80.0)
+    kept, threshold = pseudo.drop_unreliable(framework.constant(np.ones(size, np.float32)), target, 80.0)
     logits = np.linspace(-1, 1, 2 * 5 * 6 * 7, dtype=np.float32).reshape(2, 5, 6, 7)
-    loss, (gradient,) = framework.gradients(lambda scores: u2pl.unsupervised_loss(scores, kept), logits)
+    loss, (gradient,) = framework.gradients(lambda scores: pseudo.unsupervised_loss(scores, kept), logits)
     return [
         exact("all_ignored: there is no threshold", threshold is None, True),
         exact("all_ignored: target", framework.array(kept), np.full(size, 255)),
@@ -132,7 +132,7 @@ def prototype_at_first_step(case: dict, framework: Framework) -> list[Check]:
     settings = session.config.method
     contrastive = dataclasses.replace(settings.contrastive, anchor_ema=True)
     config = dataclasses.replace(session.config, method=dataclasses.replace(settings, contrastive=contrastive))
-    method = framework.module("methods.u2pl").U2PL(config, session)
+    method = framework.module("methods.u2pl.u2pl").U2PL(config, session)
     state = method.state() | {"prototype": np.ones_like(method.state()["prototype"])}
     method.restore(method.networks(), state)
     step = run_step(golden, method, framework, session.calls)

@@ -13,11 +13,11 @@ IGNORE = 255
 
 def unsup_loss(golden: Golden, framework: Framework) -> list[Check]:
     """Dropped pixels, threshold, weight, loss and gradient of the unsupervised loss."""
-    u2pl, losses = framework.module("methods.u2pl"), framework.module("losses")
+    pseudo = framework.module("pseudo_labels")
     probabilities = framework.softmax(golden["pred_teacher"])
     target = framework.constant(golden["target_in"].astype(np.uint8))
-    kept, threshold = u2pl.drop_unreliable(losses.entropy(probabilities), target, golden.number("percent"))
-    loss, (gradient,) = framework.gradients(lambda logits: u2pl.unsupervised_loss(logits, kept), golden["predict"])
+    kept, threshold = pseudo.drop_unreliable(pseudo.entropy(probabilities), target, golden.number("percent"))
+    loss, (gradient,) = framework.gradients(lambda logits: pseudo.unsupervised_loss(logits, kept), golden["predict"])
     labels = framework.array(kept)
     number = int((labels != IGNORE).sum())
     checks = [

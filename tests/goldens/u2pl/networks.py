@@ -28,7 +28,7 @@ def net(golden: Golden, framework: Framework) -> list[Check]:
     found = framework.predictor(network).stages(golden["input"])
     stages = [found[f"layer{index}"] for index in (1, 2, 3, 4)]
     means = [np.abs(stage).mean(dtype=np.float64) for stage in stages]
-    full_size = framework.module("networks.layers").resize(
+    full_size = framework.module("resize").resize(
         framework.tensor(outputs["logits"]), golden["label_full_size"].shape[1:]
     )
     class_ids = framework.array(full_size).argmax(1)

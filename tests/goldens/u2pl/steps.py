@@ -136,7 +136,7 @@ def run_case(case: Path, framework_name: str) -> dict[int, Step | Exception]:
     document, framework = json.loads(case.read_text(encoding="utf-8")), load_framework(framework_name)
     config = experiment(document)
     session = StandInSession(document, framework)
-    method = framework.module("methods.u2pl").U2PL(config, session)
+    method = framework.module("methods.u2pl.u2pl").U2PL(config, session)
     steps: dict[int, Step | Exception] = {}
     for number, file in step_files(case):
         golden = Golden(file)
@@ -154,7 +154,7 @@ class StandInSession:
     def __init__(self, document: dict, framework: Framework) -> None:
         self.document, self.framework = document, framework
         self.config = experiment(document)
-        self.device = framework.module("predictor").choose_device("cpu")
+        self.device = framework.module("device").choose_device("cpu")
         self.calls: list[str] = []
 
     def network(self, role: str):
@@ -230,7 +230,7 @@ def gradients(weights: Tensors, before: Tensors, after: Tensors, optimizer) -> T
 @contextmanager
 def observed(framework: Framework):
     """Note in the dict that is given what goes in and out of the two functions in the middle of a step."""
-    module, seen, array = framework.module("methods.u2pl"), {}, framework.array
+    module, seen, array = framework.module("methods.u2pl.u2pl"), {}, framework.array
     drop, contrastive = module.drop_unreliable, module.contrastive_loss
 
     def drop_unreliable(uncertainty, pseudo_label, percent):

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.images import mixing
 from common.methods.u2pl import u2pl_ael as ael
 from tests.goldens.controls import differing
 from tests.goldens.frameworks import FRAMEWORKS, Framework, installed, load_framework
@@ -24,9 +23,9 @@ def replaced(module, name: str, make: Callable[[Callable], Callable]) -> Callabl
 
 def four_neighbours(monkeypatch) -> None:
     """Pixels that touch at a corner only are not connected."""
-    find = mixing.cv2.connectedComponentsWithStats
+    find = ael.cv2.connectedComponentsWithStats
     monkeypatch.setattr(
-        mixing.cv2, "connectedComponentsWithStats", lambda member, connectivity: find(member, connectivity=4)
+        ael.cv2, "connectedComponentsWithStats", lambda member, connectivity: find(member, connectivity=4)
     )
 
 
@@ -83,13 +82,13 @@ def test_a_broken_rule_of_the_host_turns_the_check_red(rule: str, monkeypatch) -
 def probability_one(framework: Framework, monkeypatch) -> None:
     """Every pixel counts as surely classified."""
     ones = lambda logits, labels: framework.constant(np.ones(labels.shape, np.float32))  # noqa: E731
-    monkeypatch.setattr(framework.module("methods.u2pl_ael"), "true_class_probability", ones)
+    monkeypatch.setattr(framework.module("methods.u2pl.u2pl_ael"), "true_class_probability", ones)
 
 
 def sampling_without_exponent(framework: Framework, monkeypatch) -> None:
     """The sampling rate of a class is not raised to its power."""
     monkeypatch.setattr(
-        framework.module("methods.u2pl_ael"),
+        framework.module("methods.u2pl.u2pl_ael"),
         "keep_thresholds",
         lambda confidence, _: ael.keep_thresholds(confidence, 1.0),
     )
@@ -97,7 +96,7 @@ def sampling_without_exponent(framework: Framework, monkeypatch) -> None:
 
 def ignored_pixels_outside_of_the_divisor(framework: Framework, monkeypatch) -> None:
     """Pixels without a label have no weight at all."""
-    module = framework.module("methods.u2pl_ael")
+    module = framework.module("methods.u2pl.u2pl_ael")
     loss = module.weighted_cross_entropy
 
     def broken(logits, labels, weights, divisor):

@@ -133,7 +133,7 @@ def resize(plane: np.ndarray, like: np.ndarray, resampling: str) -> np.ndarray:
 def ignore_resize(golden: Golden, framework: Framework) -> list[Check]:
     """The padding at the decoder's size, and the resize it comes from."""
     full, size = golden["ignore_full"], golden["ignore_small"].shape[1:]
-    small = framework.module("networks.layers").resize(framework.tensor(full[:, None].astype(np.float32)), size)
+    small = framework.module("resize").resize(framework.tensor(full[:, None].astype(np.float32)), size)
     ignored = framework.module("methods.uccl.ckr_sbu").ignored_at(framework.constant(full), size)
     return [
         close("ignore_small", framework.array(small)[:, 0], golden["ignore_small"]),

@@ -61,7 +61,7 @@ class Session:
     device: object = field(init=False)
 
     def __post_init__(self) -> None:
-        self.device = self.framework.module("predictor").choose_device("cpu")
+        self.device = self.framework.module("device").choose_device("cpu")
 
     def network(self, role: str):
         """Return the network."""

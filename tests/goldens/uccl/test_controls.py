@@ -110,7 +110,7 @@ RULES = {
     "divisor": ("step_unimatch_voc.npz", divisor_of_certain_pixels, "loss_w_fp"),
     "scrambled rows": ("ckr_loss_partial_ignore.npz", rows_in_order, "loss"),
     "uncertain pixels": ("sbu_partial_ignore_thr60.npz", confidence_above, "loss"),
-    "padding's resize": ("ignore_resize_612_to_153.npz", half_pixel_resize("ckr_sbu"), "is_ignored"),
+    "padding's resize": ("ignore_resize_612_to_153.npz", half_pixel_resize("methods.uccl.ckr_sbu"), "is_ignored"),
     "lagged schedule": ("lr_schedule.npz", no_lag, "lr_at_step"),
     "windows": ("evaluate.npz", windows_shifted, "window_sizes"),
     "joining of windows": ("evaluate.npz", logits_added, "pred_sliding_window"),

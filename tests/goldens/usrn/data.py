@@ -87,7 +87,7 @@ def quantised(golden: Golden, framework: None) -> list[Check]:
 
 def saved_features(golden: Golden, framework: Framework) -> list[Check]:
     """Size and values of the feature files: ours, before they are rounded, round to theirs."""
-    checks, resize = [], framework.module("networks.layers").resize
+    checks, resize = [], framework.module("resize").resize
     for repeat in repeats(golden, "in_feature"):
         saved = golden[f"out_saved_{repeat}"]
         size = feature_size(tuple(golden[f"in_image_size_{repeat}"].tolist()))
@@ -204,9 +204,7 @@ class PooledPredictor:
         batch, channels, height, width = images.shape
         fields = images.reshape(batch, channels, height // 8, 8, width // 8, 8).mean((3, 5))
         scores = np.einsum("kc,bchw->bkhw", self.weight, fields).astype(np.float32)
-        return self.framework.array(
-            self.framework.module("networks.layers").resize(self.framework.tensor(scores), size)
-        )
+        return self.framework.array(self.framework.module("resize").resize(self.framework.tensor(scores), size))
 
     def class_ids(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Return class ids at ``size``."""

@@ -36,7 +36,7 @@ def net(golden: Golden, framework: Framework) -> list[Check]:
     for repeat in repeats(golden, "in_image"):
         image = golden[f"in_image_{repeat}"]
         outputs, predictor = framework.outputs(network, image), framework.predictor(network)
-        full = framework.module("networks.layers").resize(framework.tensor(outputs["logits"]), image.shape[2:])
+        full = framework.module("resize").resize(framework.tensor(outputs["logits"]), image.shape[2:])
         pairs = {"out_low": outputs["logits"], "out_logits_every_third": framework.array(full)[:, :, ::3, ::3]}
         if f"out_low_sub_{repeat}" in golden:
             pairs["out_low_sub"] = outputs["subclass_logits"]

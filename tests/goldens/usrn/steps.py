@@ -47,7 +47,7 @@ def step(golden: Golden, framework: Framework) -> list[Check]:
     labels = [framework.constant(golden[name].astype(np.uint8)) for name in ("in_target", "in_target_sub")]
     semi = golden.number("hp_mode") == "semi" and golden.number("hp_epoch") >= ours.start_epoch
     parents = framework.constant(parent_table(ours.subclass_counts))
-    halve = framework.module("networks.layers").halve if ours.pooled else lambda x: x
+    halve = framework.module("resize").halve if ours.pooled else lambda x: x
     weak = [halve(framework.tensor(golden[name])) for name in ("in_logits_w", "in_logits_w_sub")]
     terms = {}
 
@@ -109,7 +109,7 @@ def decisions(golden: Golden, framework: Framework, decided, threshold: float) -
     if threshold >= 0.5:
         probabilities = framework.array(framework.softmax(golden["in_logits_w"]))
         if golden.number("hp_downsample"):
-            halved = framework.module("networks.layers").halve(framework.tensor(golden["in_logits_w"]))
+            halved = framework.module("resize").halve(framework.tensor(golden["in_logits_w"]))
             probabilities = framework.array(framework.softmax(framework.array(halved)))
         best = probabilities.argmax(1)
         kept = (probabilities.max(1) > threshold) & (found["gate_open"] | (found["parent"] == best))

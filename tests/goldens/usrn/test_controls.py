@@ -95,20 +95,26 @@ def lower_threshold(framework: Framework, monkeypatch) -> None:
 
 def no_pooling(framework: Framework, monkeypatch) -> None:
     """The first rows and columns instead of the means of four."""
-    monkeypatch.setattr(
-        framework.module("networks.layers"), "halve", lambda x: x[:, :, : x.shape[2] // 2, : x.shape[3] // 2]
-    )
+    monkeypatch.setattr(framework.module("resize"), "halve", lambda x: x[:, :, : x.shape[2] // 2, : x.shape[3] // 2])
 
 
 RULES = {
-    "gate": ("step_basic.npz", replace("subclasses", "normalised_entropy", gate_turned_round), "mid_gate_open"),
-    "entropy": ("entropy.npz", replace("subclasses", "normalised_entropy", natural_entropy), "out_entropy_2"),
-    "divisor": ("step_basic.npz", replace("methods.usrn", "self_training_loss", divided_by_kept), "out_unsup_reg"),
+    "gate": (
+        "step_basic.npz",
+        replace("methods.usrn.subclasses", "normalised_entropy", gate_turned_round),
+        "mid_gate_open",
+    ),
+    "entropy": (
+        "entropy.npz",
+        replace("methods.usrn.subclasses", "normalised_entropy", natural_entropy),
+        "out_entropy_2",
+    ),
+    "divisor": ("step_basic.npz", replace("methods.usrn.usrn", "self_training_loss", divided_by_kept), "out_unsup_reg"),
     "parents": ("step_voc_331.npz", shifted_parents, "mid_class_mask"),
     "threshold": ("step_low_threshold.npz", lower_threshold, "mid_mask_reg"),
     "pooling": ("step_downsample.npz", no_pooling, "out_unsup_sub"),
-    "resize of the classes": ("step_basic.npz", half_pixel_resize("methods.usrn"), "out_sup"),
-    "resize of features": ("saved_features.npz", half_pixel_resize("layers"), "out_saved_0"),
+    "resize of the classes": ("step_basic.npz", half_pixel_resize("methods.usrn.usrn"), "out_sup"),
+    "resize of features": ("saved_features.npz", half_pixel_resize("resize"), "out_saved_0"),
 }
 
 

@@ -54,7 +54,7 @@ class SeededSession:
 
     def __init__(self, golden: Golden, framework: Framework, config) -> None:
         self.framework, self.config = framework, config
-        self.device = framework.module("predictor").choose_device("cpu")
+        self.device = framework.module("device").choose_device("cpu")
         self.golden = golden
 
     def network(self, role: str):
