@@ -13,8 +13,8 @@ from common.config.layers import dataset_config
 from common.config.schema import SplitConfig
 from common.datasets.file_dataset import open_dataset
 from common.errors import CheckFailed, UserError
-from common.splits import __main__ as splits
 from common.splits import import_lists as split_import
+from common.splits import resolve as resolve_module
 from common.splits.__main__ import DigestMismatch, main, seeded
 from common.splits.registry import KnownSplit, ListFacts, canonical, digest, identify, known_splits, registry
 from common.splits.resolve import resolve
@@ -120,8 +120,8 @@ def test_every_rth_of_the_sorted_or_of_the_listed_ids(monkeypatch, shapes, order
     monkeypatch.setattr(shapes, "train_ids", listed)
     rule = (sorted(listed) if order == "sorted" else listed)[::3]
     fake = every(order, rule, listed)
-    monkeypatch.setattr(splits, "known_splits", lambda name: fake["known"])
-    monkeypatch.setattr(splits, "registry", lambda: fake["registry"])
+    monkeypatch.setattr(resolve_module, "known_splits", lambda name: fake["known"])
+    monkeypatch.setattr(resolve_module, "registry", lambda: fake["registry"])
     assert resolve(shapes, split("third")).labelled == canonical(rule)
     monkeypatch.setattr(shapes, "train_ids", tuple(sorted(listed)))
     if order == "file":

@@ -15,8 +15,7 @@ from common.evaluation.evaluate import predict
 from common.evaluation.metrics import ConfusionMatrix
 from common.evaluation.sliding import windows
 from common.experiment import compose
-from common.images import colour
-from common.methods import weak_crop as augment
+from common.images import colour, geometry
 from common.methods.interface import Clock
 from common.methods.uccl import augment as weak_to_strong
 from common.methods.uccl.augment import draw_area_box
@@ -192,7 +191,7 @@ def evaluate(golden: Golden, framework: Framework) -> list[Check]:
     for mode, evaluation in modes.items():
         found = [predict(predictor, image, dataclasses.replace(config, evaluation=evaluation)) for image in images]
         checks += scores(mode, found, masks, golden, classes)
-    crops = [augment.center_crop(image, mask, size, plain, 255) for image, mask in zip(images, masks)]
+    crops = [geometry.center_crop(image, mask, size, plain, 255) for image, mask in zip(images, masks)]
     found = [predictor.class_ids(planes[None], (size, size))[0] for planes, _ in crops]
     checks += scores("center_crop", found, [label for _, label in crops], golden, classes)
     layout = windows(*masks.shape[1:], size, stride, authors_windows()["window_rule"])
