@@ -1,4 +1,4 @@
-"""Who may import whom, and the rule that the MindSpore files mirror the PyTorch files."""
+"""Who may import whom: packages, rooms of ``common``, families of methods; and the mirror of the MindSpore files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from tests.places import PROJECT
 
 FRAMEWORKS = {"torch", "torchvision", "mindspore", "onnx", "onnxscript", "onnxruntime"}
 IMPLEMENTATIONS = {"torch_impl", "mindspore_impl", "onnx_impl"}
+PACKAGES = {"common", "converters", "experiments", "benchmarks", "tests"} | IMPLEMENTATIONS
+ROOMS = [
+    "arrays", "errors", "paths", "rng", "files", "command_line", "machine",
+    "config", "images", "datasets", "networks", "reports", "runs", "splits", "checkpoints",
+    "methods", "experiment", "loading", "models", "check_data", "evaluation", "training", "make_subclasses",
+]  # fmt: skip
+"""Files and folders of ``common`` from the ground up; one may import only those before it."""
+FAMILIES = ("u2pl", "cpcl", "pcr", "usrn", "uccl")
 SAME_NAME = {"construct": "forward"}
 
 
@@ -34,13 +42,84 @@ def layering_faults(root: Path) -> list[str]:
         ("common", True, FRAMEWORKS | IMPLEMENTATIONS | {"converters"}),
         ("converters", False, FRAMEWORKS | IMPLEMENTATIONS),
     ]
-    rules += [(package, True, IMPLEMENTATIONS - {package}) for package in sorted(IMPLEMENTATIONS)]
+    rules += [(package, True, IMPLEMENTATIONS - {package} | {"converters"}) for package in sorted(IMPLEMENTATIONS)]
     faults = []
     for package, into_functions, forbidden in rules:
         for path in sorted((root / package).rglob("*.py")):
             found = set(imported(ast.parse(path.read_text()), into_functions)) & forbidden
             faults += [f"{path.relative_to(root)}: {module}" for module in sorted(found)]
     return faults
+
+
+def dependencies(root: Path) -> dict[str, set[str]]:
+    """The project's modules below ``root``, each with those that it imports: in functions and for type checkers, too."""
+    modules = {}
+    for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
+        name = ".".join(path.relative_to(root).with_suffix("").parts)
+        modules[name.removesuffix(".__init__")] = ast.parse(path.read_text())
+    return {name: {m for m in imported_modules(tree) if m in modules} for name, tree in modules.items()}
+
+
+def imported_modules(tree: ast.Module) -> Iterator[str]:
+    """Full names of everything that a file imports; for ``from a import b`` both ``a`` and ``a.b``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room_faults(graph: dict[str, set[str]]) -> list[str]:
+    """Modules of ``common`` that are in no room, and their imports of rooms that are not below their own."""
+    faults = []
+    for module, imports in graph.items():
+        room = room_of(module)
+        if room is None:
+            continue
+        if room not in ROOMS:
+            faults.append(f"{module}: no room of ROOMS")
+            continue
+        above = ROOMS[ROOMS.index(room) + 1 :]
+        faults += [f"{module}: {other}" for other in sorted(imports) if room_of(other) in above]
+    return faults
+
+
+def room_of(module: str) -> str | None:
+    """The file or folder of ``common`` that a module is or lies in."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "common" and len(parts) > 1 else None
+
+
+def family_faults(graph: dict[str, set[str]]) -> list[str]:
+    """Imports by which one family of methods needs another."""
+    return [
+        f"{module}: {other}"
+        for module, imports in graph.items()
+        for other in sorted(imports)
+        if (first := family(module)) and (second := family(other)) and first != second
+    ]
+
+
+def family(module: str) -> str | None:
+    """The family that a module of some package's ``methods`` belongs to; None: it belongs to all."""
+    parts = module.split(".")
+    return parts[2] if len(parts) > 2 and parts[1] == "methods" and parts[2] in FAMILIES else None
+
+
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """Groups of modules that import one another, as ``a <-> b``; what only leads into a circle is not named."""
+    reach = {module: set(imports) for module, imports in graph.items()}
+    for middle in graph:
+        for module in graph:
+            if middle in reach[module]:
+                reach[module] |= reach[middle]
+    groups = {
+        tuple(sorted(other for other in reach[module] if module in reach[other]))
+        for module in graph
+        if module in reach[module]
+    }
+    return [" <-> ".join(group) for group in sorted(groups)]
 
 
 def arguments(function: ast.FunctionDef) -> str:
@@ -114,6 +193,7 @@ def test_imports_point_one_way():
         ("common/images/b.py", "from onnxruntime import InferenceSession", "common/images/b.py: onnxruntime"),
         ("torch_impl/a.py", "import mindspore_impl.networks.layers", "torch_impl/a.py: mindspore_impl"),
         ("onnx_impl/a.py", "def f():\n    from torch_impl import layers", "onnx_impl/a.py: torch_impl"),
+        ("onnx_impl/a.py", "def f():\n    import converters.export_onnx", "onnx_impl/a.py: converters"),
         ("converters/a.py", "try:\n    import mindspore\nexcept ImportError:\n    pass", "converters/a.py: mindspore"),
         ("converters/a.py", "class A:\n    import torch", "converters/a.py: torch"),
     ],
@@ -132,6 +212,65 @@ def test_a_forbidden_import_is_found(tmp_path, file, text, fault):
 )
 def test_an_allowed_import_is_not_reported(tmp_path, file, text):
     assert layering_faults(write(tmp_path, {file: text})) == []
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    return dependencies(PROJECT)
+
+
+def test_rooms_of_common_import_only_rooms_below_them(graph):
+    assert room_faults(graph) == []
+    assert {room_of(module) for module in graph} == {None, *ROOMS}
+
+
+def test_no_family_of_methods_imports_another(graph):
+    assert family_faults(graph) == []
+    assert {family(module) for module in graph} == {None, *FAMILIES}
+
+
+def test_no_modules_import_one_another(graph):
+    assert circles(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "fault"),
+    [
+        ("common/errors.py", "import common.paths", "common.errors: common.paths"),
+        ("common/images/a.py", "from common.loading import plan", "common.images.a: common.loading.plan"),
+        ("common/runs/a.py", "def f():\n    from common.loading.plan import x", "common.runs.a: common.loading.plan"),
+        (
+            "common/config/a.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import common.loading.plan",
+            "common.config.a: common.loading.plan",
+        ),
+        ("common/drawer/a.py", "", "common.drawer.a: no room of ROOMS"),
+        ("common/training/a.py", "import common.loading.plan, common.paths, torch", None),
+    ],
+)
+def test_an_import_of_a_room_above_is_found(tmp_path, file, text, fault):
+    write(tmp_path, {"common/paths.py": "", "common/loading/plan.py": "", file: text})
+    assert room_faults(dependencies(tmp_path)) == [fault] * (fault is not None)
+
+
+@pytest.mark.parametrize("package", ["common", "torch_impl", "mindspore_impl"])
+def test_an_import_between_families_is_found(tmp_path, package):
+    base = {f"{package}/methods/base.py": "", f"{package}/methods/u2pl/bank.py": f"import {package}.methods.base"}
+    assert family_faults(dependencies(write(tmp_path, base))) == []
+    write(tmp_path, {f"{package}/methods/pcr/pcr.py": f"from {package}.methods.u2pl.bank import Bank"})
+    assert family_faults(dependencies(tmp_path)) == [f"{package}.methods.pcr.pcr: {package}.methods.u2pl.bank"]
+
+
+@pytest.mark.parametrize(
+    "late",
+    ["import common.a", "def f():\n    from common import a", "if TYPE_CHECKING:\n    from common.a import A"],
+)
+def test_a_circle_of_imports_is_found(tmp_path, late):
+    chain = {"common/a.py": "import common.b", "common/b.py": "import converters.c", "tests/d.py": "import common.a"}
+    write(tmp_path, chain | {"converters/c.py": "import json"})
+    assert circles(dependencies(tmp_path)) == []
+    write(tmp_path, {"converters/c.py": late})
+    assert circles(dependencies(tmp_path)) == ["common.a <-> common.b <-> converters.c"]
 
 
 def test_mindspore_mirrors_torch():
