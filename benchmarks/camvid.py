@@ -13,8 +13,7 @@ from common.command_line import run_command
 from common.errors import CheckFailed
 from common.paths import PROJECT
 from common.runs.run_folder import RunFolder
-
-SUFFIX = {"torch": ".pth", "mindspore": ".ckpt"}
+from common.runtimes import FRAMEWORKS
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("method", help="e.g. u2pl")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings for the training")
-    parser.add_argument("--framework", choices=SUFFIX, default="torch", help="which one trains (default: torch)")
+    parser.add_argument("--framework", choices=FRAMEWORKS, default="torch", help="which one trains (default: torch)")
     parser.add_argument("--limit", type=int, metavar="N", help="compare the first N validation images (default: all)")
     parser.add_argument("--out", type=Path, default=PROJECT / "runs" / "camvid", help="folder for everything")
     parsed = parser.parse_intermixed_args(arguments)
@@ -35,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     experiment, name = f"camvid/1_8/{parsed.method}", f"{parsed.method}-{parsed.framework}"
     folder = RunFolder(parsed.out / name)
-    best = folder.best(SUFFIX[parsed.framework])
+    best = folder.best(FRAMEWORKS[parsed.framework].writes)
     if not best.exists():
         module = f"{parsed.framework}_impl.train"
         run_module(module, experiment, *parsed.overrides, "--run-dir", str(folder.path), show=True)

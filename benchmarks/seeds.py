@@ -17,6 +17,7 @@ from common.evaluation.results import read_result
 from common.experiment import compose, load
 from common.paths import PROJECT
 from common.runs.run_folder import RunFolder
+from common.runtimes import FRAMEWORKS
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     from common.command_line import run_module
 
     scores: dict[str, list[float]] = {}
-    runs = [("torch", "suponly"), *itertools.product(("torch", "mindspore"), parsed.methods)]
+    runs = [("torch", "suponly"), *itertools.product(FRAMEWORKS, parsed.methods)]
     for framework, method in runs:
         for seed in parsed.seeds if framework == "torch" else parsed.seeds[: parsed.mindspore_runs]:
             folder = RunFolder(parsed.out / f"{framework}_{method}_{seed}")

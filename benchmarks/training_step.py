@@ -16,8 +16,8 @@ import time
 
 from common.command_line import run_command
 from common.errors import CheckFailed
+from common.runtimes import FRAMEWORKS
 
-FRAMEWORKS = ("torch", "mindspore")
 WARM_UP = 3
 NETWORK = ("network.preset=resnet18_os16", "network.encoder=resnet50", "network.stages=4", "network.width=256")
 

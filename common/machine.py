@@ -13,14 +13,7 @@ PACKAGES = ("torch", "mindspore", "onnxruntime", "numpy")
 
 
 def describe() -> dict[str, Any]:
-    """Return processor, cores, memory in GiB, Python and package versions, and today's date."""
-    processor = platform.processor()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        names = [
-            line.partition(":")[2].strip() for line in information.read_text().splitlines() if "model name" in line
-        ]
-        processor = names[0] if names else processor
+    """Return processor, cores this process may use, memory in GiB, system, Python and package versions, and today's date."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -29,9 +22,18 @@ def describe() -> dict[str, Any]:
             continue
     return {
         "date": datetime.date.today().isoformat(),
-        "processor": processor,
-        "cores": len(os.sched_getaffinity(0)),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def _processor() -> str:
+    """The processor's name, which ``platform`` does not know on Linux."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8", errors="replace").splitlines() if information.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -24,6 +24,7 @@ from common.experiment import load
 from common.files import sha256, write_text_atomic
 from common.models.model_folder import CARD, CONFIG, GRAPH, RESULT, WEIGHTS
 from common.runs.run_folder import RunFolder
+from common.runtimes import RUNTIMES, TRAINED
 from common.splits.registry import identify, known_splits
 from converters.convert import save
 
@@ -54,7 +55,7 @@ def package(
     from converters.parity import run_parity
 
     folder = RunFolder(run)
-    checkpoint = next((path for s in (".pth", ".ckpt") if (path := folder.best(s)).is_file()), None)
+    checkpoint = next((path for s in TRAINED if (path := folder.best(s)).is_file()), None)
     if checkpoint is None or not folder.config.is_file():
         raise UserError(
             f"{run} is no run folder with a best checkpoint and {CONFIG}; train first, or name the run's folder"
@@ -153,7 +154,7 @@ def _score_lines(result: Mapping[str, Any], scores: Mapping[str, Any]) -> list[s
         rows.append((name, score["version"], score["device"], score["images"], score["miou_percent"], "parity"))
     lines = ["| runtime | version | device | images | mIoU % | from |", "| --- | --- | --- | --- | --- | --- |"]
     lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
-    missing = [name for name in ("torch", "mindspore", "onnx") if name not in scores and name != runtime["name"]]
+    missing = [name for name in RUNTIMES if name not in scores and name != runtime["name"]]
     if missing:
         lines += ["", f"Not evaluated in {', '.join(missing)}; `python -m converters.parity` does."]
     return lines + ["", f"IoU % by class: {', '.join(_classes(result))}."]

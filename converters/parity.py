@@ -25,11 +25,9 @@ from common.config.strict import to_plain
 from common.errors import CheckFailed, UserError
 from common.files import write_json_atomic
 from common.models.model_folder import experiment_of
+from common.runtimes import FRAMEWORKS, RUNTIMES
 from converters.convert import save
 from converters.pools import POOLS, compare_pools, format_pools, pool_images
-
-RUNTIMES = ("torch", "mindspore", "onnx")
-SUFFIX = {"torch": ".pth", "mindspore": ".ckpt", "onnx": ".onnx"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,7 +138,7 @@ def convert_all(path: Path, out: Path, config: ExperimentConfig) -> dict[str, Pa
 
     A file of another program does not say what network it holds; then the converted ones say what ``config`` says.
     """
-    models = {runtime: out / f"model{suffix}" for runtime, suffix in SUFFIX.items()}
+    models = {name: out / f"model{runtime.writes}" for name, runtime in RUNTIMES.items()}
     checkpoint = read(path).only()
     described = {
         "network": to_plain(config.network),
@@ -149,8 +147,8 @@ def convert_all(path: Path, out: Path, config: ExperimentConfig) -> dict[str, Pa
         "std": list(config.augment.std),
     }
     checkpoint = dataclasses.replace(checkpoint, meta=described | checkpoint.meta)
-    for runtime in ("torch", "mindspore"):
-        save(models[runtime], checkpoint)
+    for framework in FRAMEWORKS:
+        save(models[framework], checkpoint)
     run_module("converters.export_onnx", str(models["torch"]), str(models["onnx"]), "--head", config.evaluation.head)
     return models
 

@@ -18,9 +18,9 @@ from common.datasets.file_dataset import open_dataset
 from common.errors import UserError
 from common.images.normalise import normalise
 from common.images.resize import resize_bilinear
+from common.runtimes import FRAMEWORKS
 
 POOLS = ("same", "ceil")
-FRAMEWORKS = ("torch", "mindspore")
 
 Stages = Mapping[str, np.ndarray]
 

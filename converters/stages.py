@@ -14,8 +14,7 @@ import numpy as np
 from common.command_line import run_command
 from common.files import atomic_path
 from common.models.stored_network import read_network
-
-RUNTIMES = ("torch", "mindspore", "onnx")
+from common.runtimes import RUNTIMES
 
 
 def run_stages(runtime: str, path: Path, images: np.ndarray, stem_pool: str | None = None) -> dict[str, np.ndarray]:
@@ -61,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m converters.stages", description="Write every intermediate result of one network in one runtime."
     )
-    parser.add_argument("runtime", choices=RUNTIMES)
+    parser.add_argument("runtime", choices=tuple(RUNTIMES))
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("images", type=Path, help=".npy file, normalised float32 [B,3,H,W]")
     parser.add_argument("out", type=Path, help=".npz file to write")

@@ -16,6 +16,7 @@ from common.errors import CheckFailed
 from common.evaluation.results import read_result
 from common.paths import PROJECT
 from common.runs.run_folder import RunFolder
+from common.runtimes import FRAMEWORKS
 
 SPLIT = "shapes/12"
 
@@ -42,7 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
     u2pl = train("u2pl", parsed.overrides, parsed.out)
     out = parsed.out / "parity"
     baselines = {"sup-only (torch)": read_result(suponly.result)}
-    outcome = run_parity(f"{SPLIT}/u2pl", parsed.overrides, u2pl.best(".pth"), out, baselines=baselines)
+    outcome = run_parity(
+        f"{SPLIT}/u2pl", parsed.overrides, u2pl.best(FRAMEWORKS["torch"].writes), out, baselines=baselines
+    )
     print(f"\n{SPLIT}: a supervised-only network, and U2PL from the same labels in three runtimes")
     print(format_report(outcome))
     seconds = time.monotonic() - started

@@ -15,8 +15,7 @@ from common.experiment import compose
 from common.make_subclasses.features import FOLDER
 from common.methods.usrn.usrn import BASELINE, SUBCLASS_LABELS
 from common.runs.run_folder import RunFolder, default_run_folder
-
-SUFFIX = {"torch": ".pth", "mindspore": ".ckpt"}
+from common.runtimes import FRAMEWORKS
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         RunFolder(options.out / method if options.out else default_run_folder(options.framework, f"{name}/{method}"))
         for method in (BASELINE, "usrn")
     ]
-    best = folders[0].best(SUFFIX[options.framework])
+    best = folders[0].best(FRAMEWORKS[options.framework].writes)
     features, labels = folders[0].path / FOLDER, folders[0].path / SUBCLASS_LABELS
     replace = ["--overwrite"] if options.overwrite else []
     _train(options, baseline, folders[0])
@@ -42,11 +41,11 @@ def main(arguments: list[str] | None = None) -> None:
     if not (options.resume and labels.exists()):
         _run("common.make_subclasses", *usrn, "--features", str(features), "--out", str(labels), *replace)
     _train(options, [*usrn, f"method.subclass_labels={labels}"], folders[1])
-    print(f"done: {folders[1].best(SUFFIX[options.framework])}")
+    print(f"done: {folders[1].best(FRAMEWORKS[options.framework].writes)}")
 
 
 def _train(options: argparse.Namespace, experiment: list[str], folder: RunFolder) -> None:
-    started = options.resume and folder.last(SUFFIX[options.framework]).exists()
+    started = options.resume and folder.last(FRAMEWORKS[options.framework].writes).exists()
     mode = ["--resume"] if started else ["--overwrite"] if options.overwrite or options.resume else []
     _run(f"{options.framework}_impl.train", *experiment, "--run-dir", str(folder.path), *mode)
 
@@ -61,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.usrn", description="Run USRN's four steps; stop at the first that fails."
     )
-    parser.add_argument("framework", choices=tuple(SUFFIX))
+    parser.add_argument("framework", choices=tuple(FRAMEWORKS))
     parser.add_argument("experiment", help="DATASET/SPLIT, e.g. camvid/1_8")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings of all steps, e.g. trainer.seed=2")
     parser.add_argument("--baseline", nargs="+", default=[], metavar="a.b=c", help="settings of the baseline only")

@@ -11,7 +11,7 @@ from mindspore import Tensor, nn, ops
 
 from common.arrays import Size, Window
 from common.config.schema import Accumulate, Head
-from common.evaluation.predictor import STRIP_ROWS, Runtime
+from common.evaluation.predictor import STRIP_ROWS, UsedRuntime
 from mindspore_impl.device import describe_device
 from mindspore_impl.networks.deeplab import forward
 from mindspore_impl.resize import resize
@@ -37,7 +37,7 @@ class MindSporePredictor:
         self.network, self.head = network, head
         self.device = device
         self.classes = network.classes
-        self.runtime = Runtime(name="mindspore", version=ms.__version__, device=describe_device(device))
+        self.runtime = UsedRuntime(name="mindspore", version=ms.__version__, device=describe_device(device))
         self._passes = Counter()
 
     def logits(self, images: np.ndarray, size: Size) -> np.ndarray:

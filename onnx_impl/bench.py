@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
 import platform
 import statistics
 import time
@@ -16,6 +15,7 @@ import numpy as np
 from common.command_line import positive, run_command
 from common.errors import UserError
 from common.files import sha256, write_json_atomic
+from common.machine import describe
 from common.rng import generator
 
 
@@ -74,27 +74,9 @@ def summarise(seconds: list[float], predictor: Any, options: argparse.Namespace)
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        "machine": machine(),
+        "machine": describe(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def machine() -> dict[str, Any]:
-    """Return the processor's name, the processors this process may use, and the operating system."""
-    return {
-        "processor": _processor_name(),
-        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-    }
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ import numpy as np
 from common.arrays import Size, Window
 from common.config.schema import Accumulate, Head
 from common.errors import UserError
-from common.evaluation.predictor import Runtime
+from common.evaluation.predictor import UsedRuntime
 from common.images.resize import resize_bilinear
 from common.models.exported_graph import GraphMetadata, read_properties
 
@@ -54,7 +54,9 @@ class OnnxPredictor:
         self.session = open_session(self.path, provider, threads)
         self.metadata = read_properties(self.session.get_modelmeta().custom_metadata_map, self.path)
         self.classes = len(self.metadata.classes)
-        self.runtime = Runtime(name="onnx", version=_onnxruntime().__version__, device=self.session.get_providers()[0])
+        self.runtime = UsedRuntime(
+            name="onnx", version=_onnxruntime().__version__, device=self.session.get_providers()[0]
+        )
         self._device = "cpu" if provider == "cpu" else "cuda"
         check_graph(self.session, self.metadata, self.path)
 

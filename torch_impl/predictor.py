@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from common.arrays import Size, Window
 from common.config.schema import Accumulate, Head
-from common.evaluation.predictor import STRIP_ROWS, Runtime
+from common.evaluation.predictor import STRIP_ROWS, UsedRuntime
 from torch_impl.device import describe_device, exact
 from torch_impl.resize import resize
 
@@ -25,7 +25,7 @@ class TorchPredictor:
         self.network, self.head = network, head
         self.device = torch.device(device)
         self.classes = network.classes
-        self.runtime = Runtime(name="torch", version=torch.__version__, device=describe_device(self.device))
+        self.runtime = UsedRuntime(name="torch", version=torch.__version__, device=describe_device(self.device))
 
     def logits(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return float32 ``[B,K,h,w]`` logits at ``size`` for images ``[B,3,H,W]``."""

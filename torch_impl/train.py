@@ -8,6 +8,7 @@ from common.checkpoints.checkpoint import Checkpoint
 from common.command_line import run_command
 from common.config.schema import ExperimentConfig
 from common.methods.interface import Method
+from common.runtimes import FRAMEWORKS
 from common.training.command import parser, train
 from common.training.trainer import Framework
 
@@ -31,7 +32,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parsed = parser("torch").parse_intermixed_args(arguments)
-    train(Framework(name="torch", suffix=".pth", make_method=make_method, save=save), parsed)
+    train(Framework(runtime=FRAMEWORKS["torch"], make_method=make_method, save=save), parsed)
 
 
 if __name__ == "__main__":

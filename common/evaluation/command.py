@@ -26,14 +26,13 @@ from common.reports.palettes import colours, write_label_png
 from common.reports.pictures import comparison, write_png
 from common.runs import snapshots
 from common.runs.run_folder import RunFolder, default_run_folder
+from common.runtimes import RUNTIMES, TRAINED
 from common.splits.resolve import resolve
 
 LoadPredictor = Callable[[Path, ExperimentConfig, argparse.Namespace], tuple[Predictor, str]]
 """Makes a runtime's predictor from a file; returns it and the role of the network."""
 
 AddOptions = Callable[[argparse.ArgumentParser], None]
-
-RUNTIMES = {"torch": "PyTorch", "mindspore": "MindSpore", "onnx": "ONNX Runtime"}
 
 
 def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor, add_options: AddOptions) -> None:
@@ -122,7 +121,7 @@ def _places(
     """Return the run folders in which checkpoints are looked for, and their suffixes."""
     names = dict.fromkeys((runtime, *RUNTIMES))
     folders = [options.run_dir] if options.run_dir else [default_run_folder(name, config.name) for name in names]
-    return [RunFolder(folder) for folder in folders], (".ckpt", ".pth") if runtime == "mindspore" else (".pth", ".ckpt")
+    return [RunFolder(folder) for folder in folders], tuple(s for s in RUNTIMES[runtime].reads if s in TRAINED)
 
 
 def _default_checkpoint(runtime: str, config: ExperimentConfig, options: argparse.Namespace) -> Path:
@@ -134,11 +133,10 @@ def _default_checkpoint(runtime: str, config: ExperimentConfig, options: argpars
 
 def find_checkpoint(runtime: str, experiment: str, run_dir: Path | None = None) -> Path:
     """Return the best checkpoint of ``run_dir``, or of the experiment's default run folders, one of ``runtime`` first."""
-    suffixes = (".onnx", ".pth", ".ckpt") if runtime == "onnx" else (".pth", ".ckpt")
     names = dict.fromkeys((runtime, *RUNTIMES))
     folders = [RunFolder(f) for f in ([run_dir] if run_dir else [default_run_folder(n, experiment) for n in names])]
     for folder in folders:
-        for suffix in suffixes:
+        for suffix in RUNTIMES[runtime].reads:
             if folder.best(suffix).is_file():
                 return folder.best(suffix)
     places = ", ".join(str(folder.path) for folder in folders)
@@ -147,7 +145,7 @@ def find_checkpoint(runtime: str, experiment: str, run_dir: Path | None = None) 
 
 def _parser(runtime: str, add_options: AddOptions) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {runtime}_impl.eval", description=f"Evaluate a checkpoint in {RUNTIMES[runtime]}."
+        prog=f"python -m {runtime}_impl.eval", description=f"Evaluate a checkpoint in {RUNTIMES[runtime].title}."
     )
     parser.add_argument("experiment", help="DATASET/SPLIT/METHOD, e.g. camvid/1_8/u2pl, or a packaged model's folder")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings, e.g. evaluation.protocol=whole")

@@ -36,7 +36,7 @@ from common.datasets.file_dataset import Dataset
 from common.errors import UserError
 from common.evaluation import score_sum
 from common.evaluation.metrics import ConfusionMatrix
-from common.evaluation.predictor import Predictor, Runtime
+from common.evaluation.predictor import Predictor, UsedRuntime
 from common.evaluation.sliding import windows
 from common.images.geometry import center_crop, pad_to, reflect_pad
 from common.images.normalise import normalise
@@ -68,7 +68,7 @@ class Evaluation:
     seconds: float
     seconds_per_image: float
     protocol: dict[str, Any]
-    runtime: Runtime
+    runtime: UsedRuntime
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from common.config.schema import Accumulate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runtime:
+class UsedRuntime:
     """What really ran: ``name`` is ``torch``, ``mindspore`` or ``onnx``; ``device`` e.g. ``cpu``, ``cuda:0``, ``CPUExecutionProvider``."""
 
     name: str
@@ -28,7 +28,7 @@ STRIP_ROWS = 32
 class Predictor(Protocol):
     """A network in eval mode. Images are normalised float32 ``[B,3,H,W]``; resizing is bilinear, align_corners."""
 
-    runtime: Runtime
+    runtime: UsedRuntime
     classes: int
 
     def logits(self, images: np.ndarray, size: Size) -> np.ndarray:

@@ -14,6 +14,7 @@ from common.experiment import compose, dump, load
 from common.loading.plan import Plan
 from common.methods.interface import Incomplete
 from common.runs.run_folder import RunFolder, default_run_folder
+from common.runtimes import FRAMEWORKS
 from common.splits.resolve import resolve
 from common.splits.split import Split
 from common.training.trainer import Framework, Trainer
@@ -23,7 +24,7 @@ def parser(framework: str) -> argparse.ArgumentParser:
     """Return the argument parser of ``python -m FRAMEWORK_impl.train``."""
     arguments = argparse.ArgumentParser(
         prog=f"python -m {framework}_impl.train",
-        description=f"Train an experiment in {'PyTorch' if framework == 'torch' else 'MindSpore'}.",
+        description=f"Train an experiment in {FRAMEWORKS[framework].title}.",
     )
     arguments.add_argument("experiment", help="DATASET/SPLIT/METHOD, e.g. camvid/1_8/u2pl")
     arguments.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings, e.g. trainer.epochs=2")
@@ -38,7 +39,7 @@ def parser(framework: str) -> argparse.ArgumentParser:
 def train(framework: Framework, arguments: argparse.Namespace) -> None:
     """Run the whole command: compose the experiment, open or continue its run folder, train."""
     config = compose(arguments.experiment, arguments.overrides)
-    folder = RunFolder(arguments.run_dir or default_run_folder(framework.name, config.name))
+    folder = RunFolder(arguments.run_dir or default_run_folder(framework.runtime.name, config.name))
     if folder.config.exists() and not arguments.resume and not arguments.overwrite:
         raise UserError(
             f"run folder {folder.path} is already used: --resume continues it, --overwrite starts anew, --run-dir chooses another"
@@ -46,7 +47,7 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
     dataset = open_dataset(config.dataset)
     split = resolve(dataset, config.split)
     if isinstance(config.method, Incomplete):
-        config = config.method.complete(config, split, framework.name)
+        config = config.method.complete(config, split, framework.runtime.name)
     if arguments.resume:
         config = _same_config(config, folder)
     check_lists(split, dataset)

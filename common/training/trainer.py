@@ -31,15 +31,15 @@ from common.reports.palettes import colours
 from common.reports.pictures import comparison, write_png
 from common.runs import snapshots
 from common.runs.run_folder import RunFolder
+from common.runtimes import Runtime
 from common.splits.split import Split
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Framework:
-    """What a framework adds to the loop: its name, checkpoint suffix, the method's constructor and the file writer."""
+    """What a framework adds to the loop: which one it is, the method's constructor and the file writer."""
 
-    name: str
-    suffix: str
+    runtime: Runtime
     make_method: Callable[[ExperimentConfig], tuple[Method, list[str]]]
     save: Callable[[Path, Checkpoint], None]
 
@@ -59,8 +59,8 @@ class Trainer:
         self.framework, self.config, self.folder = framework, config, folder
         self.dataset, self.split, self.method = dataset, split, method
         self.loader = Loader(dataset, split, config.method.streams(), config)
-        self.last = folder.last(framework.suffix)
-        self.best = folder.best(framework.suffix)
+        self.last = folder.last(framework.runtime.writes)
+        self.best = folder.best(framework.runtime.writes)
         self.iteration, self.best_miou = 0, -1.0
         self.stop_asked = False
         self.bar: tqdm | None = None
@@ -203,7 +203,7 @@ class Trainer:
             write_png(self.folder.pictures / f"{image_id}.png", comparison(image, label, prediction, palette))
 
     def _save_snapshot(self, clock: Clock) -> None:
-        path = self.folder.snapshot(clock.epoch, self.framework.suffix)
+        path = self.folder.snapshot(clock.epoch, self.framework.runtime.writes)
         meta = self._meta(self.method.evaluated(clock))
         self.framework.save(path, Checkpoint(meta=meta, networks=self.method.networks(), state={}))
 
@@ -226,7 +226,7 @@ class Trainer:
             "mean": list(self.config.augment.mean),
             "std": list(self.config.augment.std),
             "method": self.config.method.name,
-            "framework": self.framework.name,
+            "framework": self.framework.runtime.name,
             "role": role,
             "epoch": self.iteration // self.loader.iterations_per_epoch,
             "iteration": self.iteration,

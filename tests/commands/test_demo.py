@@ -12,7 +12,8 @@ for package in ("torch", "mindspore", "onnxruntime", "onnxscript"):
 
 from common.checkpoints.checkpoint import read, write  # noqa: E402
 from common.command_line import run_command  # noqa: E402
-from converters.parity import SUFFIX, Gates, compare, evaluate_in, format_report, locate  # noqa: E402
+from common.runtimes import RUNTIMES  # noqa: E402
+from converters.parity import Gates, compare, evaluate_in, format_report, locate  # noqa: E402
 from experiments import demo  # noqa: E402
 
 EXPERIMENT = "shapes/12/u2pl"
@@ -42,7 +43,7 @@ def test_demo_trains_converts_and_compares(finished):
 
 def test_one_wrong_weight_is_found_and_its_stage_named(finished, tmp_path):
     out = finished[0] / "parity"
-    models = {runtime: out / f"model{suffix}" for runtime, suffix in SUFFIX.items()}
+    models = {name: out / f"model{runtime.writes}" for name, runtime in RUNTIMES.items()}
     checkpoint = read(models["mindspore"])
     weight = checkpoint.networks["model"]["encoder.layer2.conv1.weight"]
     weight *= np.float32(1.5)

@@ -10,11 +10,12 @@ import pytest
 
 from common.checkpoints.checkpoint import read
 from common.command_line import run_command
+from common.runtimes import FRAMEWORKS
 from tests.commands.methods import CASES
 
 EXPERIMENT, OPTIONS = "shapes/12/cpcl", [*CASES["cpcl"].options, "trainer.snapshot_every=1"]
 TO_EVALUATE = [EXPERIMENT, "dataset.images=[200, 8]"]
-SUFFIX = {"torch": ".pth", "mindspore": ".ckpt"}
+SUFFIX = {name: framework.writes for name, framework in FRAMEWORKS.items()}
 
 
 BOTH = pytest.mark.parametrize("trained", ["torch", "mindspore"], indirect=True)

@@ -18,10 +18,11 @@ from common.checkpoints.checkpoint import read
 from common.command_line import run_command
 from common.paths import PROJECT
 from common.runs.run_folder import RunFolder
+from common.runtimes import FRAMEWORKS
 from common.training.trainer import Trainer
 from tests.commands.methods import CASES
 
-SUFFIX = {"torch": ".pth", "mindspore": ".ckpt"}
+SUFFIX = {name: framework.writes for name, framework in FRAMEWORKS.items()}
 SHORT = CASES["u2pl"].options
 
 

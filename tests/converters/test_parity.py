@@ -11,8 +11,9 @@ from PIL import Image
 
 from common.errors import UserError
 from common.runs.run_folder import RunFolder
+from common.runtimes import RUNTIMES
 from converters import parity
-from converters.parity import RUNTIMES, Gates, compare, flips, format_report, relative_error
+from converters.parity import Gates, compare, flips, format_report, relative_error
 from converters.report import parity_report
 from converters.stages import first_difference
 

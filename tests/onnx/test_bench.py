@@ -25,7 +25,7 @@ def test_the_report_is_complete(exported, tmp_path, capsys, kind):
     assert (report["size"], report["batch"], report["runs"], report["threads"]) == ([32, 48], 2, 3, 1)
     assert 0 < report["fastest_ms"] <= report["median_ms"] <= report["slowest_ms"]
     assert report["images_per_second"] == pytest.approx(2000 / report["median_ms"], rel=1e-2)
-    assert report["machine"]["processors"] >= 1 and report["versions"]["onnxruntime"] and report["date"]
+    assert report["machine"]["cores"] >= 1 and report["versions"]["onnxruntime"] and report["date"]
     said = capsys.readouterr().out
     assert f"{report['median_ms']:.2f} ms" in said and "CPUExecutionProvider" in said
 

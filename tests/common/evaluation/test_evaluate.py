@@ -22,7 +22,7 @@ from common.config.schema import (
 )
 from common.errors import UserError
 from common.evaluation.evaluate import describe_protocol, evaluate, predict
-from common.evaluation.predictor import Runtime
+from common.evaluation.predictor import UsedRuntime
 from common.images.resize import resize_bilinear
 from tests.places import SHARED
 
@@ -32,7 +32,7 @@ GOLDEN = SHARED / "golden"
 class Brightest:
     """The three channels are the logits of three classes; remembers what it was given."""
 
-    runtime = Runtime(name="numpy", version="1", device="cpu")
+    runtime = UsedRuntime(name="numpy", version="1", device="cpu")
     classes = 3
 
     def __init__(self):

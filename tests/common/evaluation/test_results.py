@@ -23,7 +23,7 @@ from common.config.schema import (
 from common.errors import UserError
 from common.evaluation.evaluate import Evaluation, describe_protocol
 from common.evaluation.metrics import ConfusionMatrix
-from common.evaluation.predictor import Runtime
+from common.evaluation.predictor import UsedRuntime
 from common.evaluation.results import format_table, read_result, result, write_result
 
 CONFIG = ExperimentConfig(
@@ -57,7 +57,7 @@ def evaluation():
         seconds=1.23456,
         seconds_per_image=1.23456,
         protocol=describe_protocol(CONFIG),
-        runtime=Runtime(name="onnx", version="1.2.3", device="CPUExecutionProvider"),
+        runtime=UsedRuntime(name="onnx", version="1.2.3", device="CPUExecutionProvider"),
     )
 
 

@@ -21,7 +21,7 @@ from common.config.schema import (
 )
 from common.errors import UserError
 from common.evaluation.evaluate import evaluate, predict
-from common.evaluation.predictor import Runtime
+from common.evaluation.predictor import UsedRuntime
 from common.evaluation.sliding import windows
 from common.images.resize import resize_bilinear
 from tests.places import SHARED
@@ -41,7 +41,7 @@ def golden(name: str) -> dict[str, np.ndarray]:
 class StandIn:
     """A predictor over a NumPy function ``[B,3,H,W] -> [B,K,h,w]``; keeps the joined logits of its last call."""
 
-    runtime = Runtime(name="numpy", version=np.__version__, device="cpu")
+    runtime = UsedRuntime(name="numpy", version=np.__version__, device="cpu")
 
     def __init__(self, network: Callable[[np.ndarray], np.ndarray], classes: int) -> None:
         self.network, self.classes = network, classes
