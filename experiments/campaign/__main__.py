@@ -1,0 +1,78 @@
+"""``python -m experiments.campaign results/shapes.yaml``: run what is missing, write rows, logs and the page."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from common.command_line import positive, run_command
+from common.errors import CheckFailed, UserError
+from common.paths import PROJECT
+from experiments.campaign.page import write_page
+from experiments.campaign.plan import FRAMEWORKS, Run, read_campaign, runs_of
+from experiments.campaign.rows import Rows
+from experiments.campaign.runner import Runner, say
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    options = _parser().parse_args(arguments)
+    file = options.campaign
+    campaign = read_campaign(file)
+    rows = Rows(file.with_suffix(""))
+    runs = runs_of(campaign)
+    chosen = [run for run in runs if _is_chosen(run, options)]
+    if not chosen:
+        raise UserError(f"{file}: no run of this campaign fits --only {' '.join(options.only)} and --frameworks")
+    missing = [run for run in chosen if run.name not in rows.current(runs)]
+    say(f"{campaign.title}: {len(chosen) - len(missing)} of {len(chosen)} runs are there, {len(missing)} to do")
+    if options.list:
+        for run in missing:
+            say(f"  {run.name}")
+        return
+    failed: list[str] = []
+    if not options.page:
+        work = options.work or PROJECT / "runs" / "campaigns" / file.stem
+        seconds = options.hours * 3600 if options.hours else None
+        runner = Runner(rows, work, options.devices or ["cpu"] * options.jobs, options.threads, seconds, failed)
+        try:
+            runner.run(missing)
+        finally:
+            write_page(file, campaign, runs, rows)
+    write_page(file, campaign, runs, rows)
+    say(f"page: {file.with_suffix('.md')}")
+    if failed:
+        raise CheckFailed(f"{len(failed)} of {len(missing)} runs failed: {', '.join(failed)}")
+
+
+def _is_chosen(run: Run, options: argparse.Namespace) -> bool:
+    return run.framework in options.frameworks and (not options.only or any(part in run.name for part in options.only))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m experiments.campaign", description=__doc__.splitlines()[0])
+    parser.add_argument("campaign", type=Path, metavar="FILE.yaml", help="which runs, e.g. results/shapes.yaml")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="TEXT", help="only runs whose name has one of these texts"
+    )
+    parser.add_argument("--frameworks", nargs="+", choices=FRAMEWORKS, default=list(FRAMEWORKS), help="default: both")
+    parser.add_argument(
+        "--jobs", type=positive, default=1, metavar="N", help="trainings at once on the CPU (default: 1)"
+    )
+    parser.add_argument(
+        "--devices", nargs="+", metavar="DEVICE", help="one training at a time on each, e.g. cuda:0 cuda:1"
+    )
+    parser.add_argument(
+        "--threads", type=positive, default=1, metavar="N", help="threads of each training (default: 1)"
+    )
+    parser.add_argument(
+        "--hours", type=float, help="after so long trainings are saved and stop; the next call continues"
+    )
+    parser.add_argument("--work", type=Path, metavar="DIR", help="run folders (default: runs/campaigns/NAME)")
+    parser.add_argument("--list", action="store_true", help="only name the runs that are missing")
+    parser.add_argument("--page", action="store_true", help="only write the page anew")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

@@ -1,0 +1,121 @@
+"""A campaign file: which experiments, seeds, frameworks and settings, and the single runs that follow from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.config.schema import ExperimentConfig
+from common.config.strict import build, ranged, to_plain
+from common.config.yaml_files import read_yaml
+from common.errors import UserError
+from common.experiment import compose
+
+FRAMEWORKS = ("torch", "mindspore")
+MACHINE_KEYS = {"trainer": ("device", "threads"), "loader": ("workers",), "dataset": ("root", "cache")}
+"""Settings that say where a run happens, not what it computes: two runs may differ in them and still be the same run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Experiments that are run alike: every one with each of the seeds of each framework.
+
+    ``overrides`` are settings ``a.b=c`` over the experiments' own; ``label`` names what they change ("without mixing").
+    """
+
+    experiments: tuple[str, ...]
+    torch: tuple[int, ...] = ()
+    mindspore: tuple[int, ...] = ()
+    overrides: tuple[str, ...] = ()
+    label: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Campaign:
+    """``title`` and ``text`` head the page; gains are over the method ``baseline`` on the same split.
+
+    ``band`` is how far, in points of mIoU, a row may lie from a score that its authors publish. ``overrides`` hold for all
+    groups.
+    """
+
+    title: str
+    text: str = ""
+    baseline: str = "suponly"
+    band: float = ranged(1.0, low=0)
+    overrides: tuple[str, ...] = ()
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training: ``settings`` are all overrides, the seed last; ``config`` is what they compose to."""
+
+    experiment: str
+    framework: str
+    seed: int
+    label: str
+    settings: tuple[str, ...]
+    config: ExperimentConfig
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder and log, one per run of a campaign."""
+        parts = [self.framework, *self.experiment.split("/"), *self.label.split(), f"seed{self.seed}"]
+        return "-".join("".join(c if c.isalnum() or c in "_." else "_" for c in part) for part in parts)
+
+    @property
+    def method(self) -> str:
+        """The method file, with the label of its group: what a table's row is called."""
+        return " ".join(filter(None, [self.experiment.rpartition("/")[2], self.label]))
+
+    @property
+    def split(self) -> str:
+        """``DATASET/SPLIT``."""
+        return self.experiment.rpartition("/")[0]
+
+
+def read_campaign(path: Path) -> Campaign:
+    """Return the campaign that a YAML file describes; raises :class:`UserError` naming file and key."""
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must be a mapping with title and groups")
+    return build(Campaign, values, {"": str(path)})
+
+
+def runs_of(campaign: Campaign) -> list[Run]:
+    """Return every run, in the file's order, seed by seed so that a first table is there early.
+
+    Raises :class:`UserError` for a run that the file names twice, and for an experiment that does not compose.
+    """
+    runs: dict[str, Run] = {}
+    for group in campaign.groups:
+        for framework in FRAMEWORKS:
+            for seed in getattr(group, framework):
+                for experiment in group.experiments:
+                    settings = (*campaign.overrides, *group.overrides, f"trainer.seed={seed}")
+                    run = Run(
+                        experiment=experiment, framework=framework, seed=seed, label=group.label, settings=settings,
+                        config=compose(experiment, settings),
+                    )  # fmt: skip
+                    if run.name in runs:
+                        raise UserError(f"{campaign.title}: the run {run.name} is named twice; give one group a label")
+                    runs[run.name] = run
+    return list(runs.values())
+
+
+def recipe(config: ExperimentConfig) -> dict[str, Any]:
+    """Return what a run computes as plain values: its configuration without what only the machine decides."""
+    plain = to_plain(config)
+    for section, keys in MACHINE_KEYS.items():
+        for key in keys:
+            plain[section].pop(key, None)
+    plain.pop("reference", None)
+    return plain
+
+
+def digest(values: dict[str, Any]) -> str:
+    """SHA-256 of plain values in canonical JSON, 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

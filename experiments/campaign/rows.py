@@ -1,0 +1,121 @@
+"""Finished runs: one row each in ``results/NAME/rows.jsonl``, and its compact log beside it.
+
+Rows made on several days and machines add up: a row counts as long as the recipe it was trained with, which its log keeps,
+is the one that the campaign's file asks for today.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.evaluation.results import read_result
+from common.experiment import dump, load
+from common.files import write_text_atomic
+from common.machine import describe
+from common.paths import PROJECT
+from common.runs.run_folder import RunFolder
+from experiments.campaign.plan import Run, digest, recipe
+
+
+class Rows:
+    """The rows and logs of one campaign in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file, self.logs = folder, folder / "rows.jsonl", folder / "logs"
+
+    def all(self) -> dict[str, dict[str, Any]]:
+        """Return the newest row of every run by its name; raises :class:`UserError` for a damaged line."""
+        rows = {}
+        for number, line in enumerate(self.file.read_text("utf-8").splitlines() if self.file.is_file() else (), 1):
+            try:
+                row = json.loads(line)
+                rows[row["run"]] = row
+            except (json.JSONDecodeError, KeyError, TypeError):
+                raise UserError(f"{self.file}, line {number}: not a row of a campaign; remove the line") from None
+        return rows
+
+    def current(self, runs: list[Run]) -> dict[str, dict[str, Any]]:
+        """Return the rows of those ``runs`` that were trained with exactly today's recipe."""
+        rows = self.all()
+        return {
+            run.name: rows[run.name]
+            for run in runs
+            if run.name in rows and is_recipe_of(self.logs / f"{run.name}.yaml", run)
+        }
+
+    def add(
+        self, run: Run, folder: RunFolder, threads: int, seconds: float, cpu_seconds: float | None
+    ) -> dict[str, Any]:
+        """Keep a finished run: its log, its recipe and its row, the row last.
+
+        ``cpu_seconds`` is None where other runs went beside it.
+        """
+        row = row_of(run, folder, threads, seconds, cpu_seconds)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(self.logs / f"{run.name}.yaml", dump(run.config))
+        write_text_atomic(self.logs / f"{run.name}.jsonl", "".join(map(_line, folder.entries())))
+        with open(self.file, "a", encoding="utf-8") as file:  # appended, so that two campaigns at once lose nothing
+            file.write(_line(row))
+        return row
+
+    def evaluations(self, run: Run) -> list[tuple[int, float]]:
+        """Return iteration and mIoU (a fraction) of every evaluation in a run's log."""
+        lines = (self.logs / f"{run.name}.jsonl").read_text("utf-8").splitlines()
+        entries = [entry for entry in map(json.loads, lines) if entry["kind"] == "evaluation"]
+        return [(entry["iteration"], entry["miou"]) for entry in entries]
+
+
+def is_recipe_of(file: Path, run: Run) -> bool:
+    """Whether the configuration in ``file`` computes what ``run`` asks for today; False where there is none."""
+    try:
+        return file.is_file() and recipe(load(file)) == recipe(run.config)
+    except UserError:  # a key that no longer exists: another recipe
+        return False
+
+
+def row_of(run: Run, folder: RunFolder, threads: int, seconds: float, cpu_seconds: float | None) -> dict[str, Any]:
+    """Return the row of a finished run: scores in percent, what was trained, where, when and from which state of the code."""
+    result = read_result(folder.result)
+    evaluations = [entry for entry in folder.entries() if entry["kind"] == "evaluation"]
+    best = max(evaluations, key=lambda entry: entry["miou"])
+    steps, machine = evaluations[-1]["iteration"], describe()
+    streams = run.config.method.streams()
+    images = sum(getattr(run.config.loader, f"batch_{stream.source}") // stream.one_of for stream in streams)
+    return {
+        "run": run.name,
+        "experiment": run.experiment,
+        "method": run.method,
+        "framework": run.framework,
+        "seed": run.seed,
+        "settings": list(run.settings),
+        "miou": result["miou_percent"],
+        "best_iteration": best["iteration"],
+        "last_miou": round(100 * evaluations[-1]["miou"], 3),
+        "iou": {name: None if value is None else round(100 * value, 2) for name, value in result["iou"].items()},
+        "iterations": steps,
+        "images_seen": steps * images,
+        "seconds": round(seconds),
+        "cpu_seconds": None if cpu_seconds is None else round(cpu_seconds),
+        "threads": threads,
+        "device": result["runtime"]["device"],
+        "split_digest": result["split"]["digest"],
+        "recipe_digest": digest(recipe(run.config)),
+        "checkpoint_digest": result["checkpoint"]["sha256"],
+        "commit": commit(),
+        **machine,
+    }
+
+
+def commit() -> str:
+    """The state of the code: the commit's first digits, ``+`` where files differ from it, empty outside of a checkout."""
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, ensure_ascii=False, separators=(", ", ": ")) + "\n"

@@ -1,0 +1,156 @@
+"""A campaign runs what is missing, keeps one row and log per run, and its page follows from the rows alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from common.command_line import run_command
+from common.runs.run_folder import RunFolder
+from experiments.campaign import rows as rows_module
+from experiments.campaign.__main__ import main
+from experiments.campaign.page import write_page
+from experiments.campaign.plan import read_campaign, runs_of
+from experiments.campaign.rows import Rows
+from experiments.campaign.runner import Runner, command
+from experiments.campaign.statistics import half_width
+
+TINY = "[trainer.epochs=2, trainer.iterations_per_epoch=2, trainer.evaluate_every=1]"
+
+
+def campaign_file(folder: Path, groups: str, overrides: str = TINY) -> Path:
+    path = folder / "trial.yaml"
+    path.write_text(f"title: A trial\noverrides: {overrides}\ngroups:\n{groups}")
+    return path
+
+
+TWO_METHODS = "  - {experiments: [shapes/12/suponly, shapes/12/fixmatch], torch: [1, 2]}\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ("  - {experiments: [shapes/12/suponli], torch: [1]}\n", "did you mean 'suponly'"),
+        ("  - {experiments: [shapes/12/suponly], torch: [1, 1]}\n", "named twice"),
+        ("  - {experiments: [shapes/12/suponly], pytorch: [1]}\n", "did you mean 'torch'"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line(tmp_path, groups, message, capsys):
+    assert run_command(main, [str(campaign_file(tmp_path, groups))]) == 2
+    said = capsys.readouterr().err.strip()
+    assert message in said and "\n" not in said
+
+
+def test_runs_are_named_once_and_in_the_order_of_the_file(tmp_path):
+    groups = (
+        TWO_METHODS
+        + "  - {experiments: [shapes/12/fixmatch], torch: [1], label: no mixing, overrides: [trainer.pictures=1]}\n"
+    )
+    runs = runs_of(read_campaign(campaign_file(tmp_path, groups)))
+    names = [run.name for run in runs]
+    assert names[:2] == ["torch-shapes-12-suponly-seed1", "torch-shapes-12-fixmatch-seed1"]
+    assert names[-1] == "torch-shapes-12-fixmatch-no-mixing-seed1" and runs[-1].method == "fixmatch no mixing"
+    assert [run.config.trainer.seed for run in runs] == [1, 1, 2, 2, 1]
+
+
+def put_row(rows: Rows, run, miou: float, last: float | None = None, steps: int = 4, monkeypatch=None) -> None:
+    """Keep a finished run with made-up scores."""
+    folder = RunFolder(rows.folder / "runs" / run.name)
+    folder.log(kind="evaluation", iteration=steps, epoch=1, miou=(miou if last is None else last) / 100, role="student")
+    result = {
+        "format": 1, "miou_percent": miou, "iou": {"disc": miou / 100, "ring": None}, "runtime": {"device": "cpu"},
+        "split": {"digest": "d"}, "checkpoint": {"sha256": "c"},
+    }  # fmt: skip
+    folder.result.write_text(json.dumps(result))
+    rows.add(run, folder, 1, 10.0, 9.0)
+
+
+def test_the_page_has_means_gains_and_intervals(tmp_path):
+    file = campaign_file(tmp_path, TWO_METHODS)
+    campaign, rows = read_campaign(file), Rows(tmp_path / "trial")
+    runs = runs_of(campaign)
+    for run, miou in zip(runs, (60.0, 70.0, 62.0, 71.0)):
+        put_row(rows, run, miou)
+    write_page(file, campaign, runs, rows)
+    page = file.with_suffix(".md").read_text()
+    assert "| suponly | PyTorch | 2 of 2 | 61.00 | 1.41 | 60.00 | 62.00 | 61.00 |" in page
+    # Welch: variances 2 and 1/2 over 2 values each: sqrt(1.25) = 1.118, 1.47 degrees of freedom -> t(1) = 12.706.
+    assert "| fixmatch | PyTorch | 2 of 2 | 70.50 | 0.71 | 70.00 | 71.00 | 70.50 | +9.50 | -4.71 .. +23.71 |" in page
+    assert "not shown to gain" in page and "4 of 4 runs are there" in page
+
+
+def test_a_row_of_another_recipe_does_not_count(tmp_path):
+    file, rows = campaign_file(tmp_path, TWO_METHODS), Rows(tmp_path / "trial")
+    runs = runs_of(read_campaign(file))
+    put_row(rows, runs[0], 60.0)
+    assert list(rows.current(runs)) == [runs[0].name]
+    other = runs_of(read_campaign(campaign_file(tmp_path, TWO_METHODS, TINY[:-1] + ", optimizer.lr=0.01]")))
+    assert rows.current(other) == {}
+    elsewhere = runs_of(read_campaign(campaign_file(tmp_path, TWO_METHODS, TINY[:-1] + ", trainer.threads=2]")))
+    assert list(rows.current(elsewhere)) == [runs[0].name]
+
+
+def test_rows_of_several_days_add_up_and_the_newest_counts(tmp_path):
+    file, rows = campaign_file(tmp_path, TWO_METHODS), Rows(tmp_path / "trial")
+    runs = runs_of(read_campaign(file))
+    put_row(rows, runs[0], 60.0)
+    put_row(rows, runs[1], 70.0)
+    put_row(rows, runs[0], 61.0)
+    assert {name: row["miou"] for name, row in rows.current(runs).items()} == {runs[0].name: 61.0, runs[1].name: 70.0}
+
+
+def test_different_steps_are_said(tmp_path):
+    file = campaign_file(tmp_path, TWO_METHODS)
+    campaign, rows = read_campaign(file), Rows(tmp_path / "trial")
+    runs = runs_of(campaign)
+    put_row(rows, runs[0], 60.0)
+    put_row(rows, runs[1], 70.0, steps=8)
+    write_page(file, campaign, runs, rows)
+    assert "8 steps, the baseline 4" in file.with_suffix(".md").read_text()
+
+
+def test_the_interval_is_welchs():
+    stats = pytest.importorskip("scipy.stats")
+    first, second = [70.0, 71.5, 69.0, 74.0, 72.0], [66.0, 66.9, 67.1]
+    interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
+    # The degrees of freedom are rounded down, which widens the interval a little.
+    assert (interval.high - interval.low) / 2 <= half_width(first, second) <= 1.1 * (interval.high - interval.low) / 2
+    assert half_width(first, second[:1]) is None and half_width([1.0, 1.0], [2.0, 2.0]) == 0
+
+
+def test_runs_train_stop_and_continue(tmp_path, capsys):
+    pytest.importorskip("torch")
+    file = campaign_file(tmp_path, "  - {experiments: [shapes/12/suponly], torch: [1]}\n")
+    assert run_command(main, [str(file), "--work", str(tmp_path / "work")]) == 0
+    (row,) = map(json.loads, (tmp_path / "trial" / "rows.jsonl").read_text().splitlines())
+    assert row["iterations"] == 4 and row["images_seen"] == 4 * 8 and row["device"] == "cpu" and row["threads"] == 1
+    assert len(row["recipe_digest"]) == 64 and row["miou"] >= row["last_miou"]
+    capsys.readouterr()
+    assert run_command(main, [str(file), "--work", str(tmp_path / "work")]) == 0
+    assert "1 of 1 runs are there, 0 to do" in capsys.readouterr().out
+    run = runs_of(read_campaign(file))[0]
+    folder = RunFolder(tmp_path / "work" / run.name)
+    assert command(run, folder, "cpu", 1)[-1] == "--resume"
+    assert command(run, RunFolder(tmp_path / "elsewhere"), "cpu", 1)[-1] == "--overwrite"
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, capsys, monkeypatch):
+    file = campaign_file(tmp_path, TWO_METHODS)
+
+    def commands(run, *_):
+        return ["false"] if run.seed == 1 else ["true"]
+
+    monkeypatch.setattr("experiments.campaign.runner.command", commands)
+    monkeypatch.setattr(rows_module.Rows, "add", lambda self, run, *_: {"miou": 1.0, "last_miou": 1.0, "seconds": 1})
+    assert run_command(main, [str(file), "--work", str(tmp_path / "work")]) == 1
+    said = capsys.readouterr()
+    assert said.out.count("failed with exit code 1") == 2 and said.out.count("mIoU 1.00") == 2
+    assert "2 of 4 runs failed" in said.err
+
+
+def test_no_run_begins_after_the_time_is_up(tmp_path):
+    runner = Runner(Rows(tmp_path / "trial"), tmp_path / "work", ["cpu"], seconds=0.0)
+    runner.run(runs_of(read_campaign(campaign_file(tmp_path, TWO_METHODS))))
+    assert not list((tmp_path / "work").glob("*")) and runner.failed == []
