@@ -36,9 +36,13 @@ class CKRSettings:
 
 
 PRESETS = {
-    "released": {"support": "all", "ignored": "rows", "detach_weights": False, "bn_extra_passes": True},
-    "clean": {"support": "uncertain", "ignored": "exclude", "detach_weights": True, "bn_extra_passes": False},
-}
+    "released": {
+        "support": "all", "ignored": "rows", "detach_weights": False, "bn_extra_passes": True, "padding": "equal",
+    },
+    "clean": {
+        "support": "uncertain", "ignored": "exclude", "detach_weights": True, "bn_extra_passes": False, "padding": "above",
+    },
+}  # fmt: skip
 
 CLEAN_SBU_THRESHOLD = 0.95
 
@@ -48,7 +52,9 @@ class UCCLSettings(WeakToStrongSettings):
     """Settings of UCCL; defaults are the authors' for VOC.
 
     ``alpha_sbu`` and ``beta_ckr`` weight the two losses. ``bn_extra_passes``: the two passes of which the released program uses
-    nothing but their effect on BatchNorm's running statistics.
+    nothing but their effect on BatchNorm's running statistics. ``padding``: where SBU and CKR see padding, in the ignore map
+    resized to the decoder's size: values ``equal`` to 255, of which rounding takes some away at some sizes (as released; none
+    at crops of 4 n + 1), or ``above`` 254.99.
     """
 
     name: Literal["uccl"] = "uccl"
@@ -57,6 +63,7 @@ class UCCLSettings(WeakToStrongSettings):
     sbu: SBUSettings = SBUSettings()
     ckr: CKRSettings = CKRSettings()
     bn_extra_passes: Literal["auto", False, True] = "auto"
+    padding: Literal["auto", "equal", "above"] = "auto"
 
     def resolved(self) -> UCCLSettings:
         """The same settings with every ``auto`` and null replaced by the preset's value."""

@@ -19,9 +19,9 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from common.arrays import Size
+from common.images.pytorch_resize import resize_as_pytorch
 from mindspore_impl.losses import IGNORE
 from mindspore_impl.pseudo_labels import certainty
-from mindspore_impl.resize import resize
 
 NORM_FLOOR = 1e-6
 
@@ -29,9 +29,15 @@ ALL_PADDING = IGNORE - 0.01
 """Resized padding above this is 255 but for rounding; a source pixel that is none weighs at least 1 / (side - 1)."""
 
 
-def ignored_at(ignore: np.ndarray, size: Size) -> np.ndarray:
-    """Return bool ``[B,h,w]``: low pixels all of whose source pixels are padding; ``ignore`` ``[B,H,W]`` is 255 there, else 0."""
-    return resize(ms.Tensor(np.asarray(ignore, np.float32)[:, None]), size).asnumpy()[:, 0] > ALL_PADDING
+def ignored_at(ignore: np.ndarray, size: Size, rule: str) -> np.ndarray:
+    """Return bool ``[B,h,w]``: low pixels all of whose source pixels are padding; ``ignore`` ``[B,H,W]`` is 255 there, else 0.
+
+    ``rule``: ``equal`` leaves out those whose resized value is 255 but for rounding, as the released program does; ``above``
+    does not.
+    """
+    # MindSpore's own operator rounds otherwise than the released program's.
+    small = resize_as_pytorch(np.asarray(ignore, np.float32), size)
+    return small == IGNORE if rule == "equal" else small > ALL_PADDING
 
 
 def cosine(a: Tensor, b: Tensor, dim: int) -> Tensor:

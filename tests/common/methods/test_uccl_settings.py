@@ -39,6 +39,7 @@ def test_presets_are_the_table_of_section_11():
         CKRSettings(ignored="exclude", detach_weights=True),
     )
     assert (released.bn_extra_passes, clean.bn_extra_passes) == (True, False)
+    assert (released.padding, clean.padding) == ("equal", "above")
     assert (released.alpha_sbu, released.beta_ckr) == (0.015, 0.02)
 
 
@@ -57,9 +58,10 @@ def test_single_switches_win_over_the_preset(preset):
         sbu=SBUSettings(support="uncertain"),
         ckr=CKRSettings(ignored="exclude", detach_weights=False),
         bn_extra_passes=False,
+        padding="above",
     ).resolved()
     assert (own.cutmix.partner, own.sbu.support, own.ckr.ignored) == ("batch_shift", "uncertain", "exclude")
-    assert own.ckr.detach_weights is False and own.bn_extra_passes is False
+    assert own.ckr.detach_weights is False and own.bn_extra_passes is False and own.padding == "above"
     assert compose("voc/366/uccl", ["method.ckr.detach_weights=true"]).method.resolved().ckr.detach_weights is True
 
 

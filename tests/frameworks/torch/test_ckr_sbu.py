@@ -42,7 +42,7 @@ def test_nothing_depends_on_a_value_on_the_host():
         return torch.empty(shape, device="meta", dtype=dtype)
 
     feature, logits = meta(2, 8, 9, 9).requires_grad_(), meta(2, 5, 9, 9).requires_grad_()
-    ignored = ignored_at(meta(2, 33, 33, dtype=torch.uint8), (9, 9))
+    ignored = ignored_at(meta(2, 33, 33, dtype=torch.uint8), (9, 9), "equal")
     similarity = cosine(meta(2, 8, 9, 9), feature, 1)
     loss = semantic_update(similarity, logits.detach(), logits, ignored, 0.95)
     loss = loss + semantic_update(similarity, logits.detach(), logits, ignored, 0.95, "uncertain")
@@ -91,13 +91,3 @@ def test_position_weights_add_up_to_one_where_a_class_is_present():
     weights, counts = position_weights(torch.randn(2, 5, 4, 4) * 100, ignored)
     torch.testing.assert_close(weights.sum(2), (counts > 0).float())
     assert counts.sum(1).tolist() == [8, 16]
-
-
-def test_padding_at_decoder_resolution_survives_rounding():
-    """At 64 and 192 PyTorch's own interpolation of a map of 255 is not 255 everywhere."""
-    for size in (33, 64, 192):
-        small = ((size + 1) // 2 + 1) // 2
-        full = torch.full((1, size, size), 255, dtype=torch.uint8)
-        assert ignored_at(full, (small, small)).all()
-        full[:, : size // 2] = 0
-        assert not ignored_at(full, (small, small))[:, : small // 2].any()

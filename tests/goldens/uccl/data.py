@@ -133,7 +133,7 @@ def ignore_resize(golden: Golden, framework: Framework) -> list[Check]:
     """The padding at the decoder's size, and the resize it comes from."""
     full, size = golden["ignore_full"], golden["ignore_small"].shape[1:]
     small = framework.module("resize").resize(framework.tensor(full[:, None].astype(np.float32)), size)
-    ignored = framework.module("methods.uccl.ckr_sbu").ignored_at(framework.constant(full), size)
+    ignored = framework.module("methods.uccl.ckr_sbu").ignored_at(framework.constant(full), size, "equal")
     return [
         close("ignore_small", framework.array(small)[:, 0], golden["ignore_small"]),
         exact("is_ignored", framework.array(ignored), golden["is_ignored"] > 0),

@@ -26,9 +26,14 @@ ALL_PADDING = IGNORE - 0.01
 """Resized padding above this is 255 but for rounding; a source pixel that is none weighs at least 1 / (side - 1)."""
 
 
-def ignored_at(ignore: Tensor, size: Size) -> Tensor:
-    """Return bool ``[B,h,w]``: low pixels all of whose source pixels are padding; ``ignore`` ``[B,H,W]`` is 255 there, else 0."""
-    return resize(ignore.float().unsqueeze(1), size).squeeze(1) > ALL_PADDING
+def ignored_at(ignore: Tensor, size: Size, rule: str) -> Tensor:
+    """Return bool ``[B,h,w]``: low pixels all of whose source pixels are padding; ``ignore`` ``[B,H,W]`` is 255 there, else 0.
+
+    ``rule``: ``equal`` leaves out those whose resized value is 255 but for rounding, as the released program does; ``above``
+    does not.
+    """
+    small = resize(ignore.float().unsqueeze(1), size).squeeze(1)
+    return small == IGNORE if rule == "equal" else small > ALL_PADDING
 
 
 def cosine(a: Tensor, b: Tensor, dim: int) -> Tensor:

@@ -48,7 +48,7 @@ class UCCL(UniMatch):
         settings = self.settings
         feature, logits = (strong[name].chunk(2)[view] for name in ("decoder", "logits"))
         weak_feature, weak_logits = weak["decoder"].detach(), weak["logits"]
-        ignored = ignored_at(views.mixed_ignore(view), logits.shape[2:])
+        ignored = ignored_at(views.mixed_ignore(view), logits.shape[2:], settings.padding)
         similarity = cosine(weak_feature, feature, 1)
         threshold, support = settings.sbu.conf_thresh, settings.sbu.support
         sbu = semantic_update(similarity, weak_logits.detach(), logits, ignored, threshold, support)
