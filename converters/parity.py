@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from common.checkpoints.checkpoint import read
 from common.command_line import positive, run_command, run_module
@@ -24,6 +23,7 @@ from common.config.schema import ExperimentConfig
 from common.config.strict import to_plain
 from common.errors import CheckFailed, UserError
 from common.files import write_json_atomic
+from common.images.picture import read_indices
 from common.models.model_folder import experiment_of
 from common.runtimes import FRAMEWORKS, RUNTIMES
 from converters.convert import save
@@ -207,9 +207,9 @@ def shown_of(result: dict[str, Any]) -> dict[str, Any]:
 def relative_error(folder: Path, reference: Path) -> float:
     """Return the relative Frobenius error of all dumped logits in ``folder`` against those in ``reference``."""
     difference = norm = 0.0
-    for path in sorted((reference / "logits").glob("*.npy")):
+    for path in sorted((reference / "logits").rglob("*.npy")):
         expected = np.load(path).astype(np.float64)
-        difference += float(np.square(np.load(folder / "logits" / path.name) - expected).sum())
+        difference += float(np.square(np.load(folder / path.relative_to(reference)) - expected).sum())
         norm += float(np.square(expected).sum())
     if not norm:
         raise UserError(f"{reference / 'logits'} holds no logits to compare; evaluate with --dump-logits")
@@ -219,8 +219,9 @@ def relative_error(folder: Path, reference: Path) -> float:
 def flips(first: Path, second: Path) -> float:
     """Return the share of pixels whose dumped class differs."""
     different = total = 0
-    for path in sorted((first / "ids").glob("*.png")):
-        left, right = (np.asarray(Image.open(folder / "ids" / path.name)) for folder in (first, second))
+    for path in sorted((first / "ids").rglob("*.png")):
+        name = path.relative_to(first)
+        left, right = (read_indices(folder / name, "prediction") for folder in (first, second))
         different += int((left != right).sum())
         total += left.size
     if not total:

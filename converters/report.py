@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import open_dataset
 from common.files import write_text_atomic
 from common.images.geometry import pad_to
+from common.images.picture import read_indices
 from common.models.model_folder import experiment_of
 from common.reports.charts import line_chart
 from common.reports.html_page import legend, page, spread, table
@@ -52,7 +52,8 @@ def parity_report(
         sections += _curves(RunFolder(run_folder))
     palette = colours(config.dataset.palette, len(dataset.classes))
     sections += ["<h2>Pictures</h2>", legend(dataset.classes, palette)]
-    names = sorted(path.stem for path in (out / "torch" / "ids").glob("*.png"))
+    folder = out / "torch" / "ids"
+    names = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.png"))
     for name in spread(names, pictures):
         sections.append(_strip(out, name, dataset, palette, list(outcome["scores"]), config))
     path = out / "report.html"
@@ -137,7 +138,7 @@ def _strip(
 ) -> str:
     """Return one row of pictures: image, truth, every runtime's prediction and where the others differ from the first."""
     image, label = judged(dataset.image(name), dataset.label(name), config)
-    ids = {runtime: np.asarray(Image.open(out / runtime / "ids" / f"{name}.png")) for runtime in runtimes}
+    ids = {runtime: read_indices(out / runtime / "ids" / f"{name}.png", "prediction") for runtime in runtimes}
     reference = ids[runtimes[0]]
     panels = [(f"{name}", image), ("ground truth", palette[label])]
     for runtime in runtimes:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from common.command_line import positive, run_command
@@ -23,11 +23,10 @@ from common.experiment import load
 from common.files import atomic_path
 from common.images.geometry import pad_to
 from common.images.normalise import normalise
+from common.images.picture import SUFFIXES, PixelLimit, is_picture_name, read_rgb
 from common.models.model_folder import CONFIG, is_model_folder, model_file
 from common.reports.palettes import colours, write_label_png
 from common.reports.pictures import overlay
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -47,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     failures = []
     for picture in tqdm(pictures, desc="segment", unit="picture", leave=False, disable=not sys.stderr.isatty()):
         try:
-            image = read_picture(picture)
+            image = read_rgb(picture, limit=PixelLimit(options.max_pixels))
             ids = segment(predictor, image, options.window, options.stride)
         except UserError as error:
             failures.append(str(error))
@@ -71,7 +70,7 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     found = []
     for path in paths:
         if path.is_dir():
-            found += sorted(item for item in path.iterdir() if item.suffix.lower() in SUFFIXES and item.is_file())
+            found += sorted(item for item in path.iterdir() if is_picture_name(item) and item.is_file())
         elif path.is_file():
             found.append(path)
         else:
@@ -100,18 +99,6 @@ def output_paths(pictures: Sequence[Path], out: Path) -> dict[Path, tuple[Path, 
                 )
             taken[target] = path
     return targets
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """Return a picture as uint8 RGB ``[H,W,3]``, upright as its camera noted; transparency is dropped.
-
-    Raises :class:`UserError` naming the file when it cannot be decoded whole.
-    """
-    try:
-        with Image.open(path) as picture:
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as a picture ({error}); replace it") from None
 
 
 def segment(predictor: Predictor, image: np.ndarray, window: int | None, stride: int | None) -> np.ndarray:
@@ -153,6 +140,13 @@ def _parser() -> argparse.ArgumentParser:
         "--window", type=positive, metavar="N", help="slide a window of N x N pixels, for large pictures"
     )
     parser.add_argument("--stride", type=positive, metavar="N", help="step of the window (default: two thirds of it)")
+    parser.add_argument(
+        "--max-pixels",
+        type=positive,
+        default=PixelLimit().pixels,
+        metavar="N",
+        help="refuse larger pictures (default: %(default)s)",
+    )
     parser.add_argument(
         "--overlay",
         type=_share,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import collections
 import sys
+from dataclasses import dataclass, field
 
 from common.check_data.findings import Histogram, Problems, counts_of
-from common.datasets.file_dataset import Dataset
+from common.datasets.file_dataset import Dataset, FileDataset
 from common.errors import UserError
+from common.images.picture import remarks
 from common.splits.split import Split
 
 LABELLED_PARTS = ("labelled", "validation")
@@ -20,8 +22,6 @@ PLAIN_EVERY = 500
 
 def check_lists(dataset: Dataset, split: Split | None, problems: Problems) -> None:
     """Report ids that a list names more than once, and images of two lists that must be apart."""
-    from common.datasets.file_dataset import FileDataset
-
     if isinstance(dataset, FileDataset):
         # A split of the user's own can do without a training list, when both of its lists are there.
         unused = split is not None and not dataset.config.train_list and dataset.config.layout in ("voc", "folders")
@@ -66,7 +66,7 @@ def check_files(dataset: Dataset, split: Split | None, problems: Problems, worke
     histograms = {part: Histogram(len(dataset.classes)) for part in LABELLED_PARTS}
     work = [(part, image_id) for part, ids in lists.items() for image_id in ids]
 
-    def read(item: tuple[str, str]) -> tuple[list[str], dict[int, int]]:
+    def read(item: tuple[str, str]) -> _Seen:
         return _read(dataset, *item)
 
     # Decoding runs outside of Python's lock, so threads are enough and nothing but counts is kept.
@@ -79,30 +79,46 @@ def check_files(dataset: Dataset, split: Split | None, problems: Problems, worke
             leave=False,
             disable=not sys.stderr.isatty(),
         )
-        for number, ((part, image_id), (complaints, counts)) in enumerate(zip(work, found), 1):
+        kinds: dict[str, set[str]] = {}
+        for number, ((part, image_id), seen) in enumerate(zip(work, found), 1):
             if number % PLAIN_EVERY == 0 and not sys.stderr.isatty():
                 print(f"checked {number} of {len(work)} images", file=sys.stderr, flush=True)
-            for complaint in complaints:
+            for complaint in seen.complaints:
                 problems.add(complaint)
-            if counts:
-                histograms[part].merge(counts)
-                if min(counts) >= len(dataset.classes):
+            for kind in seen.remarks:
+                kinds.setdefault(kind, set()).add(image_id)
+            if seen.counts:
+                histograms[part].merge(seen.counts)
+                if min(seen.counts) >= len(dataset.classes):
                     problems.remark(f"the label of {image_id} has no pixel of any class, all are ignored")
+    for kind, ids in kinds.items():
+        problems.remark(f"{len(ids)} of {len({image_id for _, image_id in work})} images {kind}, e.g. {min(ids)}")
     return histograms
 
 
-def _read(dataset: Dataset, part: str, image_id: str) -> tuple[list[str], dict[int, int]]:
-    complaints, counts = [], {}
+@dataclass
+class _Seen:
+    """What one image and its label have shown: complaints, pixels of every label value, remarks on the picture's kind."""
+
+    complaints: list[str] = field(default_factory=list)
+    counts: dict[int, int] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+
+def _read(dataset: Dataset, part: str, image_id: str) -> _Seen:
+    seen = _Seen()
     try:
         dataset.image(image_id)
+        if isinstance(dataset, FileDataset):
+            seen.remarks = remarks(dataset.image_path(image_id))
     except UserError as error:
-        complaints.append(str(error))
+        seen.complaints.append(str(error))
     if part in LABELLED_PARTS:
         try:
-            counts = counts_of(dataset.label(image_id))
+            seen.counts = counts_of(dataset.label(image_id))
         except UserError as error:
-            complaints.append(str(error))
-    return complaints, counts
+            seen.complaints.append(str(error))
+    return seen
 
 
 def check_classes(dataset: Dataset, histograms: dict[str, Histogram], problems: Problems) -> None:

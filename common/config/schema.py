@@ -23,7 +23,7 @@ class DatasetConfig:
     file for the images in the folder. ``label_encoding``: ``index`` (the pixel is the class), ``cityscapes_ids``
     (official ids are mapped to train ids), ``auto`` (as the file's name says). A label that is not in ``label_dir`` is
     looked for in ``extra_label_dir``. ``cache`` is a folder for decoded images (``common/datasets/decoded_cache.py``),
-    relative to the data root; empty: none.
+    relative to the data root; empty: none. A picture of more than ``max_pixels`` is refused.
     """
 
     name: str
@@ -44,6 +44,7 @@ class DatasetConfig:
     seed: int = ranged(0, low=0)
     extra_label_dir: str = ""
     cache: str = ""
+    max_pixels: int = ranged(178_956_970, low=1)
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.classes) <= 254:

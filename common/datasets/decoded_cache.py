@@ -14,6 +14,9 @@ import numpy as np
 
 from common.files import atomic_path
 
+READER = 2
+"""Raised whenever a file is decoded to other values than before, so that arrays of the old reading are not used."""
+
 
 def cached(folder: Path, source: Path, decode: Callable[[], np.ndarray]) -> np.ndarray:
     """Return ``decode()`` of the file ``source``, from ``folder`` where it is there; else it is put there.
@@ -21,7 +24,8 @@ def cached(folder: Path, source: Path, decode: Callable[[], np.ndarray]) -> np.n
     Several processes may do this at once: an array is written whole or not at all.
     """
     state = source.stat()
-    key = hashlib.sha256(f"{source.resolve()}\n{state.st_size}\n{state.st_mtime_ns}".encode()).hexdigest()[:16]
+    identity = f"{READER}\n{source.resolve()}\n{state.st_size}\n{state.st_mtime_ns}"
+    key = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     path = folder / f"{source.stem}-{key}.npy"
     try:
         return np.load(path, allow_pickle=False)

@@ -6,10 +6,9 @@ import contextlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, TypeVar, get_args
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from common.arrays import IGNORE
 from common.config.schema import DatasetConfig
@@ -26,6 +25,7 @@ from common.datasets.layouts import (
 from common.datasets.lists import ListEntry, read_list
 from common.datasets.shapes import ShapesDataset
 from common.errors import UserError
+from common.images.picture import TURNED, PixelLimit, read_indices, read_rgb, remarks, upright_size
 from common.paths import data_root
 
 CITYSCAPES_TRAIN_IDS = {
@@ -34,14 +34,11 @@ CITYSCAPES_TRAIN_IDS = {
 }  # fmt: skip
 """Official Cityscapes id to train id; every other id is ignored (``specs/u2pl.md`` section 2.1)."""
 
-COLOUR_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises for damaged files, depending on the format."""
-
 ListKey = Literal["train_list", "val_list"]
 """The lists of a data set, as :class:`DatasetConfig` calls them."""
 PARTS: dict[ListKey, Part] = {"train_list": "train", "val_list": "val"}
+
+Value = TypeVar("Value")
 
 
 class Dataset(Protocol):
@@ -152,21 +149,23 @@ class FileDataset:
         return self._label_place(image_id)[0]
 
     def image(self, image_id: str) -> np.ndarray:
-        """See :class:`Dataset`; grey, palette and transparent images become RGB."""
+        """See :class:`Dataset` and :func:`common.images.picture.read_rgb`."""
         path = self.image_path(image_id)
-        return self._kept(path, lambda: self._read_image(path, image_id))
+        return self._kept(path, lambda: self._read(read_rgb, path, "image", image_id))
 
     def label(self, image_id: str) -> np.ndarray:
-        """See :class:`Dataset`; a palette image is read as its indices, never through its colours."""
+        """See :class:`Dataset` and :func:`common.images.picture.read_indices`."""
         path, encoding = self._label_place(image_id)
-        values = self._kept(path, lambda: self._read_indices(path, image_id))
+        values = self._kept(path, lambda: self._read(read_indices, path, "label", image_id))
         label = self._class_ids(values, encoding, path, image_id)
-        with self._open(self.image_path(image_id), image_id, "image") as image:
-            if label.shape != (image.height, image.width):
-                raise UserError(
-                    f"label {path} is {label.shape[1]}x{label.shape[0]} pixels but its image is "
-                    f"{image.width}x{image.height}; they must match{self.where(image_id)}"
-                )
+        size = self._read(upright_size, self.image_path(image_id), "image", image_id)
+        if label.shape != size:
+            tagged = any(TURNED in remarks(file) for file in (path, self.image_path(image_id)))
+            hint = "; one carries an orientation tag, remove it if the label was drawn on the stored pixels"
+            raise UserError(
+                f"label {path} is {label.shape[1]}x{label.shape[0]} pixels but its image is {size[1]}x{size[0]}; "
+                f"they must match{hint if tagged else ''}{self.where(image_id)}"
+            )
         return label
 
     def where(self, image_id: str) -> str:
@@ -199,23 +198,16 @@ class FileDataset:
             return decode()
         return cached(data_root() / Path(self.config.cache).expanduser() / path.parent.name, path, decode)
 
-    def _read_image(self, path: Path, image_id: str) -> np.ndarray:
-        with self._open(path, image_id, "image") as file:
-            if file.mode not in COLOUR_MODES:
-                raise UserError(
-                    f"image {file.filename} has pixels of type {file.mode}; save it with 8 bits per channel"
-                    f"{self.where(image_id)}"
-                )
-            return np.array(self._decode(file, image_id, "image").convert("RGB"))
-
-    def _read_indices(self, path: Path, image_id: str) -> np.ndarray:
-        with self._open(path, image_id, "label") as file:
-            if file.mode not in INDEX_MODES:
-                raise UserError(
-                    f"label {path} is a colour image ({file.mode}); labels are one channel of class ids"
-                    f"{self.where(image_id)}"
-                )
-            return np.array(self._decode(file, image_id, "label"))
+    def _read(self, read: Callable[..., Value], path: Path, kind: str, image_id: str) -> Value:
+        """Return what ``read`` makes of a file; its error also says which lines name the image."""
+        if not path.is_file():
+            self.require_root()
+            hint = self._missing_hint(path, kind, image_id)
+            raise UserError(f"{kind} {path} does not exist{hint}{self.where(image_id)}")
+        try:
+            return read(path, kind, PixelLimit(self.config.max_pixels, "dataset.max_pixels"))
+        except UserError as error:
+            raise UserError(f"{error}{self.where(image_id)}") from None
 
     @cached_property
     def _val_set(self) -> frozenset[str]:
@@ -223,30 +215,6 @@ class FileDataset:
         with contextlib.suppress(UserError):
             return frozenset(self.val_ids)
         return frozenset()
-
-    def _open(self, path: Path, image_id: str, kind: str) -> Image.Image:
-        try:
-            return Image.open(path)
-        except FileNotFoundError:
-            self.require_root()
-            hint = self._missing_hint(path, kind, image_id)
-            raise UserError(f"{kind} {path} does not exist{hint}{self.where(image_id)}") from None
-        except DECODING_ERRORS as error:
-            raise UserError(self._damaged(path, kind, image_id, error)) from None
-
-    def _decode(self, file: Image.Image, image_id: str, kind: str) -> Image.Image:
-        try:
-            file.load()
-        except DECODING_ERRORS as error:
-            raise UserError(self._damaged(file.filename, kind, image_id, error)) from None
-        return file
-
-    def _damaged(self, path: Path | str, kind: str, image_id: str, error: Exception) -> str:
-        if Path(path).is_file() and Path(path).stat().st_size == 0:
-            reason = "is empty"
-        else:
-            reason = "is not an image" if isinstance(error, UnidentifiedImageError) else f"cannot be decoded ({error})"
-        return f"{kind} {path} {reason}; replace it{self.where(image_id)}"
 
     def _missing_hint(self, path: Path, kind: str, image_id: str) -> str:
         other = Path(str(path).replace("_labelTrainIds.png", "_labelIds.png"))

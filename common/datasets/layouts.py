@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.config.schema import DatasetConfig
+from common.images.picture import is_picture_name
 
 Part = Literal["train", "val"]
 Encoding = Literal["index", "cityscapes_ids"]
@@ -87,7 +88,7 @@ def listed_by_folder(config: DatasetConfig, root: Path, part: Part) -> list[str]
     template = FIXED[config.layout].image[part][0]
     pattern = template.format(part=part, city="*", id="*")
     suffix = template.rpartition("{id}")[2]
-    return sorted({path.name.removesuffix(suffix) for path in root.glob(pattern)})
+    return sorted({path.name.removesuffix(suffix) for path in root.glob(pattern) if is_picture_name(path)})
 
 
 def other_layouts(config: DatasetConfig, root: Path, image_id: str, part: Part) -> Iterator[str]:

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from common.config.schema import DatasetConfig
 from common.errors import UserError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+from common.images.picture import SUFFIXES
 
 
 class ListEntry(NamedTuple):
@@ -25,7 +24,7 @@ def reduce_to_id(field: str, config: DatasetConfig) -> str:
     without what Cityscapes appends to the id (``_leftImg8bit``, ``_gtFine_...``).
     """
     path = PurePosixPath(PurePosixPath(field).name.removesuffix(config.image_suffix))
-    name = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+    name = path.stem if path.suffix.lower() in SUFFIXES else path.name
     return name.removesuffix("_leftImg8bit").partition("_gtFine_")[0]
 
 

@@ -55,7 +55,7 @@ class RunFolder:
         """Begin a run: remove what an earlier run left under this folder's names, then write ``config`` (YAML text)."""
         left = [self.log_file, self.result, *self.path.glob("last.*"), *self.path.glob("best.*")]
         left += self.path.glob("snapshots/epoch-*.*")
-        left += [*self.pictures.glob("*.png"), *self.events.glob("events.out.tfevents.*")]
+        left += [*self.pictures.rglob("*.png"), *self.events.glob("events.out.tfevents.*")]
         for file in left:
             file.unlink(missing_ok=True)
         write_text_atomic(self.config, config)

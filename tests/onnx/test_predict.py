@@ -16,8 +16,9 @@ from common.config.schema import AugmentConfig
 from common.errors import UserError
 from common.evaluation.sliding import windows
 from common.images.normalise import normalise
+from common.images.picture import read_rgb
 from common.reports.palettes import colours
-from onnx_impl.predict import find_pictures, main, output_paths, read_picture
+from onnx_impl.predict import find_pictures, main, output_paths
 from tests.places import PROJECT
 
 pytest.importorskip("onnxruntime")
@@ -90,7 +91,7 @@ def test_the_overlay_can_be_left_out_and_weighted(exported, pictures, tmp_path):
     assert [path.name for path in (tmp_path / "none").iterdir()] == ["b.png"]
     assert run_command(main, [*arguments, str(tmp_path / "full"), "--overlay", "1"]) == 0
     ids = ids_in(tmp_path / "full" / "b.png")
-    found = read_picture(tmp_path / "full" / "b_overlay.jpg").astype(int)
+    found = read_rgb(tmp_path / "full" / "b_overlay.jpg").astype(int)
     assert np.abs(found - colours("voc", 6)[ids]).mean() < 20
     assert np.abs(found - picture(60, 80, 1)).mean() > 40
 
@@ -129,7 +130,7 @@ def test_bad_pictures_are_named_and_the_others_done(exported, pictures, tmp_path
     assert run_command(main, [str(exported.model), str(pictures), "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr()
     assert "3 of 5 pictures" in said.out
-    assert "broken.jpg cannot be read" in said.err and "cut.png cannot be read" in said.err
+    assert "broken.jpg is not an image" in said.err and "cut.png cannot be decoded" in said.err
     assert said.err.splitlines()[-1].startswith("error: 2 of 5 pictures")
     assert sorted(path.stem for path in (tmp_path / "out").glob("*.png")) == ["a", "b", "grey"]
     assert [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
@@ -183,15 +184,29 @@ def test_pictures_are_found_in_order_and_once(pictures):
     assert [path.name for path in found] == ["a.BMP", "b.png", "grey.png"]
 
 
-def test_a_picture_is_turned_upright_and_loses_its_transparency(tmp_path):
-    image = Image.fromarray(picture(8, 16))
-    exif = image.getexif()
+def test_pictures_are_read_as_data_sets_read_them(exported, tmp_path, expected, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    eight = picture(24, 40, 6)[..., 0]
+    Image.fromarray(eight).save(folder / "eight.png")
+    Image.fromarray(eight.astype(np.uint16) << 8 | 77).save(folder / "sixteen.png")
+    turned = Image.fromarray(picture(24, 40, 7))
+    exif = turned.getexif()
     exif[0x0112] = 6
-    image.save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(read_picture(tmp_path / "turned.png"), np.rot90(picture(8, 16), -1))
-    image.putalpha(128)
-    image.save(tmp_path / "clear.png")
-    np.testing.assert_array_equal(read_picture(tmp_path / "clear.png"), picture(8, 16))
+    turned.save(folder / "turned.png", exif=exif)
+    (folder / "._eight.png").write_bytes(b"\x00\x05\x16\x07")
+    assert run_command(main, [str(exported.model), str(folder), "--out", str(tmp_path / "out"), "--overlay", "0"]) == 0
+    assert "3 of 3 pictures" in capsys.readouterr().out
+    np.testing.assert_array_equal(ids_in(tmp_path / "out/sixteen.png"), ids_in(tmp_path / "out/eight.png"))
+    np.testing.assert_array_equal(ids_in(tmp_path / "out/turned.png"), expected(np.rot90(picture(24, 40, 7), -1)))
+
+
+def test_the_pixel_limit_is_named_and_can_be_raised(exported, pictures, tmp_path, capsys):
+    arguments = [str(exported.model), str(pictures), "--out", str(tmp_path / "out"), "--max-pixels"]
+    assert run_command(main, [*arguments, "2000"]) == 2
+    assert "b.png has 80x60 pixels, more than --max-pixels = 2000" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["a.png", "grey.png"]
+    assert run_command(main, [*arguments, "4800"]) == 0
 
 
 def test_onnxruntime_alone_is_enough(exported, pictures, tmp_path):

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from common.config.schema import MOST_SUBCLASSES, DatasetConfig
 from common.errors import UserError
 from common.files import atomic_path, write_json_atomic
+from common.images.picture import read_indices
 
 DESCRIPTION = "subclasses.json"
 
@@ -69,17 +70,16 @@ def write_subclass_image(path: Path, ids: np.ndarray) -> None:
 
 
 def read_subclass_image(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Return uint8 ``[H,W]``; raises :class:`UserError` if it is missing, damaged, no grey image or not of ``shape``."""
+    """Return uint8 ``[H,W]``; raises :class:`UserError` if it is missing, damaged, no image of ids or not of ``shape``."""
+    if not path.is_file():
+        raise UserError(f"subclass label {path} does not exist; make the subclass labels of this split")
     try:
-        with Image.open(path) as file:
-            mode, ids = file.mode, np.array(file)
-    except FileNotFoundError:
-        raise UserError(f"subclass label {path} does not exist; make the subclass labels of this split") from None
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise UserError(f"subclass label {path} cannot be read ({error}); make the subclass labels again") from None
-    if mode != "L" or ids.shape != tuple(shape):
+        ids = read_indices(path, "subclass label")
+    except UserError as error:
+        raise UserError(f"{error}, or make the subclass labels again") from None
+    if ids.dtype != np.uint8 or ids.shape != tuple(shape):
         raise UserError(
-            f"subclass label {path} is {ids.shape[1]}x{ids.shape[0]} of mode {mode}, not {shape[1]}x{shape[0]} of mode L; "
+            f"subclass label {path} is {ids.shape[1]}x{ids.shape[0]} of {ids.dtype}, not {shape[1]}x{shape[0]} of 8 bits; "
             "make the subclass labels again"
         )
     return ids

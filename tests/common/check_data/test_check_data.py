@@ -149,6 +149,17 @@ def test_classes_that_are_not_there_and_empty_labels_are_remarks(data, capsys):
     assert "note: 8 of 11 classes in no validation image: road, " in rest
 
 
+def test_unusual_pictures_are_counted(data, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for name in ("t0", "v1"):
+        with Image.open(data / "JPEGImages" / f"{name}.jpg") as image:
+            image.save(data / "JPEGImages" / f"{name}.jpg", exif=exif)
+    code, problems, rest = check(data, capsys)
+    assert (code, problems) == (0, [])
+    assert "note: 2 of 8 images carry an orientation tag and are read upright, e.g. t0" in rest
+
+
 def test_the_line_of_a_split_list_is_named_where_the_data_set_s_lists_do_not_name_an_image(data, capsys):
     folder = data.parent / "splits" / "camvid" / "few"
     (folder / "unlabeled.txt").write_text("t2\nelsewhere\n")

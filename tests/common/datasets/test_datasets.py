@@ -200,7 +200,7 @@ def broken(root, *what: str) -> FileDataset:
         case ("list", "unset"):
             return open_dataset(config_of(root, train_list=""))
         case ("list", "binary"):
-            (root / "train.txt").write_bytes(b"\xff\xfe\x00one")
+            (root / "train.txt").write_bytes(b"\xff\x00one")
         case ("list", "folder"):
             return open_dataset(config_of(root, train_list="images"))
         case ("image", "missing"):
@@ -213,7 +213,12 @@ def broken(root, *what: str) -> FileDataset:
             save(image, np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8))
             image.write_bytes(image.read_bytes()[:5000])
         case ("image", "deep"):
-            save(image, IMAGE[..., 0].astype(np.uint16) * 256)
+            for name in ("one", "two"):
+                save(
+                    root / "images" / f"{name}.tif",
+                    Image.fromarray(IMAGE[..., 0].astype(np.int32 if name == "one" else np.uint8)),
+                )
+            return open_dataset(config_of(root, image_suffix=".tif"))
         case ("label", "missing"):
             label.unlink()
         case ("label", "colour"):
@@ -249,7 +254,7 @@ def test_what_is_wrong_with_a_list(root, what, message):
         ("image empty", "image .*one.png is empty"),
         ("image text", "image .*one.png is not an image"),
         ("image cut", "image .*one.png cannot be decoded .*truncated"),
-        ("image deep", "image .*one.png has pixels of type I;16"),
+        ("image deep", "image .*one.tif has 32-bit whole numbers"),
         ("label missing", "label .*one.png does not exist"),
         ("label colour", "label .*one.png is a colour image"),
         ("label size", "label .*one.png is 4x6 pixels but its image is 6x4"),
@@ -265,6 +270,40 @@ def test_what_is_wrong_with_a_file(root, what, message):
         data.image("one")
         data.label("one")
     data.image("two"), data.label("two")
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_mask_belongs_to_the_upright_picture(root, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turns = {3: 2, 6: -1, 8: 1}[orientation]
+    save(root / "images" / "one.png", IMAGE, exif=exif)
+    save(root / "labels" / "one.png", np.rot90(LABEL, turns).copy())
+    data = open_dataset(config_of(root))
+    np.testing.assert_array_equal(data.image("one"), np.rot90(IMAGE, turns))
+    np.testing.assert_array_equal(data.label("one"), np.rot90(LABEL, turns))
+    if orientation != 3:
+        save(root / "labels" / "one.png", LABEL)
+        with pytest.raises(UserError, match="6x4 pixels but its image is 4x6.* orientation tag, remove it if"):
+            data.label("one")
+
+
+def test_the_largest_picture_is_a_setting(root):
+    data = open_dataset(config_of(root, max_pixels=23))
+    with pytest.raises(
+        UserError, match=r"image .*one.png has 6x4 pixels, more than dataset.max_pixels = 23.*line 1 of"
+    ):
+        data.image("one")
+
+
+def test_a_cached_picture_of_another_reader_is_not_used(root, monkeypatch):
+    data = open_dataset(config_of(root, cache=str(root / "cache")))
+    data.image("one")
+    for path in (root / "cache").rglob("*.npy"):
+        np.save(path, IMAGE + 1)
+    np.testing.assert_array_equal(data.image("one"), IMAGE + 1)
+    monkeypatch.setattr("common.datasets.decoded_cache.READER", -1)
+    np.testing.assert_array_equal(data.image("one"), IMAGE)
 
 
 def test_unlabelled_images_need_no_label_file(root):
