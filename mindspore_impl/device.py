@@ -11,7 +11,7 @@ import functools
 import importlib.util
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -107,13 +107,25 @@ def cap_onednn() -> bool:
 
 @contextmanager
 def processors(threads: int | None) -> Iterator[None]:
-    """Keep what is started inside to ``threads`` processors (None: all that this process may use)."""
+    """Let what is started inside count ``threads`` processors (None: all that this process may use).
+
+    Afterwards its threads may run on all of them: processes that count one each would else share the first.
+    """
     if threads is None or not hasattr(os, "sched_setaffinity"):
         yield
         return
-    allowed = os.sched_getaffinity(0)
+    allowed, before = os.sched_getaffinity(0), _threads()
     os.sched_setaffinity(0, sorted(allowed)[:threads])
     try:
         yield
     finally:
-        os.sched_setaffinity(0, allowed)
+        for thread in {0} | _threads() - before:
+            with suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(thread, allowed)
+
+
+def _threads() -> set[int]:
+    """Return the ids of this process's threads, where the system lists them."""
+    with suppress(OSError):
+        return {int(name) for name in os.listdir("/proc/self/task")}
+    return set()

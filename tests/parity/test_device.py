@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from common.errors import UserError
-from mindspore_impl.device import ONEDNN_CAP, check_numpy, start
+from mindspore_impl.device import ONEDNN_CAP, check_numpy, processors, start
 from tests.parity.process import python
 
 pytest.importorskip("mindspore")
@@ -54,6 +56,25 @@ def test_numpy_2_is_refused():
     check_numpy("1.26.4")
     with pytest.raises(UserError, match="NumPy 2.4.1; install"):
         check_numpy("2.4.1")
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/task").exists() or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two processors"
+)
+def test_threads_that_count_one_processor_may_use_all():
+    counted, end = [], threading.Event()
+
+    def work() -> None:
+        counted.append(len(os.sched_getaffinity(0)))
+        end.wait()
+
+    thread = threading.Thread(target=work)
+    with processors(1):
+        thread.start()
+    allowed = [os.sched_getaffinity(number) for number in (0, thread.native_id)]
+    end.set()
+    thread.join()
+    assert counted == [1] and allowed[0] == allowed[1] and len(allowed[0]) > 1
 
 
 def test_synchronize_after_start():
