@@ -2,8 +2,10 @@
 
 The graph maps ``image``, normalised float32 ``[B,3,H,W]`` of any batch and size, to ``logits`` float32 ``[B,K,H,W]`` at
 the image's size (bilinear, align_corners), or to ``class_ids`` uint8 ``[B,H,W]``. A linear head has ``coarse_logits`` beside
-its logits, at the network's own smaller size for whoever wants another one; a prototype head's cannot be resized. What
-the file holds is in its metadata (``common/models/exported_graph.py``). A file that does not give PyTorch's answer is not left behind.
+its logits, at the network's own smaller size for whoever wants another one; a prototype head's cannot be resized. With
+``--input picture`` it maps ``picture``, uint8 RGB ``[B,H,W,3]``, to class ids and normalises inside: bytes in, bytes out.
+``--size`` and ``--batch`` fix the shape. What the file holds is in its metadata (``common/models/exported_graph.py``). A file that
+does not give PyTorch's answer is not left behind.
 """
 
 from __future__ import annotations
@@ -15,23 +17,26 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from common.command_line import run_command
-from common.config.schema import ExperimentConfig, Head
+from common.arrays import Size
+from common.command_line import positive, run_command
+from common.config.schema import AugmentConfig, ExperimentConfig, Head
 from common.config.strict import to_plain
 from common.errors import CheckFailed, UserError
 from common.files import atomic_path, sha256
+from common.images.normalise import normalise
 from common.models.exported_graph import GraphMetadata
 from common.models.model_folder import experiment_of
 from common.models.stored_network import read_network
 from common.rng import generator
 
 Output = Literal["logits", "class_ids"]
+Input = Literal["image", "picture"]
 
 OPSET = 18
 """The exporter's own version: no conversion step, and every execution provider has kernels for it."""
@@ -92,20 +97,35 @@ def export(
     experiment: ExperimentConfig | None = None,
     say: Callable[[str], None] = print,
     head: Head = "linear",
+    *,
+    input: Input = "image",
+    batch: int | None = None,
+    size: Size | None = None,
 ) -> Exported:
     """Export a network of ``checkpoint`` to ``path`` and verify the file with ONNX Runtime on the CPU.
 
     With ``stages`` the graph also gives every intermediate result of ``DeepLab.stages`` as ``stages.NAME``. ``role``
     picks one of several networks; ``experiment`` describes a file that does not describe itself; ``say`` gets the table
-    of comparisons; ``head`` is the predictor whose logits the graph gives. Raises :class:`UserError` for a checkpoint that
-    cannot be exported and :class:`CheckFailed` when a gate is missed; ``path`` is then as it was before.
+    of comparisons; ``head`` is the predictor whose logits the graph gives; ``input`` what it takes, ``batch`` and ``size``
+    (height, width) its fixed shape. Raises :class:`UserError` for a checkpoint that cannot be exported and
+    :class:`CheckFailed` when a gate is missed; ``path`` is then as it was before.
     """
     require_packages()
+    if input == "picture" and (output != "class_ids" or stages):
+        raise UserError(
+            "a graph of pictures gives class ids and nothing else: use --input picture with --output class_ids"
+        )
+    from onnx_impl import graphs
+
     network, metadata = load(Path(checkpoint), output, role, experiment, head)
+    metadata = replace(metadata, input=input, batch=batch, size=size)
     module = export_module(network, output, stages, head)
-    model = trace(module, opset)
+    model = graphs.with_global_pooling(trace(module, opset))
+    if input == "picture":
+        model = graphs.with_picture_input(model, metadata.mean, metadata.std)
+    model = graphs.with_fixed_shape(model, batch, size)
     with atomic_path(path) as temporary:
-        save(model, metadata, temporary)
+        graphs.save(model, metadata, temporary)
         comparisons = verify(module, temporary)
         say(format_table(comparisons))
         failed = [comparison for comparison in comparisons if not comparison.passed]
@@ -113,6 +133,8 @@ def export(
             raise CheckFailed(
                 f"{path} was not written: it differs from PyTorch at {_shapes(failed)}, past the gates above"
             )
+        metadata = replace(metadata, gates=measured(comparisons))
+        graphs.save(model, metadata, temporary)
     return Exported(path=Path(path), opset=opset, metadata=metadata, comparisons=comparisons)
 
 
@@ -214,31 +236,44 @@ def trace(module: Any, opset: int) -> Any:
     return model
 
 
-def save(model: Any, metadata: GraphMetadata, path: Path) -> None:
-    """Check ``model`` against the ONNX standard and write it as one file with its metadata."""
-    import onnx
-
-    onnx.helper.set_model_props(model, metadata.properties())
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-
-
 def verify(module: Any, path: Path) -> tuple[Comparison, ...]:
-    """Compare the file with PyTorch at the sizes of ``VERIFIED``, on coarse coloured blocks with fine noise."""
+    """Compare the file with PyTorch at the sizes of ``VERIFIED`` that it takes, on coarse coloured blocks with fine noise."""
     import torch
 
     from onnx_impl.predictor import STAGE_PREFIX, OnnxPredictor
 
     predictor = OnnxPredictor(path, threads=torch.get_num_threads())
+    metadata = predictor.metadata
     comparisons = []
-    for shape in VERIFIED:
-        images = _images(shape)
+    for shape in verified_shapes(metadata.batch, metadata.size):
+        images = inputs = _images(shape)
+        if metadata.input == "picture":
+            inputs = _pictures(images, metadata)
+            scale = AugmentConfig(mean=metadata.mean, std=metadata.std)
+            images = np.stack([normalise(picture, scale).transpose(2, 0, 1) for picture in inputs])
         with torch.no_grad():
             expected = module(torch.from_numpy(images))
         for name, value in zip(module.output_names, expected):
             if not name.startswith(STAGE_PREFIX):
-                comparisons.append(compare(name, shape, value.numpy(), predictor.run(images, name)))
+                comparisons.append(compare(name, shape, value.numpy(), predictor.run(inputs, name)))
     return tuple(comparisons)
+
+
+def verified_shapes(batch: int | None, size: Size | None) -> tuple[tuple[int, int, int], ...]:
+    """Return the batches, heights and widths of ``VERIFIED`` with what is fixed put in, each once."""
+    shapes = [(batch or images, *(size or (height, width))) for images, height, width in VERIFIED]
+    return tuple(dict.fromkeys(shapes))
+
+
+def measured(comparisons: tuple[Comparison, ...]) -> dict[str, Any]:
+    """Return the largest differences and the limits that they kept, for the file's metadata."""
+    relative = [comparison.relative for comparison in comparisons if comparison.relative is not None]
+    return {
+        "reference": "PyTorch on made-up images",
+        "relative_error": max(relative, default=None),
+        "flips": max(comparison.flips for comparison in comparisons),
+        "limits": {"relative_error": RELATIVE_GATE, "flips": FLIP_GATE},
+    }
 
 
 def compare(output: str, shape: tuple[int, int, int], expected: np.ndarray, found: np.ndarray) -> Comparison:
@@ -275,8 +310,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("checkpoint", type=Path, help=".pth, .ckpt or .safetensors of this project")
     parser.add_argument("model", type=Path, help="the .onnx file to write")
     parser.add_argument(
-        "--output", choices=("logits", "class_ids"), default="logits", help="what the graph gives (default: logits)"
+        "--input",
+        choices=("image", "picture"),
+        default="image",
+        help="what the graph takes: normalised planes, or a picture's bytes (default: image)",
     )
+    parser.add_argument(
+        "--output",
+        choices=("logits", "class_ids"),
+        help="what the graph gives (default: logits; of a picture class_ids)",
+    )
+    parser.add_argument(
+        "--size", type=positive, nargs=2, metavar=("H", "W"), help="only images of this size (default: any)"
+    )
+    parser.add_argument("--batch", type=positive, metavar="B", help="only this many images at a time (default: any)")
     parser.add_argument(
         "--head", choices=("linear", "prototype"), default="linear",
         help="whose logits: the classifier's or those of PCR's prototypes (default: linear)",
@@ -293,12 +340,13 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"{parsed.model}: the file to write must be called .onnx")
     experiment = experiment_of(parsed.experiment, []) if parsed.experiment else None
     done = export(
-        parsed.checkpoint, parsed.model, parsed.output, role=parsed.role, opset=parsed.opset, experiment=experiment,
-        head=parsed.head,
+        parsed.checkpoint, parsed.model, parsed.output or ("class_ids" if parsed.input == "picture" else "logits"),
+        role=parsed.role, opset=parsed.opset, experiment=experiment, head=parsed.head, input=parsed.input,
+        batch=parsed.batch, size=tuple(parsed.size) if parsed.size else None,
     )  # fmt: skip
     size = done.path.stat().st_size / 1e6
     print(
-        f"{done.path}: {done.metadata.output} of {done.metadata.experiment or 'an unnamed experiment'} "
+        f"{done.path}: {done.metadata.input} to {done.metadata.output} of {done.metadata.experiment or 'an unnamed experiment'} "
         f"({done.metadata.role}, {len(done.metadata.classes)} classes), opset {done.opset}, {size:.1f} MB, "
         "agrees with PyTorch"
     )
@@ -310,6 +358,12 @@ def _images(shape: tuple[int, int, int]) -> np.ndarray:
     blocks = rng.standard_normal((batch, 3, -(-height // 16), -(-width // 16)), np.float32)
     blocks = blocks.repeat(16, axis=2).repeat(16, axis=3)[:, :, :height, :width]
     return 1.5 * blocks + 0.3 * rng.standard_normal((batch, 3, height, width), np.float32)
+
+
+def _pictures(images: np.ndarray, metadata: GraphMetadata) -> np.ndarray:
+    """Return the pictures, uint8 ``[B,H,W,3]``, that images ``[B,3,H,W]`` come nearest to when normalised."""
+    pixels = images.transpose(0, 2, 3, 1) * np.float32(metadata.std) + np.float32(metadata.mean)
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
 def _shapes(comparisons: list[Comparison]) -> str:

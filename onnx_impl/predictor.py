@@ -9,11 +9,13 @@ from typing import Literal
 import numpy as np
 
 from common.arrays import Size, Window
-from common.config.schema import Accumulate, Head
+from common.config.schema import Accumulate, AugmentConfig, Head
 from common.errors import UserError
 from common.evaluation.predictor import UsedRuntime
+from common.images.normalise import normalise
 from common.images.resize import resize_bilinear
 from common.models.exported_graph import GraphMetadata, read_properties
+from onnx_impl.file_contents import FileContents, read_contents
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 
@@ -30,6 +32,12 @@ OUTPUTS = {
     "class_ids": {"class_ids": ("tensor(uint8)", 3)},
 }
 """Type and number of axes of the outputs of a linear head's graph, by its metadata's ``output``."""
+
+INPUTS = {"image": ("tensor(float)", 1, "[B,3,H,W]"), "picture": ("tensor(uint8)", 3, "[B,H,W,3]")}
+"""Type of a graph's input, the axis of its channels and its shape in words, by its metadata's ``input``."""
+
+ROUNDING = 1e-2
+"""Largest distance from a whole number, in 0..255, of a pixel that was normalised and is taken back."""
 
 
 def outputs_of(output: str, head: Head) -> dict[str, tuple[str, int]]:
@@ -59,6 +67,7 @@ class OnnxPredictor:
         )
         self._device = "cpu" if provider == "cpu" else "cuda"
         check_graph(self.session, self.metadata, self.path)
+        self.contents = check_contents(self.metadata, self.path)
 
     def logits(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return float32 ``[B,K,h,w]`` logits at ``size`` for images ``[B,3,H,W]``.
@@ -83,8 +92,16 @@ class OnnxPredictor:
         if self.metadata.output == "class_ids":
             if tuple(size) != images.shape[2:]:
                 self._needs_logits(f"class ids at {tuple(size)} from images of {images.shape[2:]}")
-            return self.run(images, "class_ids")
+            return self.run(self._as_bytes(images) if self.metadata.input == "picture" else images, "class_ids")
         return self.logits(images, size).argmax(1).astype(np.uint8)
+
+    def picture_class_ids(self, pictures: np.ndarray) -> np.ndarray:
+        """Return uint8 ``[B,H,W]`` class ids of pictures as they are decoded, uint8 RGB ``[B,H,W,3]``."""
+        if self.metadata.input == "picture":
+            return self.run(pictures, "class_ids")
+        scale = AugmentConfig(mean=self.metadata.mean, std=self.metadata.std)
+        images = np.stack([normalise(picture, scale).transpose(2, 0, 1) for picture in pictures])
+        return self.class_ids(images, pictures.shape[1:3])
 
     def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Window], accumulate: Accumulate) -> np.ndarray:
         """Return uint8 ``[H,W]`` class ids of one image ``[1,3,H,W]`` from overlapping windows, joined on the host."""
@@ -112,13 +129,44 @@ class OnnxPredictor:
                 f"{self.path}: this graph gives class ids only, but {purpose} need logits; export with --output logits"
             )
 
+    def _as_bytes(self, images: np.ndarray) -> np.ndarray:
+        """Take back the normalisation of images ``[B,3,H,W]``; only whole pixel values can be what a picture held."""
+        mean, std = np.float32(self.metadata.mean), np.float32(self.metadata.std)
+        pixels = images.transpose(0, 2, 3, 1) * std + mean
+        rounded = np.rint(pixels)
+        if np.abs(pixels - rounded).max() > ROUNDING or rounded.min() < 0 or rounded.max() > 255:
+            raise UserError(
+                f"{self.path} takes pictures as bytes, and these images were padded or resized after normalising; evaluate "
+                "with the protocol whole, or export with --input image"
+            )
+        return rounded.astype(np.uint8)
+
     def run(self, images: np.ndarray, output: str) -> np.ndarray:
-        """Return one output of the graph for images ``[B,3,H,W]``; the others do not leave the device."""
+        """Return one output of the graph for its input, ``[B,3,H,W]`` or ``[B,H,W,3]``; the others do not leave the device.
+
+        A graph for exactly N images at a time gets others in portions of N, the last one filled up.
+        """
+        batch = self.metadata.batch
+        if batch is None or len(images) == batch:
+            return self._run(images, output)
+        filled = np.concatenate([images, np.repeat(images[-1:], -len(images) % batch, axis=0)])
+        results = [self._run(filled[at : at + batch], output) for at in range(0, len(filled), batch)]
+        return np.concatenate(results)[: len(images)]
+
+    def _run(self, images: np.ndarray, output: str) -> np.ndarray:
+        name = self.metadata.input
+        size = images.shape[2:] if name == "image" else images.shape[1:3]
+        if self.metadata.size not in (None, tuple(size)):
+            raise UserError(
+                f"{self.path} takes images of exactly {'x'.join(map(str, self.metadata.size))} pixels, not "
+                f"{'x'.join(map(str, size))}; export without --size, or use windows of that size"
+            )
+        kind = np.uint8 if name == "picture" else np.float32
         binding = self.session.io_binding()
-        value = _onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images, np.float32), self._device, 0)
-        binding.bind_ortvalue_input("image", value)
-        binding.bind_output(output, "cpu")
         try:
+            value = _onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images, kind), self._device, 0)
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_output(output, "cpu")
             self.session.run_with_iobinding(binding)
         except Exception as error:
             raise UserError(
@@ -188,22 +236,46 @@ def placement(session) -> dict[str, list[str]]:
 
 
 def check_graph(session, metadata: GraphMetadata, path: Path) -> None:
-    """Raise :class:`UserError` unless the graph maps ``image`` float32 [B,3,H,W] to what its metadata says."""
+    """Raise :class:`UserError` unless the graph maps its input to what its metadata says."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    if [(i.name, i.type, len(i.shape), i.shape[1:2]) for i in inputs] != [("image", "tensor(float)", 4, [3])]:
+    kind, channel_axis, shape = INPUTS[metadata.input]
+    if [(i.name, i.type, len(i.shape), i.shape[channel_axis]) for i in inputs] != [(metadata.input, kind, 4, 3)]:
         raise UserError(
-            f"{path}: not a segmentation model: its input is {_signature(inputs)}, not image tensor(float) [B,3,H,W]"
+            f"{path}: not a segmentation model: its input is {_signature(inputs)}, not {metadata.input} {kind} {shape}"
         )
-    wanted = outputs_of(metadata.output, metadata.head)
-    if not wanted.items() <= {item.name: (item.type, len(item.shape)) for item in outputs}.items():
-        listed = ", ".join(f"{name} {kind} of {axes} axes" for name, (kind, axes) in wanted.items())
+    lengths = [length for axis, length in enumerate(inputs[0].shape) if axis != channel_axis]
+    promised = [metadata.batch, *(metadata.size or (None, None))]
+    if [length if isinstance(length, int) else None for length in lengths] != promised:
+        raise UserError(
+            f"{path}: its metadata says batch {metadata.batch} and size {metadata.size} but its input is "
+            f"{_signature(inputs)}; export the checkpoint again"
+        )
+    expected = outputs_of(metadata.output, metadata.head)
+    if not expected.items() <= {item.name: (item.type, len(item.shape)) for item in outputs}.items():
+        listed = ", ".join(f"{name} {kind} of {axes} axes" for name, (kind, axes) in expected.items())
         raise UserError(f"{path}: not a segmentation model: it gives {_signature(outputs)}, not {listed}")
-    channels = next(item.shape[1] for item in outputs if item.name in wanted)
+    channels = next(item.shape[1] for item in outputs if item.name in expected)
     if metadata.output == "logits" and channels != len(metadata.classes):
         raise UserError(
             f"{path}: its metadata names {len(metadata.classes)} classes but its logits have {channels}; "
             "export the checkpoint again"
         )
+
+
+def check_contents(metadata: GraphMetadata, path: Path) -> FileContents:
+    """Return what the file holds; raises :class:`UserError` unless its precision is what its metadata says."""
+    contents = read_contents(path)
+    if contents.precision != metadata.precision:
+        raise UserError(
+            f"{path}: its metadata says {metadata.precision} but its nodes are {contents.precision} {contents.scheme}".rstrip()
+            + "; make such a file with python -m onnx_impl.quantize or converters.export_onnx --precision, which measure it"
+        )
+    claimed = (metadata.quantization or {}).get("scheme", "")
+    if contents.scheme != claimed:
+        raise UserError(
+            f"{path}: its metadata says quantised {claimed} but its nodes are {contents.scheme}; quantise it again"
+        )
+    return contents
 
 
 def first_line(error: Exception) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from common.checkpoints.protobuf import BYTES, VARINT, fields, packed
 from common.errors import UserError
 from common.files import atomic_path
 from common.networks.tensors import Tensors, check_dtypes, widen_bfloat16
@@ -27,7 +27,6 @@ TYPE_NAMES = {
 CRC_MARK = b"crc_num"
 CRC_BYTES = 10
 SLICE_BYTES = 512 * 1024 * 1024
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 def read_ckpt(path: str | os.PathLike) -> dict[str, np.ndarray | str]:
@@ -76,7 +75,7 @@ def _checked(data: memoryview) -> memoryview:
 def _entries(data: memoryview) -> dict[str, tuple[list[int], str, list[memoryview]]]:
     """Return dims, type name and the pieces of the content of every tag."""
     entries: dict[str, tuple[list[int], str, list[memoryview]]] = {}
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number != 1 or not isinstance(value, memoryview):
             raise ValueError(f"field {number} where an entry should be")
         tag, dims, type_name, content = _entry(value)
@@ -90,19 +89,19 @@ def _entries(data: memoryview) -> dict[str, tuple[list[int], str, list[memoryvie
 
 
 def _entry(data: memoryview) -> tuple[str, list[int], str, memoryview]:
-    fields = dict(_fields(data))
-    if not isinstance(fields.get(1), memoryview) or not isinstance(fields.get(2), memoryview):
+    entry = dict(fields(data))
+    if not isinstance(entry.get(1), memoryview) or not isinstance(entry.get(2), memoryview):
         raise ValueError("an entry without tag or tensor")
     dims: list[int] = []
     type_name, content = "", memoryview(b"")
-    for number, value in _fields(fields[2]):
+    for number, value in fields(entry[2]):
         if number == 1:
-            dims += _packed(value) if isinstance(value, memoryview) else [value]
+            dims += packed(value) if isinstance(value, memoryview) else [value]
         elif number == 2 and isinstance(value, memoryview):
             type_name = str(value, "utf-8")
         elif number == 3 and isinstance(value, memoryview):
             content = value
-    return str(fields[1], "utf-8"), dims, type_name, content
+    return str(entry[1], "utf-8"), dims, type_name, content
 
 
 def _array(tag: str, dims: list[int], type_name: str, pieces: list[memoryview]) -> np.ndarray | str:
@@ -120,49 +119,6 @@ def _array(tag: str, dims: list[int], type_name: str, pieces: list[memoryview]) 
     if values.size != math.prod(shape):
         raise ValueError(f"{tag} has {values.size} values for the shape {shape}")
     return values.reshape(shape)
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Walk the fields of one protobuf message: varints as int, everything else as bytes."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        number, kind = key >> 3, key & 7
-        if kind == VARINT:
-            value, at = _varint(data, at)
-            yield number, value
-            continue
-        if kind == BYTES:
-            length, at = _varint(data, at)
-        elif kind in (FIXED64, FIXED32):
-            length = 8 if kind == FIXED64 else 4
-        else:
-            raise ValueError("bytes that no protobuf message has")
-        if at + length > len(data):
-            raise ValueError("it ends in the middle of an entry")
-        yield number, data[at : at + length]
-        at += length
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            raise ValueError("it ends in the middle of a number")
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-    raise ValueError("a number of more than 64 bits")
-
-
-def _packed(data: memoryview) -> list[int]:
-    values, at = [], 0
-    while at < len(data):
-        value, at = _varint(data, at)
-        values.append(value)
-    return values
 
 
 def _encoded(tag: str, shape: tuple[int, ...], type_name: str, content: memoryview) -> tuple[bytes, memoryview]:

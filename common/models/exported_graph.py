@@ -1,4 +1,4 @@
-"""What an exported ONNX file says about itself: its classes, how images are normalised, where it comes from."""
+"""What an exported ONNX file says about itself: what goes in and comes out, its precision, where it comes from."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.config.schema import Head
-from common.config.strict import build, to_plain
+from common.config.strict import build, ranged, to_plain
 from common.errors import UserError
 
-FORMAT = "1"
-"""Version of the properties below; a reader refuses another one."""
+FORMAT = "2"
+"""Version of the properties below; a reader refuses a later one."""
 
-TEXTS = ("output", "experiment", "role", "checkpoint_sha256", "head")
+READ = ("1", FORMAT)
+"""Format 1 knew float32 graphs of free size that take normalised images, which is what the defaults say."""
+
+TEXTS = ("output", "experiment", "role", "checkpoint_sha256", "head", "input", "precision")
 """Properties stored as they are; all others are JSON."""
 
 
@@ -26,6 +29,11 @@ class GraphMetadata:
     ``output`` is what its first output holds; ``mean`` and ``std`` normalise RGB pixels in 0..255 per channel;
     ``checkpoint_sha256`` is the file that was exported and ``role`` its network; ``network`` is the plain form of
     :class:`common.config.schema.NetworkConfig`; ``head`` the predictor whose logits or class ids these are.
+
+    ``input`` is ``image`` (normalised float32 ``[B,3,H,W]``) or ``picture`` (uint8 RGB ``[B,H,W,3]``, normalised inside).
+    ``batch`` and ``size`` (height, width) are None where they are free. ``precision`` is that of weights and arithmetic;
+    a reduced one names the float32 graph it was made from (``source_sha256``) and, for int8, how (``quantization``).
+    ``gates`` holds what was measured when the file was made, and the limits that it had to keep.
     """
 
     output: Literal["logits", "class_ids"]
@@ -37,6 +45,19 @@ class GraphMetadata:
     checkpoint_sha256: str
     network: Any
     head: Head = "linear"
+    input: Literal["image", "picture"] = "image"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    batch: int | None = ranged(None, low=1)
+    size: tuple[int, int] | None = ranged(None, low=1)
+    source_sha256: str | None = None
+    quantization: Any = None
+    gates: Any = None
+
+    def __post_init__(self) -> None:
+        if self.input == "picture" and self.output != "class_ids":
+            raise ValueError(f"a graph of pictures gives class_ids, not {self.output}")
+        if (self.quantization is None) != (self.precision != "int8"):
+            raise ValueError(f"precision {self.precision} does not go with quantization = {self.quantization}")
 
     def properties(self) -> dict[str, str]:
         """Return the properties to be written into the file, all text."""
@@ -57,9 +78,9 @@ def read_properties(properties: Mapping[str, str], path: Path) -> GraphMetadata:
         raise UserError(
             f"{path}: not a model of this project (no metadata); make it with python -m converters.export_onnx"
         )
-    if version != FORMAT:
+    if version not in READ:
         raise UserError(
-            f"{path}: metadata format {version}, but this program reads {FORMAT}; export the checkpoint again"
+            f"{path}: metadata format {version}, but this program reads {' and '.join(READ)}; export the checkpoint again"
         )
     try:
         values = {key: value if key in TEXTS else json.loads(value) for key, value in properties.items() if key in KEYS}

@@ -331,3 +331,9 @@ def test_missing_packages_are_named(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
     with pytest.raises(UserError, match=r"exporting needs onnxscript, not installed here; .*\[torch,onnx\]"):
         export(tiny, tmp_path / "model.onnx")
+
+
+def test_a_fixed_shape_is_verified_as_it_is():
+    assert export_onnx.verified_shapes(None, None) == export_onnx.VERIFIED
+    assert export_onnx.verified_shapes(None, (64, 48)) == ((1, 64, 48), (2, 64, 48), (3, 64, 48))
+    assert export_onnx.verified_shapes(4, (64, 48)) == ((4, 64, 48),)

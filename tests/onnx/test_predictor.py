@@ -217,7 +217,11 @@ def changed_model(exported, path, **properties: str | None):
     ("properties", "message"),
     [
         ({"format_version": None}, "not a model of this project"),
-        ({"format_version": "2"}, "metadata format 2, but this program reads 1"),
+        ({"format_version": "3"}, "metadata format 3, but this program reads 1 and 2"),
+        ({"precision": "int8"}, "precision int8 does not go with quantization = None"),
+        ({"input": "picture"}, "a graph of pictures gives class_ids, not logits"),
+        ({"size": "[64, 64]"}, "its metadata says batch None and size .64, 64. but its input is"),
+        ({"precision": "fp16"}, "its metadata says fp16 but its nodes are fp32"),
         ({"mean": "[1, 2"}, "metadata is damaged"),
         ({"mean": "[1, 2]"}, "mean = "),
         ({"output": "boxes"}, "output = 'boxes' is not one of"),
