@@ -9,6 +9,9 @@ from mindspore import nn, ops
 
 from common.checkpoints.dialects import torch_norms
 
+RUNNING = ("running_mean", "running_var")
+"""Endings of the names of BatchNorm's running statistics."""
+
 
 def update_teacher(teacher: nn.Cell, student: nn.Cell, decay: float) -> None:
     """Move every teacher parameter to decay * teacher + (1 - decay) * student; buffers stay the teacher's own."""

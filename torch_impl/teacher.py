@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+RUNNING = ("running_mean", "running_var")
+"""Endings of the names of BatchNorm's running statistics."""
+
 
 def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
     """Move every teacher parameter to decay * teacher + (1 - decay) * student; buffers stay the teacher's own."""

@@ -138,7 +138,11 @@ def _steps_from(epoch: int, clock: Clock) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class U2PLSettings(TeacherBankSettings):
-    """Settings of U2PL; defaults are the authors' for VOC (section 16)."""
+    """Settings of U2PL; defaults are the authors' for VOC (section 16).
+
+    ``ema_first_statistics``: BatchNorm's running statistics when the teacher becomes the student's copy, those it gathered
+    with its own random values (``own``), which label at random until they have recovered, or the student's.
+    """
 
     name: Literal["u2pl"] = "u2pl"
     sup_only_epochs: int = ranged(1, low=0)
@@ -146,8 +150,12 @@ class U2PLSettings(TeacherBankSettings):
     mixing: Literal["cutmix", "cutout", "classmix", "none"] = "cutmix"
     mixing_probability: float = ranged(0.5, low=0.0, high=1.0)
     ema_first_epoch: Literal["auto", "tied", "copy_once"] = "auto"
+    ema_first_statistics: Literal["auto", "own", "student"] = "auto"
 
-    SWITCHES: ClassVar = {"authors": {"ema_first_epoch": "tied"}, "fixed": {"ema_first_epoch": "copy_once"}}
+    SWITCHES: ClassVar = {
+        "authors": {"ema_first_epoch": "tied", "ema_first_statistics": "own"},
+        "fixed": {"ema_first_epoch": "copy_once", "ema_first_statistics": "student"},
+    }
 
     def streams(self) -> tuple[Stream, ...]:
         """Labelled and unlabelled images, both with the same weak augmentation (section 2.2)."""

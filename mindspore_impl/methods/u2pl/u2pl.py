@@ -33,7 +33,7 @@ from mindspore_impl.predictor import MindSporePredictor
 from mindspore_impl.pseudo_labels import drop_unreliable, entropy, percentile, unsupervised_loss
 from mindspore_impl.resize import nearest, resize
 from mindspore_impl.session import Session
-from mindspore_impl.teacher import update_teacher
+from mindspore_impl.teacher import RUNNING, update_buffers, update_teacher
 
 
 def reliability_masks(
@@ -182,10 +182,12 @@ class U2PL:
         return result.loss
 
     def _follow_student(self, clock: Clock) -> None:
-        """Copy the student's parameters into the teacher where the first semi-supervised epoch asks for it (18.9)."""
+        """Copy the student into the teacher where the first semi-supervised epoch asks for it (18.9)."""
         tied = self.settings.ema_first_epoch == "tied"
         if clock.epoch == self.settings.sup_only_epochs and (tied or clock.step == 0):
             update_teacher(self.teacher, self.student, 0.0)
+            if self.settings.ema_first_statistics == "student":
+                update_buffers(self.teacher, self.student, 0.0, RUNNING)
 
     def networks(self) -> dict[str, dict[str, np.ndarray]]:
         """Return the tensors of student and teacher."""

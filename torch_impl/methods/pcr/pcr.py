@@ -32,9 +32,7 @@ from torch_impl.predictor import TorchPredictor
 from torch_impl.pseudo_labels import confident_labels, drop_unreliable, entropy, unsupervised_loss
 from torch_impl.resize import resize
 from torch_impl.session import Session
-from torch_impl.teacher import update_buffers, update_teacher
-
-RUNNING = ("running_mean", "running_var")
+from torch_impl.teacher import RUNNING, update_buffers, update_teacher
 
 
 def consistency_loss(logits: Tensor, labels: Tensor, denominator: str) -> Tensor:
@@ -177,8 +175,7 @@ class PCR:
         """Copy the student into the teacher where the first semi-supervised epoch asks for it (section 4.2)."""
         if self.settings.copies_student(clock):
             update_teacher(self.teacher, self.student, 0.0)
-            copied = ("prototypes",) if self.settings.teacher_bn == "forward" else ("prototypes", *RUNNING)
-            update_buffers(self.teacher, self.student, 0.0, copied)
+            update_buffers(self.teacher, self.student, 0.0, ("prototypes", *RUNNING))
 
     def _move_teacher(self, decay: float) -> None:
         update_teacher(self.teacher, self.student, decay)

@@ -29,7 +29,7 @@ from torch_impl.predictor import TorchPredictor
 from torch_impl.pseudo_labels import drop_unreliable, entropy, percentile, unsupervised_loss
 from torch_impl.resize import nearest, resize
 from torch_impl.session import Session
-from torch_impl.teacher import update_teacher
+from torch_impl.teacher import RUNNING, update_buffers, update_teacher
 
 
 def reliability_masks(
@@ -180,10 +180,12 @@ class U2PL:
         return result.loss
 
     def _follow_student(self, clock: Clock) -> None:
-        """Copy the student's parameters into the teacher where the first semi-supervised epoch asks for it (18.9)."""
+        """Copy the student into the teacher where the first semi-supervised epoch asks for it (18.9)."""
         tied = self.settings.ema_first_epoch == "tied"
         if clock.epoch == self.settings.sup_only_epochs and (tied or clock.step == 0):
             update_teacher(self.teacher, self.student, 0.0)
+            if self.settings.ema_first_statistics == "student":
+                update_buffers(self.teacher, self.student, 0.0, RUNNING)
 
     def networks(self) -> dict[str, dict[str, np.ndarray]]:
         """Return the tensors of student and teacher."""
