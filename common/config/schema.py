@@ -120,7 +120,8 @@ class AugmentConfig:
     ``scales`` and ``crop_off_by_one`` (a crop may start one position too late) belong to the pipeline ``cpcl``;
     ``paste_resize_range`` is that of the images AEL pastes from (``specs/u2pl.md`` section 12). ``base_size`` (null: the
     image's own), ``unlabelled_resize_range`` and ``labelled_jitter`` are USRN's (``common/methods/usrn/augment.py``): the long
-    side of a resized image is ``base_size`` times the range.
+    side of a resized image is ``base_size`` times the range. ``strong_hue`` (largest turn of the hue, a part of the colour circle)
+    and ``strong_grey`` (probability) are those of the strong views of FixMatch, UniMatch and UCCL.
     """
 
     crop: int = ranged(321, low=8)
@@ -135,6 +136,8 @@ class AugmentConfig:
     base_size: int | None = ranged(None, low=8)
     unlabelled_resize_range: tuple[float, float] = ranged((0.8, 2.0), low=0.01)
     labelled_jitter: bool = False
+    strong_hue: float = ranged(0.25, low=0.0, high=0.5)
+    strong_grey: float = ranged(0.2, low=0.0, high=1.0)
 
     def __post_init__(self) -> None:
         for name in ("resize_range", "paste_resize_range"):

@@ -20,8 +20,8 @@ from common.images.mixing import Box, box_mask
 from common.images.normalise import normalise
 from common.methods.weak_crop import Labels
 
-JITTER, JITTER_AMOUNTS = 0.8, (0.5, 0.5, 0.5, 0.25)
-GREY = 0.2
+JITTER, JITTER_AMOUNTS = 0.8, (0.5, 0.5, 0.5)
+"""How likely a colour jitter is, and its brightness, contrast and saturation; the hue is ``augment.strong_hue``."""
 BLUR, BLUR_RADIUS = 0.5, (0.1, 2.0)
 
 
@@ -61,12 +61,13 @@ def draw_base(height: int, width: int, config: AugmentConfig, rng: np.random.Gen
     return BaseDraws(long_side=long_side, left=left, top=top, flip=bool(rng.random() < config.flip))
 
 
-def draw_strong(size: int, rng: np.random.Generator) -> StrongDraws:
-    """Draw one strong view and its CutMix box for a crop of ``size`` x ``size``, in the authors' order."""
-    jitter = draw_colour_jitter(JITTER_AMOUNTS, rng) if rng.random() < JITTER else None
-    is_grey = bool(rng.random() < GREY)
+def draw_strong(config: AugmentConfig, rng: np.random.Generator) -> StrongDraws:
+    """Draw one strong view and its CutMix box for a crop of ``config.crop`` pixels a side, in the authors' order."""
+    amounts = (*JITTER_AMOUNTS, config.strong_hue)
+    jitter = draw_colour_jitter(amounts, rng) if rng.random() < JITTER else None
+    is_grey = bool(rng.random() < config.strong_grey)
     blur = float(rng.uniform(*BLUR_RADIUS)) if rng.random() < BLUR else None
-    return StrongDraws(jitter=jitter, grey=is_grey, blur=blur, box=draw_area_box(size, rng))
+    return StrongDraws(jitter=jitter, grey=is_grey, blur=blur, box=draw_area_box(config.crop, rng))
 
 
 def apply_base(
@@ -137,7 +138,7 @@ def _views(
     picture, ignore = apply_base(image, None, draw_base(*image.shape[:2], config, rng), config)
     sample = {"weak": _planes(picture, config), "ignore": np.ascontiguousarray(ignore)}
     for view in range(1, views + 1):
-        draws = draw_strong(config.crop, rng)
+        draws = draw_strong(config, rng)
         sample[f"strong{view}"] = _planes(apply_strong(picture, draws), config)
         if boxes:
             sample[f"box{view}"] = inside(config.crop, draws.box)

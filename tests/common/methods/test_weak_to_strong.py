@@ -54,6 +54,20 @@ def test_a_partner_is_another_augmentation_of_the_same_image():
     assert set(alone) == names | {"box1"} and np.array_equal(alone["strong1"], sample["strong1"])
 
 
+def test_hue_and_grey_can_be_left_out_and_nothing_else_changes():
+    kept = AugmentConfig(crop=33, strong_hue=0.0, strong_grey=0.0)
+    pairs = [
+        [weak_to_strong.draw_strong(config, np.random.default_rng(seed)) for config in (CONFIG, kept)]
+        for seed in range(200)
+    ]
+    assert any(full.grey for full, _ in pairs) and not any(draws.grey for _, draws in pairs)
+    for full, draws in pairs:
+        assert (draws.blur, draws.box) == (full.blur, full.box) and (draws.jitter is None) == (full.jitter is None)
+        if draws.jitter is not None:
+            assert draws.jitter.order == full.jitter.order
+            assert draws.jitter.values == (*full.jitter.values[:3], 0.0)
+
+
 def test_boxes_lie_inside_and_have_the_drawn_shape():
     rng, boxes = np.random.default_rng(0), []
     for _ in range(400):
