@@ -1,0 +1,42 @@
+"""What the pages name is there: files, links, modules."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+
+import pytest
+
+from tests.places import PROJECT
+
+PAGES = [PROJECT / "README.md", PROJECT / "mindspore_impl" / "EXCLUDED.md", *sorted((PROJECT / "docs").rglob("*.md"))]
+EXAMPLES = {"configs/datasets/mydata.yaml"}
+"""Files that a page tells its reader to make."""
+FOLDERS = "common|torch_impl|mindspore_impl|onnx_impl|converters|experiments|benchmarks|configs|tests|docs|requirements"
+
+
+def named_files(text: str) -> set[str]:
+    """Paths of the project's own files that a page names; ``*_impl`` stands for both frameworks."""
+    paths = set(re.findall(rf"(?<![\w/.-])(?:(?:{FOLDERS})|\*_impl)/[\w/.-]*\.(?:py|sh|yaml|md|txt)\b", text))
+    return {path.replace("*_impl", package) for path in paths for package in ("torch_impl", "mindspore_impl")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(PROJECT).as_posix())
+def test_what_a_page_names_exists(page):
+    text = page.read_text()
+    missing = [path for path in named_files(text) if not (PROJECT / path).exists() and path not in EXAMPLES]
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    missing += [link for link in links if not (page.parent / link).exists()]
+    modules = set(re.findall(rf"python -m ((?:{FOLDERS})[\w.]*)", text))
+    missing += [module for module in sorted(modules) if importlib.util.find_spec(module) is None]
+    assert missing == []
+
+
+def test_a_wrong_name_is_found():
+    assert named_files("see `common/no_such.py` and `*_impl/losses.py`") == {
+        "common/no_such.py", "torch_impl/losses.py", "mindspore_impl/losses.py"
+    }  # fmt: skip
+
+
+def test_the_readme_fits_two_screens():
+    assert len((PROJECT / "README.md").read_text().splitlines()) < 120
