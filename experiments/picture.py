@@ -20,7 +20,7 @@ from common.experiment import load
 from common.paths import PROJECT
 from common.reports.palettes import colours
 from common.reports.pictures import side_by_side, write_png
-from common.runs.run_folder import RunFolder
+from experiments.demo import SEEDS, run_folder
 
 RUNTIMES = {"torch": "PyTorch", "mindspore": "MindSpore", "onnx": "ONNX Runtime"}
 HEAD = 22
@@ -30,7 +30,7 @@ HEAD = 22
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     options = _parser().parse_args(arguments)
-    semi, baseline = RunFolder(options.demo / "u2pl"), RunFolder(options.demo / "suponly")
+    semi, baseline = (run_folder(options.demo, method, options.seed) for method in ("u2pl", "suponly"))
     for folder in (semi, baseline):
         if not folder.best(".pth").is_file():
             raise UserError(
@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the demo's folder (default: runs/demo)",
     )
     parser.add_argument("--out", type=Path, default=PROJECT / "docs" / "pictures" / "shapes.png", metavar="FILE.png")
+    parser.add_argument("--seed", type=int, default=SEEDS[0], help="of the demo's first seed (default: 1)")
     parser.add_argument("--images", type=positive, default=3, metavar="N", help="rows (default: 3)")
     parser.add_argument("--times", type=positive, default=2, metavar="N", help="pixels per pixel (default: 2)")
     return parser

@@ -38,11 +38,14 @@ class Cell:
         return {row["iterations"] for row in self.rows}
 
 
-def write_page(file: Path, campaign: Campaign, runs: Sequence[Run], rows: Rows) -> None:
-    """Write ``NAME.md`` beside the campaign's ``file`` and its charts into the folder of its rows."""
+def write_page(file: Path, campaign: Campaign, runs: Sequence[Run], rows: Rows, command: str = "") -> None:
+    """Write ``NAME.md`` beside the campaign's ``file`` and its charts into the folder of its rows.
+
+    ``command`` is what makes the page (default: the campaign command with this file).
+    """
     current = rows.current(list(runs))
     cells = cells_of(runs, current)
-    command = f"python -m experiments.campaign results/{file.name}"
+    command = command or f"python -m experiments.campaign results/{file.name}"
     parts = [
         f"# {campaign.title}",
         f"Made by `{command}` from the rows and logs in `{file.stem}/`; do not edit. {campaign.text}".strip(),

@@ -63,7 +63,12 @@ class Run:
     @property
     def name(self) -> str:
         """The name of the run's folder and log, one per run of a campaign."""
-        parts = [self.framework, *self.experiment.split("/"), *self.label.split(), f"seed{self.seed}"]
+        return self.name_of(self.framework, self.experiment, self.label, self.seed)
+
+    @staticmethod
+    def name_of(framework: str, experiment: str, label: str, seed: int) -> str:
+        """Return the name of the run with these properties."""
+        parts = [framework, *experiment.split("/"), *label.split(), f"seed{seed}"]
         return "-".join("".join(c if c.isalnum() or c in "_." else "_" for c in part) for part in parts)
 
     @property

@@ -20,7 +20,6 @@ from common.runs.run_folder import RunFolder
 from experiments.campaign.plan import Run
 from experiments.campaign.rows import Rows, is_recipe_of
 
-SUFFIX = {"torch": ".pth", "mindspore": ".ckpt"}
 STAGED = "usrn"
 """The method whose training is a chain of commands, ``experiments/usrn.py``."""
 
@@ -70,6 +69,7 @@ class Runner:
     def _train(self, run: Run, device: str) -> None:
         folder = RunFolder(self.work / run.name / (STAGED if run.config.method.name == STAGED else ""))
         self.work.joinpath(run.name).mkdir(parents=True, exist_ok=True)
+        say(f"{run.name}: training on {device}")
         started, before = time.monotonic(), _children_seconds()
         with open(self.work / f"{run.name}.txt", "a", encoding="utf-8") as output:
             code = self._wait(subprocess.Popen(
