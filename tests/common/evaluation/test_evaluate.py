@@ -7,23 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.config.schema import (
-    AugmentConfig,
-    CriterionConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    ExperimentConfig,
-    LoaderConfig,
-    NetworkConfig,
-    OptimizerConfig,
-    Reference,
-    SplitConfig,
-    TrainerConfig,
-)
+from common.config.schema import AugmentConfig, ExperimentConfig
 from common.errors import UserError
 from common.evaluation.evaluate import describe_protocol, evaluate, predict
 from common.evaluation.predictor import UsedRuntime
 from common.images.resize import resize_bilinear
+from tests.builders import experiment
 from tests.places import SHARED
 
 GOLDEN = SHARED / "golden"
@@ -73,21 +62,9 @@ def dataset():
     return Painted()
 
 
-def experiment(**evaluation) -> ExperimentConfig:
-    return ExperimentConfig(
-        name="painted/all/suponly",
-        dataset=DatasetConfig(name="painted", layout="shapes", classes=Painted.classes),
-        split=SplitConfig(id="all"),
-        network=NetworkConfig(encoder="tiny"),
-        augment=AugmentConfig(mean=(100.0, 100.0, 100.0), std=(50.0, 50.0, 50.0)),
-        loader=LoaderConfig(),
-        optimizer=OptimizerConfig(),
-        criterion=CriterionConfig(),
-        trainer=TrainerConfig(),
-        evaluation=EvaluationConfig(**evaluation),
-        reference=Reference(),
-        method=None,
-    )
+def painted(**evaluation) -> ExperimentConfig:
+    augment = {"mean": (100.0, 100.0, 100.0), "std": (50.0, 50.0, 50.0)}
+    return experiment(Painted.classes, dataset={"name": "painted"}, augment=augment, evaluation=evaluation)
 
 
 def run(dataset, config, predictor=None, **options):
@@ -104,7 +81,7 @@ def run(dataset, config, predictor=None, **options):
     ],
 )
 def test_perfect_predictions_score_one(dataset, protocol):
-    outcome = run(dataset, experiment(**protocol))
+    outcome = run(dataset, painted(**protocol))
     assert outcome.miou == pytest.approx(1.0) and outcome.pixel_accuracy == 1.0
     assert outcome.iou == (1.0, 1.0, 1.0)
     assert outcome.images == 3
@@ -114,7 +91,7 @@ def test_perfect_predictions_score_one(dataset, protocol):
 def test_every_error_is_counted(dataset):
     wrong = dataset.images["image1"]
     wrong[:2, :5] = np.roll(wrong[:2, :5], 1, axis=2)
-    outcome = run(dataset, experiment())
+    outcome = run(dataset, painted())
     pixels = sum(label.size for label in dataset.labels.values())
     assert outcome.confusion.matrix.sum() == pixels
     assert outcome.confusion.matrix.trace() == pixels - 10
@@ -124,7 +101,7 @@ def test_every_error_is_counted(dataset):
 
 def test_outcome_describes_itself(dataset):
     predictor = Brightest()
-    outcome = run(dataset, experiment(protocol="slide", size=26, stride=13, accumulate="sum_logits"), predictor)
+    outcome = run(dataset, painted(protocol="slide", size=26, stride=13, accumulate="sum_logits"), predictor)
     assert outcome.runtime == Brightest.runtime
     assert outcome.seconds > 0 and outcome.seconds_per_image == pytest.approx(outcome.seconds / 3)
     assert outcome.protocol == {
@@ -149,28 +126,28 @@ def test_outcome_describes_itself(dataset):
     ],
 )
 def test_protocol_lists_only_what_decides_the_score(evaluation, keys):
-    assert set(describe_protocol(experiment(**evaluation))) == {"name", "absent_class", "mean", "std"} | keys
+    assert set(describe_protocol(painted(**evaluation))) == {"name", "absent_class", "mean", "std"} | keys
 
 
 def test_absent_class_rule_comes_from_the_configuration(dataset):
     for identifier, label in dataset.labels.items():
         label[label == 2] = 0
         dataset.images[identifier] = np.eye(3, dtype=np.uint8)[label] * 200
-    assert run(dataset, experiment()).miou == pytest.approx(2 / 3)
-    assert run(dataset, experiment(absent_class="skip")).miou == 1.0
-    assert np.isnan(run(dataset, experiment()).iou[2])
+    assert run(dataset, painted()).miou == pytest.approx(2 / 3)
+    assert run(dataset, painted(absent_class="skip")).miou == 1.0
+    assert np.isnan(run(dataset, painted()).iou[2])
 
 
 def test_images_are_normalised(dataset):
     predictor = Brightest()
-    run(dataset, experiment(), predictor)
+    run(dataset, painted(), predictor)
     expected = (dataset.images["image0"].astype(np.float32) - 100) / 50
     np.testing.assert_array_equal(predictor.inputs[0], expected.transpose(2, 0, 1)[None])
 
 
 def test_slide_pads_small_images_half_on_each_side_with_the_mean_colour(dataset):
     predictor = Brightest()
-    run(dataset, experiment(protocol="slide", size=25, stride=12), predictor)
+    run(dataset, painted(protocol="slide", size=25, stride=12), predictor)
     padded = predictor.inputs[0][0]
     assert padded.shape == (3, 25, 30)
     assert (padded[:, :2] == 0).all() and (padded[:, 22:] == 0).all() and (padded[:, 2:22] != 0).all()
@@ -178,13 +155,13 @@ def test_slide_pads_small_images_half_on_each_side_with_the_mean_colour(dataset)
 
 def test_slide_with_cut_off_windows_does_not_pad(dataset):
     predictor = Brightest()
-    run(dataset, experiment(protocol="slide", size=25, stride=12, window_rule="cut_off"), predictor)
+    run(dataset, painted(protocol="slide", size=25, stride=12, window_rule="cut_off"), predictor)
     assert predictor.inputs[0].shape == (1, 3, 20, 30)
 
 
 @pytest.mark.parametrize(("pad_label", "counted"), [(0, 3 * 40 * 40), (255, 20 * 30 + 31 * 17 + 24 * 24)])
 def test_center_crop_counts_padding_only_when_asked(dataset, pad_label, counted):
-    outcome = run(dataset, experiment(protocol="center_crop", size=40, pad_label=pad_label))
+    outcome = run(dataset, painted(protocol="center_crop", size=40, pad_label=pad_label))
     assert outcome.confusion.matrix.sum() == counted
     assert outcome.confusion.ignored == 3 * 40 * 40 - counted
 
@@ -201,7 +178,7 @@ def test_center_crop_golden(case):
     dataset.classes = tuple(f"class{i}" for i in range(254))
     predictor, seen = Brightest(), []
     predictor.classes = 254
-    config = experiment(protocol="center_crop", size=int(arrays["crop"]), pad_label=0)
+    config = painted(protocol="center_crop", size=int(arrays["crop"]), pad_label=0)
     config = replace(config, augment=AugmentConfig())
     run(dataset, config, predictor, on_image=lambda *arguments: seen.append(arguments))
     np.testing.assert_allclose(predictor.inputs[0][0], arrays["image_out"], atol=1e-6)
@@ -211,14 +188,14 @@ def test_center_crop_golden(case):
 
 def test_resize_predicts_a_square_and_answers_at_the_image_size(dataset):
     predictor = Brightest()
-    outcome = run(dataset, experiment(protocol="resize", size=48), predictor)
+    outcome = run(dataset, painted(protocol="resize", size=48), predictor)
     assert {images.shape for images in predictor.inputs} == {(1, 3, 48, 48)}
     assert outcome.confusion.matrix.sum() == sum(label.size for label in dataset.labels.values())
 
 
 def test_on_image_sees_matching_arrays_in_order(dataset):
     seen = []
-    run(dataset, experiment(), on_image=lambda *arguments: seen.append(arguments))
+    run(dataset, painted(), on_image=lambda *arguments: seen.append(arguments))
     assert [entry[0] for entry in seen] == list(dataset.ids)
     for identifier, image, label, prediction in seen:
         np.testing.assert_array_equal(image, dataset.images[identifier])
@@ -228,7 +205,7 @@ def test_on_image_sees_matching_arrays_in_order(dataset):
 
 def test_on_image_sees_the_crop_under_center_crop(dataset):
     seen = []
-    run(dataset, experiment(protocol="center_crop", size=20), on_image=lambda *arguments: seen.append(arguments))
+    run(dataset, painted(protocol="center_crop", size=20), on_image=lambda *arguments: seen.append(arguments))
     _, image, label, prediction = seen[0]
     assert image.shape == (20, 20, 3) and image.dtype == np.uint8
     np.testing.assert_array_equal(image, dataset.images["image0"][:, 5:25])
@@ -238,40 +215,40 @@ def test_on_image_sees_the_crop_under_center_crop(dataset):
 
 def test_predict_gives_the_ids_that_are_evaluated(dataset):
     for settings in ({}, {"protocol": "slide", "size": 25, "stride": 12}):
-        ids = predict(Brightest(), dataset.images["image0"], experiment(**settings))
+        ids = predict(Brightest(), dataset.images["image0"], painted(**settings))
         np.testing.assert_array_equal(ids, dataset.labels["image0"])
 
 
 def test_predict_refuses_center_crop(dataset):
     with pytest.raises(UserError, match="center_crop sees only a part"):
-        predict(Brightest(), dataset.images["image0"], experiment(protocol="center_crop", size=9))
+        predict(Brightest(), dataset.images["image0"], painted(protocol="center_crop", size=9))
 
 
 def test_foreign_label_names_the_image(dataset):
     dataset.labels["image1"][3, 4] = 7
     with pytest.raises(UserError, match="data set painted, image image1: .*value 7"):
-        run(dataset, experiment())
+        run(dataset, painted())
 
 
 def test_label_of_another_size_names_the_image(dataset):
     dataset.labels["image2"] = dataset.labels["image2"][:, :20]
     with pytest.raises(UserError, match="image image2: the label is 24x20 but the prediction is 24x24"):
-        run(dataset, experiment())
+        run(dataset, painted())
 
 
 def test_bad_use_is_refused(dataset):
     with pytest.raises(UserError, match="no image to evaluate"):
-        evaluate(Brightest(), dataset, (), experiment(), progress=False)
+        evaluate(Brightest(), dataset, (), painted(), progress=False)
     with pytest.raises(UserError, match="pad_label = 3 is no class"):
-        run(dataset, experiment(protocol="center_crop", size=9, pad_label=3))
+        run(dataset, painted(protocol="center_crop", size=9, pad_label=3))
     predictor = Brightest()
     predictor.classes = 21
     with pytest.raises(UserError, match="21 classes but data set painted has 3"):
-        run(dataset, experiment(), predictor)
+        run(dataset, painted(), predictor)
     for label in dataset.labels.values():
         label[:] = 255
     with pytest.raises(UserError, match="no labelled pixel in any of the 3 images"):
-        run(dataset, experiment())
+        run(dataset, painted())
 
 
 def test_an_unreadable_image_stops_the_evaluation_and_its_readers(dataset):
@@ -281,7 +258,7 @@ def test_an_unreadable_image_stops_the_evaluation_and_its_readers(dataset):
     threads = threading.active_count()
     dataset.image = broken
     with pytest.raises(UserError, match="image0 is damaged"):
-        run(dataset, experiment())
+        run(dataset, painted())
     assert threading.active_count() == threads
 
 
@@ -296,12 +273,12 @@ def test_only_a_few_images_are_read_ahead():
 
     dataset.image = image
     counter = iter(range(12))
-    run(dataset, experiment(), on_image=lambda *arguments: ahead.append(len(read) - next(counter)))
+    run(dataset, painted(), on_image=lambda *arguments: ahead.append(len(read) - next(counter)))
     assert max(ahead) <= 4 and sorted(read) == sorted(dataset.ids)
 
 
 def test_progress_is_plain_lines_off_a_terminal(dataset, capsys):
-    evaluate(Brightest(), dataset, dataset.ids, experiment())
+    evaluate(Brightest(), dataset, dataset.ids, painted())
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [f"evaluated {done} of 3 images" for done in (1, 2, 3)]
@@ -309,11 +286,11 @@ def test_progress_is_plain_lines_off_a_terminal(dataset, capsys):
 
 def test_progress_is_a_bar_on_a_terminal(dataset, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    evaluate(Brightest(), dataset, dataset.ids, experiment())
+    evaluate(Brightest(), dataset, dataset.ids, painted())
     captured = capsys.readouterr()
     assert "evaluate:" in captured.err and "evaluated 3 of 3" not in captured.err
 
 
 def test_progress_can_be_switched_off(dataset, capsys):
-    run(dataset, experiment())
+    run(dataset, painted())
     assert capsys.readouterr().err == ""

@@ -7,38 +7,15 @@ import json
 import numpy as np
 import pytest
 
-from common.config.schema import (
-    AugmentConfig,
-    CriterionConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    ExperimentConfig,
-    LoaderConfig,
-    NetworkConfig,
-    OptimizerConfig,
-    Reference,
-    SplitConfig,
-    TrainerConfig,
-)
 from common.errors import UserError
 from common.evaluation.evaluate import Evaluation, describe_protocol
 from common.evaluation.metrics import ConfusionMatrix
 from common.evaluation.predictor import UsedRuntime
 from common.evaluation.results import format_table, read_result, result, write_result
+from tests.builders import experiment
 
-CONFIG = ExperimentConfig(
-    name="pets/12/suponly",
-    dataset=DatasetConfig(name="pets", layout="shapes", classes=("cat", "dog", "guinea pig")),
-    split=SplitConfig(id="12"),
-    network=NetworkConfig(encoder="tiny"),
-    augment=AugmentConfig(),
-    loader=LoaderConfig(),
-    optimizer=OptimizerConfig(),
-    criterion=CriterionConfig(),
-    trainer=TrainerConfig(),
-    evaluation=EvaluationConfig(absent_class="skip"),
-    reference=Reference(),
-    method=None,
+CONFIG = experiment(
+    ("cat", "dog", "guinea pig"), dataset={"name": "pets"}, split={"id": "12"}, evaluation={"absent_class": "skip"}
 )
 DIGEST = "ab" * 32
 

@@ -6,28 +6,17 @@ import numpy as np
 import pytest
 
 from common.arrays import Window
-from common.config.schema import (
-    AugmentConfig,
-    CriterionConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    ExperimentConfig,
-    LoaderConfig,
-    NetworkConfig,
-    OptimizerConfig,
-    Reference,
-    SplitConfig,
-    TrainerConfig,
-)
+from common.config.schema import ExperimentConfig
 from common.errors import UserError
 from common.evaluation.evaluate import evaluate, predict
 from common.evaluation.predictor import UsedRuntime
 from common.evaluation.sliding import windows
 from common.images.resize import resize_bilinear
+from tests.builders import experiment
 from tests.places import SHARED
 
 GOLDEN = SHARED / "golden"
-IDENTITY = AugmentConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+IDENTITY = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 def golden(name: str) -> dict[str, np.ndarray]:
@@ -90,21 +79,8 @@ def convolution(images: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride
     return np.einsum("bchwij,kcij->bkhw", patches, weight, optimize=True) + bias[:, None, None]
 
 
-def experiment(augment: AugmentConfig = IDENTITY, **evaluation) -> ExperimentConfig:
-    return ExperimentConfig(
-        name="arrays/all/suponly",
-        dataset=DatasetConfig(name="arrays", layout="shapes", classes=("a", "b")),
-        split=SplitConfig(id="all"),
-        network=NetworkConfig(encoder="tiny"),
-        augment=augment,
-        loader=LoaderConfig(),
-        optimizer=OptimizerConfig(),
-        criterion=CriterionConfig(),
-        trainer=TrainerConfig(),
-        evaluation=EvaluationConfig(**evaluation),
-        reference=Reference(),
-        method=None,
-    )
+def unscaled(augment: dict = IDENTITY, **evaluation) -> ExperimentConfig:
+    return experiment(("a", "b"), dataset={"name": "arrays"}, augment=augment, evaluation=evaluation)
 
 
 def starts(layout: list[Window]) -> tuple[list[int], list[int]]:
@@ -166,7 +142,7 @@ def test_u2pl_golden(case):
     weight, bias = arrays["standin_weight"], arrays["standin_bias"]
     predictor = StandIn(lambda images: convolution(images, weight, bias, stride=4), len(bias))
     image, size, stride = arrays["image"][0].transpose(1, 2, 0), int(arrays["crop"]), int(arrays["stride"])
-    ids = predict(predictor, image, experiment(protocol="slide", size=size, stride=stride))
+    ids = predict(predictor, image, unscaled(protocol="slide", size=size, stride=stride))
     height, width = image.shape[:2]
     top, left = max(size - height, 0) // 2, max(size - width, 0) // 2
     logits = predictor.joined[..., top : top + height, left : left + width]
@@ -180,7 +156,7 @@ def test_u2pl_golden_whole():
     arrays = golden("u2pl/sliding_a.npz")
     weight, bias = arrays["standin_weight"], arrays["standin_bias"]
     predictor = StandIn(lambda images: convolution(images, weight, bias, stride=4), len(bias))
-    ids = predict(predictor, arrays["image"][0].transpose(1, 2, 0), experiment())
+    ids = predict(predictor, arrays["image"][0].transpose(1, 2, 0), unscaled())
     np.testing.assert_allclose(predictor.joined[0], arrays["logits_whole"], atol=2e-5)
     assert same_where_clear(ids, arrays["logits_whole"])
     assert not same_where_clear(ids, arrays["logits"])
@@ -190,7 +166,7 @@ def test_u2pl_golden_notices_the_other_window_rule():
     arrays = golden("u2pl/sliding_a.npz")
     weight, bias = arrays["standin_weight"], arrays["standin_bias"]
     predictor = StandIn(lambda images: convolution(images, weight, bias, stride=4), len(bias))
-    config = experiment(protocol="slide", size=33, stride=22, window_rule="cut_off")
+    config = unscaled(protocol="slide", size=33, stride=22, window_rule="cut_off")
     predict(predictor, arrays["image"][0].transpose(1, 2, 0), config)
     assert np.abs(predictor.joined[0] - arrays["logits"]).max() > 1e-2
 
@@ -202,7 +178,7 @@ def test_cpcl_golden(case):
     predictor = StandIn(lambda images: convolution(images, weight, bias), len(bias))
     size = int(arrays["crop_size"])
     stride = int(np.ceil(size * arrays["stride_rate"]))
-    config = experiment(AugmentConfig(), protocol="slide", size=size, stride=stride, accumulate="sum_logits")
+    config = unscaled({}, protocol="slide", size=size, stride=stride, accumulate="sum_logits")
     ids = predict(predictor, arrays["image_rgb"], config)
     height, width = ids.shape
     top, left = max(size - height, 0) // 2, max(size - width, 0) // 2
@@ -234,7 +210,7 @@ def test_uccl_golden(mode, settings):
         StandIn(network, classes),
         dataset,
         ("0", "1"),
-        experiment(size=size, stride=stride, **settings),
+        unscaled(size=size, stride=stride, **settings),
         progress=False,
         on_image=lambda identifier, image, label, prediction: predictions.append(prediction),
     )

@@ -10,21 +10,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from common.config.schema import (
-    AugmentConfig,
-    CriterionConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    ExperimentConfig,
-    LoaderConfig,
-    NetworkConfig,
-    OptimizerConfig,
-    Reference,
-    SplitConfig,
-    TrainerConfig,
-)
+from common.config.schema import ExperimentConfig
 from common.methods.interface import Clock
 from common.methods.pcr.pcr import PCRSettings, select_pixels
+from tests.builders import experiment
 from tests.goldens.frameworks import Framework
 from tests.goldens.golden import Check, Golden, close, exact
 from tests.goldens.pcr.data import masks_of
@@ -36,7 +25,7 @@ CLOCK = Clock(epoch=200, step=0, iteration=200, epochs=1000, iterations_per_epoc
 
 def train_step(golden: Golden, framework: Framework) -> list[Check]:
     """Mixed images, pseudo-labels, selected pixels, four losses, gradients and the prototypes' upkeep."""
-    config = experiment(golden)
+    config = experiment_of(golden)
     session = RecordedSession(golden, framework, config)
     method = framework.module("methods.pcr.pcr").PCR(config, session)
     draws = RecordedDraws(golden)
@@ -83,26 +72,17 @@ def batch(golden: Golden) -> dict:
     }
 
 
-def experiment(golden: Golden) -> ExperimentConfig:
+def experiment_of(golden: Golden) -> ExperimentConfig:
     """Return the experiment of a file; data set and network are stand-ins."""
     classes, each, _ = golden["prototypes"].shape
-    return ExperimentConfig(
-        name="shapes/golden/pcr",
-        dataset=DatasetConfig(name="shapes", layout="shapes", classes=tuple(f"class{k}" for k in range(classes))),
-        split=SplitConfig(id="golden"),
-        network=NetworkConfig(encoder="tiny", prototypes=each, auxiliary="aux" in golden),
-        augment=AugmentConfig(crop=golden["label_l"].shape[1]),
-        loader=LoaderConfig(),
-        optimizer=OptimizerConfig(weight_decay=0.0),
-        criterion=CriterionConfig(
-            type="ohem",
-            thresh=golden.number("ohem_thresh"),
-            min_kept=golden.number("ohem_min_kept"),
-            aux_weight=golden.number("aux_weight") if "aux_weight" in golden else 0.0,
-        ),
-        trainer=TrainerConfig(seed=0, device="cpu"),
-        evaluation=EvaluationConfig(),
-        reference=Reference(),
+    criterion = {"type": "ohem", "thresh": golden.number("ohem_thresh"), "min_kept": golden.number("ohem_min_kept")}
+    return experiment(
+        classes,
+        network={"prototypes": each, "auxiliary": "aux" in golden},
+        augment={"crop": golden["label_l"].shape[1]},
+        optimizer={"weight_decay": 0.0},
+        criterion=criterion | {"aux_weight": golden.number("aux_weight") if "aux_weight" in golden else 0.0},
+        trainer={"seed": 0, "device": "cpu"},
         method=PCRSettings(
             sup_only_epochs=0,
             confidence_threshold=golden.number("threshold"),

@@ -53,13 +53,13 @@ def method_settings(**values):
     """Give the method of a training step other settings."""
 
     def broken(framework: Framework, monkeypatch) -> None:
-        experiment = pcr_steps.experiment
+        experiment_of = pcr_steps.experiment_of
 
         def changed(golden: Golden):
-            config = experiment(golden)
+            config = experiment_of(golden)
             return dataclasses.replace(config, method=dataclasses.replace(config.method, **values))
 
-        monkeypatch.setattr(pcr_steps, "experiment", changed)
+        monkeypatch.setattr(pcr_steps, "experiment_of", changed)
 
     return broken
 

@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-from common.config.schema import (
-    AugmentConfig,
-    CriterionConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    ExperimentConfig,
-    LoaderConfig,
-    NetworkConfig,
-    OptimizerConfig,
-    Reference,
-    SplitConfig,
-    TrainerConfig,
-)
+from common.config.schema import CriterionConfig, ExperimentConfig, OptimizerConfig
 from common.methods.u2pl.u2pl import ContrastiveSettings, U2PLSettings
+from tests.builders import experiment
 
 
-def experiment(document: dict) -> ExperimentConfig:
+def experiment_of(document: dict) -> ExperimentConfig:
     """Return the experiment of a case; data set and network are stand-ins."""
     authors = document["config"]
     auxiliary = authors["net"].get("aux_loss")
-    return ExperimentConfig(
-        name="shapes/golden/u2pl",
-        dataset=DatasetConfig(
-            name="shapes", layout="shapes", classes=tuple(f"class{k}" for k in range(authors["net"]["num_classes"]))
-        ),
-        split=SplitConfig(id="golden"),
-        network=NetworkConfig(
-            encoder="tiny", representation=document["representation_width"], auxiliary=auxiliary is not None
-        ),
-        augment=AugmentConfig(),
-        loader=LoaderConfig(batch_labelled=document["batch_labelled"], batch_unlabelled=document["batch_unlabelled"]),
+    return experiment(
+        authors["net"]["num_classes"],
+        method(document),
+        network={"representation": document["representation_width"], "auxiliary": auxiliary is not None},
+        loader={name: document[name] for name in ("batch_labelled", "batch_unlabelled")},
         optimizer=optimizer(authors),
         criterion=criterion(authors),
-        trainer=TrainerConfig(epochs=authors["trainer"]["epochs"], seed=0, device="cpu"),
-        evaluation=EvaluationConfig(),
-        reference=Reference(),
-        method=method(document),
+        trainer={"epochs": authors["trainer"]["epochs"], "seed": 0, "device": "cpu"},
     )
 
 

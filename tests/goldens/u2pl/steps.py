@@ -22,7 +22,7 @@ from tests.goldens.frameworks import Framework, load_framework
 from tests.goldens.golden import STEP, Check, Golden, close, exact, missing
 from tests.goldens.seeded import seeded_state
 from tests.goldens.u2pl.contrastive import RecordedDraws
-from tests.goldens.u2pl.settings import experiment
+from tests.goldens.u2pl.settings import experiment_of
 
 Tensors = dict[str, np.ndarray]
 
@@ -52,7 +52,7 @@ def train_step(golden: Golden, framework: Framework) -> list[Check]:
 
 def configuration(golden: Golden) -> list[Check]:
     """Queue lengths of our settings, and the case's steps without a gap."""
-    config = experiment(golden.document)
+    config = experiment_of(golden.document)
     iterations = [number for number, _ in step_files(golden.path)]
     return [
         exact("queue_size", config.method.queue_sizes(len(config.dataset.classes)), golden.document["queue_size"]),
@@ -134,7 +134,7 @@ def step_files(case: Path) -> list[tuple[int, Path]]:
 def run_case(case: Path, framework_name: str) -> dict[int, Step | Exception]:
     """Run a case's steps one after the other and return what was seen; after an exception only that."""
     document, framework = json.loads(case.read_text(encoding="utf-8")), load_framework(framework_name)
-    config = experiment(document)
+    config = experiment_of(document)
     session = StandInSession(document, framework)
     method = framework.module("methods.u2pl.u2pl").U2PL(config, session)
     steps: dict[int, Step | Exception] = {}
@@ -153,7 +153,7 @@ class StandInSession:
 
     def __init__(self, document: dict, framework: Framework) -> None:
         self.document, self.framework = document, framework
-        self.config = experiment(document)
+        self.config = experiment_of(document)
         self.device = framework.module("device").choose_device("cpu")
         self.calls: list[str] = []
 

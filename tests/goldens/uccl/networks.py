@@ -19,7 +19,7 @@ from tests.goldens.golden import STEP, Check, Golden, close, exact
 from tests.goldens.seeded import seeded_state
 from tests.goldens.u2pl.networks import compare
 from tests.goldens.uccl.data import stubs
-from tests.goldens.uccl.steps import FIRST_STEP, Session, batch, experiment, losses_of, method_of
+from tests.goldens.uccl.steps import FIRST_STEP, Session, batch, experiment_of, losses_of, method_of
 
 DEFAULT = Path(__file__).parent
 THEIR_ROUNDING = 1e-3
@@ -83,7 +83,7 @@ def manifest(golden: Golden, framework: Framework) -> list[Check]:
 def full_step(golden: Golden, framework: Framework) -> list[Check]:
     """Losses and gradient norms against float64, and what the step leaves behind."""
     name, gates = method_of(golden), GATES[framework.name]
-    config = experiment(golden, network_config("resnet50"))
+    config = experiment_of(golden, network_config("resnet50"))
     net = seeded_network(framework.name, "resnet50", len(config.dataset.classes), golden.number("seed"))
     dropped = [2 * golden[key].astype(np.float32)[..., None, None] for key in ("keep_c1", "keep_c4")]
     with stubs(framework).precise(net) as tensor:

@@ -10,21 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.config.schema import (
-    AugmentConfig,
-    CriterionConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    ExperimentConfig,
-    LoaderConfig,
-    NetworkConfig,
-    OptimizerConfig,
-    Reference,
-    SplitConfig,
-    TrainerConfig,
-)
+from common.config.schema import ExperimentConfig, NetworkConfig
 from common.methods import SETTINGS
 from common.methods.interface import Clock
+from tests.builders import experiment
 from tests.goldens.frameworks import Framework
 from tests.goldens.golden import Check, Golden, close, exact
 from tests.goldens.uccl.data import stubs
@@ -77,28 +66,20 @@ def method_of(golden: Golden) -> str:
     return re.search("step_([a-z]+)", golden.name)[1]
 
 
-def experiment(golden: Golden, network: NetworkConfig) -> ExperimentConfig:
+def experiment_of(golden: Golden, network: NetworkConfig) -> ExperimentConfig:
     """Return our settings for the authors' configuration; no weight decay, so that momenta are gradients."""
     authors = json.loads(golden["cfg_json"].item())
-    name, numbers = method_of(golden), authors["criterion"]["kwargs"]
-    criterion = CriterionConfig(type="ce")
+    criterion, name = {"type": "ce"}, method_of(golden)
     if authors["criterion"]["name"] == "OHEM":
-        criterion = CriterionConfig(type="ohem", thresh=numbers["thresh"], min_kept=numbers["min_kept"])
-    return ExperimentConfig(
-        name=f"shapes/golden/{name}",
-        dataset=DatasetConfig(
-            name="shapes", layout="shapes", classes=tuple(f"class{k}" for k in range(authors["nclass"]))
-        ),
-        split=SplitConfig(id="golden"),
+        criterion = {"type": "ohem"} | {key: authors["criterion"]["kwargs"][key] for key in ("thresh", "min_kept")}
+    return experiment(
+        authors["nclass"],
+        SETTINGS[name](conf_thresh=authors["conf_thresh"]),
         network=network,
-        augment=AugmentConfig(),
-        loader=LoaderConfig(batch_labelled=authors["batch_size"], batch_unlabelled=authors["batch_size"]),
-        optimizer=OptimizerConfig(lr=authors["lr"], head_lr_times=authors["lr_multi"], poly_lag=1, weight_decay=0.0),
+        loader={"batch_labelled": authors["batch_size"], "batch_unlabelled": authors["batch_size"]},
+        optimizer={"lr": authors["lr"], "head_lr_times": authors["lr_multi"], "poly_lag": 1, "weight_decay": 0.0},
         criterion=criterion,
-        trainer=TrainerConfig(epochs=authors["epochs"], seed=0, device="cpu"),
-        evaluation=EvaluationConfig(),
-        reference=Reference(),
-        method=SETTINGS[name](conf_thresh=authors["conf_thresh"]),
+        trainer={"epochs": authors["epochs"], "seed": 0, "device": "cpu"},
     )
 
 
@@ -132,7 +113,7 @@ def step(golden: Golden, framework: Framework) -> list[Check]:
     name, calls = method_of(golden), []
     values = {entry[3:]: golden[entry] for entry in golden.arrays if entry.startswith("in_")}
     network = stubs(framework).Prepared(values, ANSWERS[name], lambda *call: calls.append(call))
-    config = experiment(golden, NetworkConfig(encoder="tiny"))
+    config = experiment_of(golden, NetworkConfig(encoder="tiny"))
     method = framework.module("methods").METHODS[name](config, Session(framework, network, config, framework.tensor))
     images = ["img_img_x", "img_u_w", "img_u_s1", "img_u_s2", "img_mix_w", "img_mix_s1", "img_mix_s2"]
     with prepared_resize(framework, golden, network):
