@@ -48,8 +48,9 @@ class Checkpoint:
     ``meta`` holds plain JSON values: ``format_version``, ``experiment``, ``network`` (a ``NetworkConfig``), ``classes``
     (names), ``method``, ``framework``, ``epoch`` (finished ones), ``iteration``, ``miou`` (0..1), ``role`` (the network
     to deploy). A deployable checkpoint has the one network ``model`` and no ``state``; a training state has networks by
-    role, and in ``state`` everything else. A file of another program has ``origin`` in ``meta`` instead: its layout and
-    plain values; ``not_read`` names what else it holds and is not kept. Its only network is ``model``, too.
+    role, in ``state`` everything else, and in ``meta`` also ``best_miou`` and ``data`` (digests of lists and subclass
+    labels). A file of another program has ``origin`` in ``meta`` instead: its layout and plain values; ``not_read`` names
+    what else it holds and is not kept. Its only network is ``model``, too.
     """
 
     meta: dict[str, Any]

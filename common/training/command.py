@@ -132,9 +132,10 @@ def _same_config(config: ExperimentConfig, folder: RunFolder) -> ExperimentConfi
     if saved != config:
         asked, kept = _flat(to_plain(config)), _flat(to_plain(saved))
         different = [key for key in kept if kept[key] != asked.get(key)] + [key for key in asked if key not in kept]
+        listed = ", ".join(f"{key} ({kept.get(key)} in the run, {asked.get(key)} now)" for key in different[:5])
         raise UserError(
-            f"{folder.config} differs from what is asked for in {', '.join(different[:5])}: resume with the run's own "
-            f"settings (e.g. {different[0]}={kept.get(different[0])}) or choose another --run-dir"
+            f"{folder.config} differs from what is asked for in {listed}: resume with the run's own settings or choose "
+            "another --run-dir"
         )
     return saved
 

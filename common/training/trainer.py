@@ -33,6 +33,7 @@ from common.runs import snapshots
 from common.runs.run_folder import RunFolder
 from common.runtimes import Runtime
 from common.splits.split import Split
+from common.training.data_digests import data_digests, require_same_data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,7 @@ class Trainer:
         self.framework, self.config, self.folder = framework, config, folder
         self.dataset, self.split, self.method = dataset, split, method
         self.loader = Loader(dataset, split, config.method.streams(), config)
+        self.data = data_digests(dataset, split, config)
         self.last = folder.last(framework.runtime.writes)
         self.best = folder.best(framework.runtime.writes)
         self.iteration, self.best_miou = 0, -1.0
@@ -91,10 +93,14 @@ class Trainer:
         )
 
     def resume(self) -> None:
-        """Take back the state of the ``last`` checkpoint; the next step is the one that would have come."""
+        """Take back the state of the ``last`` checkpoint; the next step is the one that would have come.
+
+        Raises :class:`UserError` where there is none, or the data are not those that the run began with.
+        """
         if not self.last.exists():
             raise UserError(f"nothing to resume: {self.last} does not exist; start without --resume")
         checkpoint = read(self.last)
+        require_same_data(checkpoint.meta.get("data", {}), self.data, self.last)
         self.method.restore(checkpoint.networks, checkpoint.state)
         self.iteration = checkpoint.meta["iteration"]
         self.best_miou = checkpoint.meta["best_miou"]
@@ -209,7 +215,7 @@ class Trainer:
 
     def _save_last(self) -> None:
         role = self.method.evaluated(self.clock() if self.iteration < self.clock().total else self._final_clock())
-        meta = self._meta(role) | {"best_miou": self.best_miou}
+        meta = self._meta(role) | {"best_miou": self.best_miou, "data": self.data}
         self.framework.save(
             self.last, Checkpoint(meta=meta, networks=self.method.networks(), state=self.method.state())
         )

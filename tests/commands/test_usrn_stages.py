@@ -21,7 +21,7 @@ from common.errors import UserError  # noqa: E402
 from common.evaluation.results import read_result  # noqa: E402
 from common.experiment import compose, load  # noqa: E402
 from common.make_subclasses import __main__ as make_subclasses  # noqa: E402
-from common.methods.usrn.subclasses import read_description  # noqa: E402
+from common.methods.usrn.subclasses import digest, read_description, write_subclass_image  # noqa: E402
 from experiments import usrn as driver  # noqa: E402
 from tests.commands.methods import SHORT  # noqa: E402
 from tests.subclass_labels import shapes_labels, write_labels  # noqa: E402
@@ -237,10 +237,21 @@ def test_labels_that_do_not_fit_are_refused(fault, tmp_path, capsys):
 def test_resuming_with_other_labels_is_refused(tmp_path, capsys):
     labels = shutil.copytree(shapes_labels(), tmp_path / "labels")
     assert train(labels, tmp_path / "run") == 0
-    shutil.rmtree(labels)
-    write_labels(labels, compose("shapes/12/usrn"), (2, 2, 2, 2, 2, 1))
-    assert train(labels, tmp_path / "run", "--resume") == 2
-    assert "method.subclass_counts" in one_line(capsys)
+    first = read_description(labels, "").digest
+    assert read(tmp_path / "run" / "last.pth").meta["data"]["subclass labels"] == first
+    for counts, named in (
+        ((2, 2, 2, 2, 2, 1), "method.subclass_counts"),
+        ((4, 2, 1, 1, 2, 1), "method.subclass_digest"),
+    ):
+        shutil.rmtree(labels)
+        write_labels(labels, compose("shapes/12/usrn"), counts)
+        image = next(iter(sorted(labels.glob("*.png"))))
+        write_subclass_image(image, np.asarray(Image.open(image))[::-1].copy())
+        made = dataclasses.replace(read_description(labels, ""), digest=digest(labels.glob("*.png")))
+        made.write(labels)
+        assert train(labels, tmp_path / "run", "--resume") == 2
+        error = one_line(capsys)
+        assert named in error and first in error and made.digest in error
 
 
 def test_the_driver_stops_at_the_first_failure(monkeypatch, tmp_path):
