@@ -308,7 +308,7 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         if self.method is not None:
             self.method.check(self.network)
-            if self.evaluation.branch != 1 and not hasattr(self.method, "branches"):
+            if self.evaluation.branch != 1 and self.method.branches == 1:
                 raise ValueError(
                     f"evaluation.branch = {self.evaluation.branch}: method {self.method.name} trains one network; leave it out"
                 )

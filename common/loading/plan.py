@@ -8,7 +8,7 @@ from typing import NamedTuple
 from common.config.schema import ExperimentConfig
 from common.errors import UserError
 from common.loading.sampling import sampled_order
-from common.methods.interface import OwnEpochs, Stream
+from common.methods.interface import Stream
 from common.rng import generator
 from common.splits.split import Split
 
@@ -46,8 +46,7 @@ class Plan:
         self._round = self.iterations_per_epoch
         if config.loader.labelled_replay == "cached":
             length, batch = len(split.labelled), config.loader.batch_labelled
-            own = isinstance(config.method, OwnEpochs)
-            self._round = max(config.method.round_steps(length, batch) if own else length // batch, 1)
+            self._round = max(config.method.round_steps(length, batch), 1)
 
     def tasks(self, epoch: int, first_step: int = 0) -> Iterator[list[Task]]:
         """Yield the tasks of this process for every step of ``epoch`` from ``first_step`` on, all streams together."""
@@ -99,8 +98,9 @@ class Plan:
         wanted = config.trainer.iterations_per_epoch
         if wanted is not None:
             return wanted
-        if isinstance(config.method, OwnEpochs):
-            return self._own_count(config)
+        steps = config.method.steps_per_epoch(len(self._lists["labelled"]), self._batch["labelled"])
+        if steps is not None:
+            return self._checked(steps)
         length, batch = len(self._lists[self._leading]), self._batch[self._leading]
         if config.loader.samples is not None:
             length = config.loader.samples
@@ -118,13 +118,11 @@ class Plan:
             )
         return length // batch
 
-    def _own_count(self, config: ExperimentConfig) -> int:
-        length, batch = len(self._lists["labelled"]), self._batch["labelled"]
-        steps = config.method.steps_per_epoch(length, batch)
+    def _checked(self, steps: int) -> int:
         if steps < 1:
             raise UserError(
-                f"{length} labelled images do not fill one batch of loader.batch_labelled = {batch}; lower it or set "
-                "trainer.iterations_per_epoch"
+                f"{len(self._lists['labelled'])} labelled images do not fill one batch of loader.batch_labelled = "
+                f"{self._batch['labelled']}; lower it or set trainer.iterations_per_epoch"
             )
         return steps
 

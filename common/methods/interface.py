@@ -1,14 +1,14 @@
 """What a training method is to the rest of the project: the streams it reads, the clock it is told, what it must save.
 
-Each method has one settings dataclass and its host-side draws in ``common/methods/NAME.py`` and one class of the same
-name in ``torch_impl/methods/NAME.py`` and ``mindspore_impl/methods/NAME.py`` with the interface of :class:`Method`.
+Each method has one settings dataclass and its host-side draws in ``common/methods/NAME.py`` or ``FAMILY/NAME.py``, and one class
+in the file of the same place in ``torch_impl/methods`` and ``mindspore_impl/methods``, with the interface of :class:`Method`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -69,38 +69,51 @@ class Clock:
         return self.epochs * self.iterations_per_epoch
 
 
-class Settings(Protocol):
-    """A method's settings: a frozen dataclass with a field ``name`` and, besides its own fields, these methods."""
+@dataclass(frozen=True, kw_only=True)
+class MethodSettings:
+    """A method's settings: a subclass has a default for ``name`` and says what is not as it is here.
+
+    ``branches``: how many networks ``evaluation.branch`` chooses from. ``passed_alone``: the lists whose images pass through a
+    network without others, so that a batch of one image would leave BatchNorm without a variance.
+    """
+
+    branches: ClassVar[int] = 1
+    passed_alone: ClassVar[tuple[str, ...]] = ()
 
     name: str
 
     def streams(self) -> tuple[Stream, ...]:
         """Return the streams a step draws from."""
+        raise NotImplementedError
+
+    def resolved(self) -> MethodSettings:
+        """Return the same settings with every ``auto`` replaced by its preset's value."""
+        return self
 
     def check(self, network: NetworkConfig) -> None:
         """Raise :class:`ValueError` if the method cannot train this network."""
 
     def warnings(self, classes: int) -> list[str]:
         """Return one line for every setting that is probably not meant with this number of classes."""
+        return []
 
+    def steps_per_epoch(self, labelled: int, batch: int) -> int | None:
+        """Return the steps of an epoch for a list of ``labelled`` images and batches of ``batch``; None: the loader's rule.
 
-@runtime_checkable
-class OwnEpochs(Protocol):
-    """Settings that say how long an epoch is where ``trainer.iterations_per_epoch`` is not set."""
-
-    def steps_per_epoch(self, labelled: int, batch: int) -> int:
-        """Return the steps of an epoch for a list of ``labelled`` images and batches of ``batch``."""
+        It holds where ``trainer.iterations_per_epoch`` is not set.
+        """
+        return None
 
     def round_steps(self, labelled: int, batch: int) -> int:
         """Return the steps of one pass over the labelled list, after which ``loader.labelled_replay`` matters."""
-
-
-@runtime_checkable
-class Incomplete(Protocol):
-    """Settings that need files which an earlier stage made."""
+        return labelled // batch
 
     def complete(self, config: ExperimentConfig, split: Split, framework: str) -> ExperimentConfig:
-        """Return ``config`` with what those files say; raises :class:`common.errors.UserError` if they do not fit."""
+        """Return ``config`` with what the files of an earlier stage say.
+
+        Raises :class:`common.errors.UserError` if they do not fit.
+        """
+        return config
 
 
 class Method(Protocol):
@@ -109,8 +122,11 @@ class Method(Protocol):
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
         """Run one optimiser step and return the loss terms; raises :class:`NonFiniteLoss` before the optimiser steps."""
 
-    # Optional: ``before_epoch(self, clock: Clock, labelled: LabelledImages) -> list[str]`` is called once before the first step
-    # of every epoch, with that step's clock and ahead of the evaluation that ends the epoch before; returns notes for the log.
+    def before_epoch(self, clock: Clock, labelled: LabelledImages) -> list[str]:
+        """Look at the labelled images before the first step of an epoch, whose clock this is; return notes for the log.
+
+        It comes ahead of the evaluation that ends the epoch before.
+        """
 
     def networks(self) -> dict[str, dict[str, np.ndarray]]:
         """Return every network's tensors by role (``student``, ``teacher``, ``branch1``...), neutral names."""

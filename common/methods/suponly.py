@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from common.config.schema import NetworkConfig
-from common.methods.interface import Stream
+from common.methods.interface import MethodSettings, Stream
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupOnlySettings:
+class SupOnlySettings(MethodSettings):
     """The baseline has no settings of its own."""
 
     name: Literal["suponly"] = "suponly"
@@ -18,10 +17,3 @@ class SupOnlySettings:
     def streams(self) -> tuple[Stream, ...]:
         """The labelled images with weak augmentation."""
         return (Stream(name="labelled", source="labelled", pipeline="weak", labels=("label",)),)
-
-    def check(self, network: NetworkConfig) -> None:
-        """Every network will do."""
-
-    def warnings(self, classes: int) -> list[str]:
-        """Nothing can be meant otherwise."""
-        return []

@@ -12,7 +12,6 @@ from common.datasets.file_dataset import Dataset, open_dataset
 from common.errors import UserError
 from common.experiment import compose, dump, load
 from common.loading.plan import Plan
-from common.methods.interface import Incomplete
 from common.runs.run_folder import RunFolder, default_run_folder
 from common.runtimes import FRAMEWORKS
 from common.splits.resolve import resolve
@@ -46,8 +45,7 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
         )
     dataset = open_dataset(config.dataset)
     split = resolve(dataset, config.split)
-    if isinstance(config.method, Incomplete):
-        config = config.method.complete(config, split, framework.runtime.name)
+    config = config.method.complete(config, split, framework.runtime.name)
     if arguments.resume:
         config = _same_config(config, folder)
     check_lists(split, dataset)
@@ -100,7 +98,7 @@ def check_lists(split: Split, dataset: Dataset) -> None:
 
 def check_batches(config: ExperimentConfig) -> None:
     """Raise :class:`UserError` if the method would pass a single image through a network (``passed_alone`` of its settings)."""
-    for source in getattr(config.method, "passed_alone", ()):
+    for source in config.method.passed_alone:
         if getattr(config.loader, f"batch_{source}") == 1:
             raise UserError(
                 f"loader.batch_{source} = 1: method {config.method.name} passes {source} images on their own, and BatchNorm "

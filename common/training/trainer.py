@@ -141,10 +141,9 @@ class Trainer:
             self._stop()
 
     def _announce_epoch(self) -> None:
-        """Let a method with ``before_epoch`` look at the labelled images before the epoch that comes next."""
-        if hasattr(self.method, "before_epoch"):
-            for note in self.method.before_epoch(self.clock(), self._labelled_images()):
-                self.say(note)
+        """Let the method look at the labelled images before the epoch that comes next."""
+        for note in self.method.before_epoch(self.clock(), self._labelled_images()):
+            self.say(note)
 
     def _labelled_images(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for image_id in self.split.labelled:

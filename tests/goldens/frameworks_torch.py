@@ -60,7 +60,7 @@ class MiniNet(nn.Module):
         self.dropouts: list[nn.Module] = []
         self.record = record
 
-    def forward(self, x: Tensor, masks=()) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, masks=(), pooled: bool = False) -> dict[str, Tensor]:
         """Return ``logits``, ``representation`` and, where there is the head, ``aux``."""
         self.record(self.training, len(x))
         features = self.encoder(x)
@@ -100,7 +100,7 @@ class RecordedNet(nn.Module):
         """Return the prototypes as ``[K,M,C]``."""
         return self.prototypes.view(self.classes, -1, self.prototypes.shape[1])
 
-    def forward(self, x: Tensor, masks=()) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, masks=(), pooled: bool = False) -> dict[str, Tensor]:
         """Return the first rows of every output."""
         self.images = x
         return {name: value[: len(x)] for name, value in [*self.encoder.items(), *self.heads.items()]}

@@ -1,42 +1,190 @@
-"""What methods that train one network share; the MindSpore file of the same name mirrors this one."""
+"""What all methods share: networks, optimisers, passes, the supervised loss, saving; the MindSpore file mirrors this one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import ClassVar, TypeVar
+
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from common.config.schema import ExperimentConfig
-from common.methods.interface import Clock
+from common.methods.interface import Batch, Clock, LabelledImages, check_finite
 from torch_impl.checkpoint import load_network, network_tensors
+from torch_impl.losses import supervised_loss
 from torch_impl.optimizer import Optimizer
 from torch_impl.predictor import TorchPredictor
+from torch_impl.resize import resize
 from torch_impl.session import Session
+from torch_impl.teacher import RUNNING, update_buffers, update_teacher
+
+Outputs = dict[str, Tensor]
+"""What a network gives, by name; see ``torch_impl/networks/deeplab.py``."""
+
+Part = TypeVar("Part")
 
 
-class OneNetwork:
-    """The student and its optimiser; a method adds ``step`` to be a :class:`common.methods.interface.Method`."""
+class Method:
+    """A training method without its ``step``; see :class:`common.methods.interface.Method`.
+
+    ``roles`` are its networks, ``trained`` those with an optimiser. The others run without gradient.
+    """
+
+    roles: ClassVar[tuple[str, ...]] = ("student",)
+    trained: ClassVar[tuple[str, ...]] = ("student",)
 
     def __init__(self, config: ExperimentConfig, session: Session) -> None:
         self.config, self.session = config, session
-        self.student = session.network("student")
-        self.optimizer = Optimizer(self.student, config.optimizer)
+        self.settings = config.method.resolved()
+        self.classes = len(config.dataset.classes)
+        self.nets = {role: session.network(role) for role in self.roles}
+        self.optimizers = {role: Optimizer(self.nets[role], config.optimizer) for role in self.trained}
+        self._kept: list = []
+
+    @property
+    def student(self) -> nn.Module:
+        """The network of that role."""
+        return self.nets["student"]
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The student's."""
+        return self.optimizers["student"]
+
+    def keep(self, part: Part) -> Part:
+        """Save ``part`` with the run and return it; it has ``state()`` and ``restore(state)``, with names of its own."""
+        self._kept.append(part)
+        return part
+
+    def before_epoch(self, clock: Clock, labelled: LabelledImages) -> list[str]:
+        """Do nothing; see the interface."""
+        return []
+
+    def labelled(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return images ``[B,3,H,W]`` and labels ``[B,H,W]`` of the stream ``labelled``."""
+        return tuple(self.session.tensor(batch["labelled"][name]) for name in ("image", "label"))
+
+    def forward(
+        self,
+        role: str,
+        images: Tensor,
+        clock: Clock,
+        purpose: str = "",
+        train: bool = True,
+        gradient: bool = True,
+        pooled: bool = False,
+        feature_masks: Sequence[np.ndarray] = (),
+    ) -> Outputs:
+        """Run the network of ``role`` on ``images`` ``[B,3,H,W]`` and return its outputs.
+
+        ``purpose`` tells the passes of one step apart, for their dropout masks; without it that is the role. ``train``: BatchNorm
+        by the batch, and dropout. A pass has a gradient if that is wanted, the network is trained and the mode is ``train``.
+        ``pooled``: see the network. With ``feature_masks`` come the outputs of 2B images, see ``DeepLab.perturbed``.
+        """
+        network, masks = self.nets[role].train(train), []
+        if train:
+            count = len(images) * (2 if feature_masks else 1)
+            masks = self.session.masks(network, purpose or role, clock, count, images.shape[2:], pooled)
+        recorded = gradient and train and role in self.trained
+        with torch.set_grad_enabled(recorded and torch.is_grad_enabled()):
+            if feature_masks:
+                return network.perturbed(images, [self.session.tensor(mask) for mask in feature_masks], masks)
+            return network(images, masks, pooled)
+
+    def supervised(self, outputs: Outputs, labels: Tensor) -> Tensor:
+        """Return the criterion's loss of the first outputs, as many as there are ``labels`` ``[B,H,W]``, at their size."""
+        logits, aux = (
+            resize(outputs[name][: len(labels)], labels.shape[1:]) if name in outputs else None
+            for name in ("logits", "aux")
+        )
+        return supervised_loss(self.config.criterion, logits, labels, aux)
+
+    def apply_gradients(self, losses: dict[str, float], batch: Batch, clock: Clock) -> None:
+        """Let the optimisers step; raises :class:`common.methods.interface.NonFiniteLoss` instead if a loss is not finite."""
+        check_finite(losses, batch)
+        for optimizer in self.optimizers.values():
+            optimizer.step(clock)
 
     def networks(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return the network's tensors."""
-        return {"student": network_tensors(self.student)}
+        """Return every network's tensors by role."""
+        return {role: network_tensors(network) for role, network in self.nets.items()}
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return the optimiser's momenta."""
-        return self.optimizer.state()
+        """Return the momenta, ``momentum.NAME`` or, of several networks, ``ROLE.momentum.NAME``, and what is kept."""
+        state = {
+            f"{self._prefix(role)}{name}": value
+            for role, optimizer in self.optimizers.items()
+            for name, value in optimizer.state().items()
+        }
+        for part in self._kept:
+            state |= part.state()
+        return state
 
     def restore(self, networks: dict[str, dict[str, np.ndarray]], state: dict[str, np.ndarray]) -> None:
         """Take back a saved run."""
-        load_network(self.student, networks["student"], "student")
-        self.optimizer.restore(state)
+        for role, network in self.nets.items():
+            load_network(network, networks[role], role)
+        for role, optimizer in self.optimizers.items():
+            prefix = self._prefix(role)
+            momenta = {name: value for name, value in state.items() if name.startswith(f"{prefix}momentum.")}
+            optimizer.restore({name.removeprefix(prefix): value for name, value in momenta.items()})
+        for part in self._kept:
+            part.restore(state)
+
+    def _prefix(self, role: str) -> str:
+        return f"{role}." if len(self.trained) > 1 else ""
 
     def evaluated(self, clock: Clock) -> str:
-        """The only network."""
-        return "student"
+        """The first network."""
+        return self.roles[0]
 
     def predictor(self, role: str) -> TorchPredictor:
-        """Return a predictor over the live network."""
-        return TorchPredictor(self.student, self.session.device)
+        """Return a predictor over the live network of ``role``."""
+        return TorchPredictor(self.nets[role], self.session.device, self.config.evaluation.head)
+
+
+class TeacherMethod(Method):
+    """A student and a teacher that follows it; the settings are :class:`common.methods.teacher.TeacherSettings`."""
+
+    roles = ("student", "teacher")
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The network of that role."""
+        return self.nets["teacher"]
+
+    def copy_student(self, clock: Clock) -> None:
+        """Make the teacher the student's copy before this step, if the step begins with that."""
+        if self.settings.copies_student(clock):
+            self.update_teacher(0.0)
+            if self.settings.copies_statistics():
+                update_buffers(self.teacher, self.student, 0.0, RUNNING)
+
+    def move_teacher(self, clock: Clock) -> None:
+        """Let the teacher follow the student after this step."""
+        if self.settings.semi_supervised(clock):
+            self.update_teacher(self.settings.update_decay(clock))
+
+    def update_teacher(self, decay: float) -> None:
+        """Move the teacher towards the student; a method may move buffers, too."""
+        update_teacher(self.teacher, self.student, decay)
+
+    def evaluated(self, clock: Clock) -> str:
+        """The teacher, as soon as there is one."""
+        return "teacher" if self.settings.semi_supervised(clock) else "student"
+
+
+class KeptTensor:
+    """A tensor that is saved with a run under ``name``; ``value`` may be replaced by one of the same shape."""
+
+    def __init__(self, name: str, value: Tensor) -> None:
+        self.name, self.value = name, value
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the value by its name."""
+        return {self.name: self.value.cpu().numpy().copy()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Take back what :meth:`state` returned."""
+        self.value = torch.from_numpy(state[self.name].copy()).to(self.value)

@@ -7,10 +7,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from common.config.schema import NetworkConfig
 from common.config.strict import ranged
 from common.methods.cpcl.collaborative import LABELLED, UNLABELLED, UNLABELLED_OTHER
-from common.methods.interface import Stream
+from common.methods.interface import MethodSettings, Stream
 
 Variant = Literal["head", "legacy_2022"]
 
@@ -19,7 +18,7 @@ SCORE_FLOOR = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class CPCLSettings:
+class CPCLSettings(MethodSettings):
     """Settings of CPCL; defaults are the authors' for VOC.
 
     ``variant``: what the program computes since March 2023 (``head``: every pixel weighted by its confidence), or in its
@@ -38,13 +37,6 @@ class CPCLSettings:
     def streams(self) -> tuple[Stream, ...]:
         """Labelled images and two independent draws of unlabelled ones, all with the same augmentation (section 6.2)."""
         return LABELLED, UNLABELLED, UNLABELLED_OTHER
-
-    def check(self, network: NetworkConfig) -> None:
-        """Every network will do."""
-
-    def warnings(self, classes: int) -> list[str]:
-        """Nothing can be meant otherwise."""
-        return []
 
 
 @dataclass(frozen=True)

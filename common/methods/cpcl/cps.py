@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from common.config.schema import NetworkConfig
 from common.config.strict import ranged
 from common.methods.cpcl.collaborative import LABELLED, UNLABELLED, UNLABELLED_OTHER
-from common.methods.interface import Stream
+from common.methods.interface import MethodSettings, Stream
 
 
 @dataclass(frozen=True, kw_only=True)
-class CPSSettings:
+class CPSSettings(MethodSettings):
     """Settings of CPS; ``cutmix`` tells its two published forms apart.
 
     ``legacy_grad_scale`` n divides every gradient by n as the released program does on n GPUs (appendix A.4): learning rate
@@ -30,10 +29,3 @@ class CPSSettings:
     def streams(self) -> tuple[Stream, ...]:
         """Labelled images and one or, to mix, two draws of unlabelled ones, all with the same augmentation."""
         return (LABELLED, UNLABELLED, UNLABELLED_OTHER) if self.cutmix else (LABELLED, UNLABELLED)
-
-    def check(self, network: NetworkConfig) -> None:
-        """Every network will do."""
-
-    def warnings(self, classes: int) -> list[str]:
-        """Nothing can be meant otherwise."""
-        return []

@@ -17,12 +17,13 @@ from common.config.schema import ExperimentConfig, NetworkConfig
 from common.config.strict import ranged
 from common.errors import UserError
 from common.images.mixing import box_mask, draw_half_area_box
-from common.methods.interface import Clock, Stream
+from common.methods.interface import Clock
+from common.methods.teacher import TeacherSettings, percent_kept
 from common.rng import generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class PCRSettings:
+class PCRSettings(TeacherSettings):
     """Settings of PCR; defaults are the authors' for VOC (section 6) and the project's choices (section 10).
 
     Losses: ``proto_weight`` is omega, ``unsup_weight`` lambda; ``confidence_threshold`` is tau. The prototypes are born
@@ -48,7 +49,6 @@ class PCRSettings:
     proto_update: bool = True
     proto_momentum: float = ranged(0.99, low=0.0, high=1.0)
     proto_sync: bool = True
-    ema_decay: float = ranged(0.99, low=0.0, high=1.0)
     teacher_copy: Literal["once", "whole_epoch"] = "once"
     teacher_bn: Literal["forward", "ema", "copy"] = "forward"
 
@@ -69,13 +69,6 @@ class PCRSettings:
         """The first epoch with prototypes."""
         return self.sup_only_epochs if self.proto_warmup_epochs is None else self.proto_warmup_epochs
 
-    def streams(self) -> tuple[Stream, ...]:
-        """Labelled and unlabelled images, both with the same weak augmentation (section 5)."""
-        return (
-            Stream(name="labelled", source="labelled", pipeline="weak", labels=("label",)),
-            Stream(name="unlabelled", source="unlabelled", pipeline="weak"),
-        )
-
     def check(self, network: NetworkConfig) -> None:
         """Raise :class:`ValueError` for a network without prototypes."""
         if not network.prototypes:
@@ -89,9 +82,9 @@ class PCRSettings:
             "warning: method.confidence_threshold above 1 keeps no pseudo-label: the unlabelled images teach nothing"
         ]
 
-    def semi_supervised(self, clock: Clock) -> bool:
-        """Whether this step looks at unlabelled images."""
-        return clock.epoch >= self.sup_only_epochs
+    def teacher_epoch(self) -> int:
+        """First semi-supervised epoch."""
+        return self.sup_only_epochs
 
     def with_prototypes(self, clock: Clock) -> bool:
         """Whether this step has the prototype losses and the prototypes' upkeep."""
@@ -99,18 +92,12 @@ class PCRSettings:
 
     def percent_kept(self, clock: Clock) -> float:
         """Share of pixels that keep their pseudo-label with ``entropy_drop``, in percent (``specs/u2pl.md`` section 4)."""
-        return 100 - (100 - self.drop_percent) * (1 - clock.epoch / clock.epochs)
-
-    def teacher_decay(self, clock: Clock) -> float:
-        """EMA decay d of section 3.7; 0 in the whole first epoch with ``teacher_copy: whole_epoch``."""
-        if self.teacher_copy == "whole_epoch" and clock.epoch == self.sup_only_epochs:
-            return 0.0
-        step = clock.iteration - clock.iterations_per_epoch * self.sup_only_epochs
-        return min(1 - 1 / (step + 1), self.ema_decay)
+        return percent_kept(self.drop_percent, clock)
 
     def copies_student(self, clock: Clock) -> bool:
         """Whether the teacher becomes the student before this step (section 4.2)."""
-        return clock.epoch == self.sup_only_epochs and (self.teacher_copy == "whole_epoch" or clock.step == 0)
+        whole_epoch = self.teacher_copy == "whole_epoch" and clock.epoch == self.sup_only_epochs
+        return whole_epoch or super().copies_student(clock)
 
 
 def check_crop(config: ExperimentConfig) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 from common.config.schema import NetworkConfig
 from common.config.strict import ranged
 from common.images.mixing import box_mask, class_mask, draw_half_area_box
-from common.methods.interface import Clock, Stream
+from common.methods.interface import Clock
+from common.methods.teacher import TeacherSettings, percent_kept, steps_from
 from common.rng import generator
 
 
@@ -72,17 +73,14 @@ def preset_values(settings: object, preset: dict[str, str]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherBankSettings:
+class TeacherBankSettings(TeacherSettings):
     """What U2PL and its variant with AEL have in common: an EMA teacher, dropped pixels, the contrastive term.
 
-    A subclass has its ``name``, ``SWITCHES`` (its own switches' values by preset), :meth:`teacher_epoch` and
-    :meth:`contrastive_epoch`.
+    A subclass has its ``name``, ``SWITCHES`` (its own switches' values by preset) and :meth:`contrastive_epoch`.
     """
 
-    name: str = ""
     preset: Literal["authors", "fixed"] = "authors"
     drop_percent: float = ranged(80.0, low=0.0, high=100.0)
-    ema_decay: float = ranged(0.99, low=0.0, high=1.0)
     contrastive: ContrastiveSettings = ContrastiveSettings()
 
     def resolved(self) -> TeacherBankSettings:
@@ -112,28 +110,19 @@ class TeacherBankSettings:
 
     def percent_kept(self, clock: Clock) -> float:
         """Share of unlabelled pixels that keep their pseudo-label, in percent (section 4)."""
-        return 100 - (100 - self.drop_percent) * (1 - clock.epoch / clock.epochs)
+        return percent_kept(self.drop_percent, clock)
 
     def entropy_percent(self, clock: Clock) -> float:
         """Percentage alpha of the contrastive masks (section 4)."""
         return self.contrastive.low_entropy_threshold * (1 - clock.epoch / clock.epochs)
 
-    def teacher_decay(self, clock: Clock) -> float:
-        """EMA decay d(i) of section 4."""
-        return min(1 - 1 / _steps_from(self.teacher_epoch(), clock), self.ema_decay)
-
     def prototype_decay(self, clock: Clock) -> float:
         """Decay of the moving prototypes of ``anchor_ema`` (section 8.3)."""
-        return min(1 - 1 / _steps_from(self.contrastive_epoch(), clock), 0.999)
+        return min(1 - 1 / steps_from(self.contrastive_epoch(), clock), 0.999)
 
     def queue_sizes(self, classes: int) -> list[int]:
         """Length of every class's queue of negatives (section 4)."""
         return self.contrastive.queue_sizes(classes)
-
-
-def _steps_from(epoch: int, clock: Clock) -> int:
-    """Number of steps from the start of ``epoch`` up to this one, from 1."""
-    return clock.iteration - clock.iterations_per_epoch * epoch + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,13 +146,6 @@ class U2PLSettings(TeacherBankSettings):
         "fixed": {"ema_first_epoch": "copy_once", "ema_first_statistics": "student"},
     }
 
-    def streams(self) -> tuple[Stream, ...]:
-        """Labelled and unlabelled images, both with the same weak augmentation (section 2.2)."""
-        return (
-            Stream(name="labelled", source="labelled", pipeline="weak", labels=("label",)),
-            Stream(name="unlabelled", source="unlabelled", pipeline="weak"),
-        )
-
     def teacher_epoch(self) -> int:
         """First epoch with a teacher of its own."""
         return self.sup_only_epochs
@@ -171,6 +153,15 @@ class U2PLSettings(TeacherBankSettings):
     def contrastive_epoch(self) -> int:
         """First epoch with the contrastive term."""
         return self.sup_only_epochs
+
+    def copies_student(self, clock: Clock) -> bool:
+        """Whether the teacher becomes the student before this step; ``tied``: in the whole first epoch (18.9)."""
+        tied = self.ema_first_epoch == "tied" and clock.epoch == self.sup_only_epochs
+        return tied or super().copies_student(clock)
+
+    def copies_statistics(self) -> bool:
+        """Whether such a copy takes BatchNorm's running statistics along."""
+        return self.ema_first_statistics == "student"
 
 
 class ContrastiveDraws(Protocol):

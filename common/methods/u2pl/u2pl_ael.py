@@ -81,9 +81,9 @@ class U2PLAELSettings(TeacherBankSettings):
             lines.append(f"{where} leaves no class to paste, so nothing is pasted; exclude frequent classes only")
         return lines
 
-    def teacher_epoch(self) -> int:
-        """The teacher follows the student from the first step on."""
-        return 0
+    def copies_student(self, clock: Clock) -> bool:
+        """Never: the teacher follows from the first step on, in which it still has values of its own."""
+        return False
 
     def contrastive_epoch(self) -> int:
         """First epoch with the contrastive term."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from common.config.schema import NetworkConfig
 from common.config.strict import ranged
-from common.methods.interface import Clock, Stream
+from common.methods.interface import Clock, MethodSettings, Stream
 from common.networks.plan import stage_channels
 from common.rng import generator
 
@@ -32,12 +32,11 @@ class CutMixSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeakToStrongSettings:
+class WeakToStrongSettings(MethodSettings):
     """Confidence threshold and CutMix partner; defaults are the authors' for VOC."""
 
     strong_views: ClassVar[int] = 2
 
-    name: str
     preset: Preset = "released"
     conf_thresh: float = ranged(0.95, low=0.0, high=1.0)
     cutmix: CutMixSettings = CutMixSettings()
@@ -63,10 +62,6 @@ class WeakToStrongSettings:
         surplus = [f"network.{name}={str(none).lower()}" for name, none in heads.items() if getattr(network, name)]
         if surplus:
             raise ValueError(f"method {self.name} trains the class head only; set {', '.join(surplus)}")
-
-    def warnings(self, classes: int) -> list[str]:
-        """Nothing is unusual."""
-        return []
 
 
 def feature_masks(network: NetworkConfig, batch: int, seed: int, clock: Clock) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from common.config.schema import ExperimentConfig, NetworkConfig
 from common.config.strict import ranged
 from common.errors import UserError
-from common.methods.interface import Stream
+from common.methods.interface import MethodSettings, Stream
 from common.methods.usrn.subclasses import check_counts, digest, file_stem, read_description
 from common.runs.run_folder import default_run_folder
 
@@ -26,7 +26,7 @@ SUBCLASS_LABELS = "subclass_labels"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _EpochSettings:
+class _EpochSettings(MethodSettings):
     """Length of an epoch (section 8.1).
 
     ``global``: floor(labelled images / batch) steps. ``per_process``: what the authors' program does on ``processes``
@@ -66,10 +66,6 @@ class USRNBaselineSettings(_EpochSettings):
         """Raise :class:`ValueError` for a network of two branches."""
         if network.subclasses:
             raise ValueError("method usrn_baseline trains the class branch alone; set network.subclasses=0")
-
-    def warnings(self, classes: int) -> list[str]:
-        """Nothing can be meant otherwise."""
-        return []
 
 
 @dataclass(frozen=True, kw_only=True)

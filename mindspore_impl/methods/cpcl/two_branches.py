@@ -14,54 +14,35 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from common.config.schema import ExperimentConfig
 from common.methods.cpcl.collaborative import Draws, StepDraws
 from common.methods.cpcl.cpcl import Variant
-from common.methods.interface import Batch, Clock, check_finite
-from mindspore_impl.checkpoint import load_network, network_tensors
-from mindspore_impl.losses import supervised_loss
+from common.methods.interface import Batch, Clock
+from mindspore_impl.methods.base import Method
 from mindspore_impl.methods.cpcl.collaborative import Prediction, mixed_prediction
 from mindspore_impl.mixing import cutmix
-from mindspore_impl.networks.deeplab import forward
-from mindspore_impl.optimizer import Optimizer
-from mindspore_impl.predictor import MindSporePredictor
-from mindspore_impl.resize import resize
-from mindspore_impl.session import Session
 
 BRANCHES = (1, 2)
 
 
-class TwoBranches:
-    """Networks, optimisers and state of both branches; a method adds ``losses``."""
+class TwoBranches(Method):
+    """Both branches; a method adds ``losses``."""
 
-    def __init__(self, config: ExperimentConfig, session: Session) -> None:
-        self.config, self.session = config, session
-        self.settings = config.method
-        self.classes = len(config.dataset.classes)
-        self.branch1, self.branch2 = session.network("branch1"), session.network("branch2")
-        self.optimizers = {1: Optimizer(self.branch1, config.optimizer), 2: Optimizer(self.branch2, config.optimizer)}
+    roles = trained = ("branch1", "branch2")
 
     def step(self, batch: Batch, clock: Clock, draws: Draws | None = None) -> dict[str, float]:
         """Run one step of both optimisers and return the loss terms as they enter the sum."""
         losses = self.losses(batch, clock, draws or StepDraws(self.config.trainer.seed, clock))
-        check_finite(losses, batch)
-        for optimizer in self.optimizers.values():
-            optimizer.step(clock)
+        self.apply_gradients(losses, batch, clock)
         return losses
 
     def losses(self, batch: Batch, clock: Clock, draws: Draws) -> dict[str, float]:
         """Leave this step's gradients in both optimisers and return the loss terms and ``loss``, their sum."""
         raise NotImplementedError
 
-    def network(self, branch: int) -> nn.Cell:
-        """Return the network of ``branch`` 1 or 2."""
-        return getattr(self, f"branch{branch}")
-
-    def logits(self, branch: int, images: Tensor, view: str, clock: Clock) -> Tensor:
+    def logits(self, branch: int, images: Tensor, view: str, clock: Clock, gradient: bool = True) -> Tensor:
         """Return logits ``[B,K,h,w]`` of a pass in train mode; ``view`` names the images, for the dropout masks."""
-        network = self.network(branch).set_train()
-        masks = self.session.masks(network, f"branch{branch} {view}", clock, len(images), images.shape[2:])
-        return forward(network, images, masks)["logits"]
+        role = f"branch{branch}"
+        return self.forward(role, images, clock, f"{role} {view}", gradient=gradient)["logits"]
 
     def mixing(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor, np.ndarray, Tensor]:
         """Return both unlabelled batches ``[B,3,H,W]``, the CutMix masks bool ``[B,H,W]`` and the mixed images."""
@@ -74,13 +55,13 @@ class TwoBranches:
         self, branch: int, first: Tensor, other: Tensor, masks: np.ndarray, clock: Clock, variant: Variant = "head"
     ) -> Prediction:
         """Return what ``branch`` says of the mixed images, from its passes over the two batches in this order."""
-        kept = self.logits(branch, first, "unlabelled", clock)
-        taken = self.logits(branch, other, "unlabelled_other", clock)
+        kept = self.logits(branch, first, "unlabelled", clock, gradient=False)
+        taken = self.logits(branch, other, "unlabelled_other", clock, gradient=False)
         return mixed_prediction(kept, taken, masks, first.shape[2:], variant)
 
     def learn(self, branch: int, terms: Callable[[], dict[str, Tensor]], add: bool = False) -> dict[str, float]:
         """Differentiate ``terms`` with respect to ``branch`` (with ``add`` on top of earlier ones) and return their values."""
-        return self.optimizers[branch].differentiate(terms, add)
+        return self.optimizers[f"branch{branch}"].differentiate(terms, add)
 
     def learn_labelled(
         self, branch: int, images: Tensor, labels: np.ndarray, clock: Clock, add: bool = False
@@ -88,35 +69,14 @@ class TwoBranches:
         """Do so for the supervised loss, named ``sup1`` or ``sup2``."""
 
         def terms() -> dict[str, Tensor]:
-            scores = resize(self.logits(branch, images, "labelled", clock), labels.shape[1:])
-            return {f"sup{branch}": supervised_loss(self.config.criterion, scores, labels)}
+            logits = self.logits(branch, images, "labelled", clock)
+            return {f"sup{branch}": self.supervised({"logits": logits}, labels)}
 
         return self.learn(branch, terms, add)
-
-    def networks(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return the tensors of both branches."""
-        return {f"branch{branch}": network_tensors(self.network(branch)) for branch in BRANCHES}
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Return the momenta of both optimisers, ``branch1.momentum.NAME`` and ``branch2.momentum.NAME``."""
-        parts = {branch: self.optimizers[branch].state() for branch in BRANCHES}
-        return {f"branch{branch}.{name}": value for branch, part in parts.items() for name, value in part.items()}
-
-    def restore(self, networks: dict[str, dict[str, np.ndarray]], state: dict[str, np.ndarray]) -> None:
-        """Take back a saved run."""
-        for branch in BRANCHES:
-            role = f"branch{branch}"
-            load_network(self.network(branch), networks[role], role)
-            own = {name: value for name, value in state.items() if name.startswith(f"{role}.")}
-            self.optimizers[branch].restore({name.removeprefix(f"{role}."): value for name, value in own.items()})
 
     def evaluated(self, clock: Clock) -> str:
         """Branch 1 throughout, unless the evaluation asks for branch 2 (``specs/cpcl.md`` section 8)."""
         return f"branch{self.config.evaluation.branch}"
-
-    def predictor(self, role: str) -> MindSporePredictor:
-        """Return a predictor over the live network of ``role``."""
-        return MindSporePredictor(getattr(self, role), self.session.device)
 
 
 @contextmanager

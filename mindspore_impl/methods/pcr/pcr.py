@@ -20,13 +20,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from common.arrays import Size
+from common.arrays import IGNORE, Size
 from common.config.schema import ExperimentConfig
-from common.methods.interface import Batch, Clock, LabelledImages, check_finite
+from common.methods.interface import Batch, Clock, LabelledImages
 from common.methods.pcr.first_prototypes import first_prototypes, read_prototypes
 from common.methods.pcr.pcr import Draws, StepDraws, check_crop
-from mindspore_impl.checkpoint import load_network, network_tensors
-from mindspore_impl.losses import IGNORE, cross_entropy, supervised_loss
+from mindspore_impl.losses import cross_entropy
+from mindspore_impl.methods.base import KeptTensor, TeacherMethod
 from mindspore_impl.methods.pcr.prototypes import (
     pixel_features,
     pixel_labels,
@@ -34,14 +34,11 @@ from mindspore_impl.methods.pcr.prototypes import (
     updated_prototypes,
 )
 from mindspore_impl.mixing import mix
-from mindspore_impl.networks.deeplab import forward
 from mindspore_impl.networks.prototype_head import prototype_logits
-from mindspore_impl.optimizer import Optimizer
-from mindspore_impl.predictor import MindSporePredictor
 from mindspore_impl.pseudo_labels import confident_labels, drop_unreliable, entropy, unsupervised_loss
 from mindspore_impl.resize import resize
 from mindspore_impl.session import Session
-from mindspore_impl.teacher import RUNNING, update_buffers, update_teacher
+from mindspore_impl.teacher import RUNNING, update_buffers
 
 
 def consistency_loss(logits: Tensor, labels: np.ndarray, denominator: str) -> Tensor:
@@ -50,18 +47,14 @@ def consistency_loss(logits: Tensor, labels: np.ndarray, denominator: str) -> Te
     return loss * float((labels != IGNORE).sum() / labels.size) if denominator == "all" else loss
 
 
-class PCR:
-    """Student with prototypes and EMA teacher; implements :class:`common.methods.interface.Method`."""
+class PCR(TeacherMethod):
+    """Student with prototypes and EMA teacher."""
 
     def __init__(self, config: ExperimentConfig, session: Session) -> None:
         check_crop(config)
-        self.config, self.session = config, session
-        self.settings = config.method
-        self.student = session.network("student")
-        self.teacher = session.network("teacher")
-        self.optimizer = Optimizer(self.student, config.optimizer)
+        super().__init__(config, session)
         self.shape = tuple(self.student.prototype_grid().shape)
-        self.pixels_won = np.zeros(self.shape[:2], np.int64)
+        self.pixels_won = self.keep(KeptTensor("prototypes.pixels", np.zeros(self.shape[:2], np.int64)))
         if self.settings.proto_init == "file":
             self.set_prototypes(read_prototypes(self.settings, self.shape))
 
@@ -83,26 +76,24 @@ class PCR:
     def step(self, batch: Batch, clock: Clock, draws: Draws | None = None) -> dict[str, float]:
         """Run one optimiser step and return the loss terms as they enter the sum (section 4.3)."""
         settings = self.settings
-        images, labels = batch["labelled"]["image"], batch["labelled"]["label"]
+        images, labels = self.labelled(batch)
         draws = draws or StepDraws(settings, self.config.trainer.seed, clock)
         target = None
         if settings.semi_supervised(clock):
-            self._follow_student(clock)
+            self.copy_student(clock)
             unlabelled = batch["unlabelled"]["image"]
-            mixed, pseudo_label, confidence = self._mixed(unlabelled, labels.shape[1:], draws)
+            mixed, pseudo_label, confidence = self._mixed(unlabelled, labels.shape[1:], clock, draws)
             images = np.concatenate([images, mixed])
             target = confident_labels(pseudo_label, confidence, settings.confidence_threshold)
         if settings.teacher_bn == "forward":
-            teacher = self._train_pass("teacher", images, clock)["logits"][len(labels) :]
+            teacher = self.forward("teacher", images, clock)["logits"][len(labels) :]
             if target is not None and settings.unsup_filter == "entropy_drop":
                 uncertainty = entropy(ops.softmax(resize(teacher, labels.shape[1:]), 1))
                 target, _ = drop_unreliable(uncertainty, pseudo_label, settings.percent_kept(clock))
         losses, upkeep = self._differentiate(images, labels, target, clock, draws)
-        check_finite(losses, batch)
-        self.optimizer.step(clock)
+        self.apply_gradients(losses, batch, clock)
         self._move_prototypes(*upkeep)
-        if target is not None:
-            self._move_teacher(settings.teacher_decay(clock))
+        self.move_teacher(clock)
         return losses
 
     def _differentiate(
@@ -113,9 +104,9 @@ class PCR:
 
         def terms() -> dict[str, Tensor]:
             nonlocal upkeep
-            outputs = self._train_pass("student", images, clock)
+            outputs = self.forward("student", images, clock)
             losses = {name: ms.Tensor(0.0, ms.float32) for name in ("sup", "sup_proto", "unsup", "unsup_proto")}
-            losses["sup"] = self._supervised({name: value[:count] for name, value in outputs.items()}, labels)
+            losses["sup"] = self.supervised(outputs, labels)
             if target is not None:
                 scores = resize(outputs["logits"][count:], size)
                 losses["unsup"] = settings.unsup_weight * self._unsupervised(scores, target)
@@ -147,22 +138,11 @@ class PCR:
             return unsupervised_loss(logits, target)
         return consistency_loss(logits, target, self.settings.unsup_denominator)
 
-    def _supervised(self, outputs: dict[str, Tensor], labels: np.ndarray) -> Tensor:
-        size = labels.shape[1:]
-        aux = resize(outputs["aux"], size) if "aux" in outputs else None
-        return supervised_loss(self.config.criterion, resize(outputs["logits"], size), labels, aux)
-
-    def _train_pass(self, role: str, images: np.ndarray, clock: Clock) -> dict[str, Tensor]:
-        network = getattr(self, role).set_train()
-        return forward(
-            network,
-            self.session.tensor(images),
-            self.session.masks(network, role, clock, len(images), images.shape[2:]),
-        )
-
-    def _mixed(self, images: np.ndarray, size: Size, draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _mixed(
+        self, images: np.ndarray, size: Size, clock: Clock, draws: Draws
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return unlabelled images, the eval-mode teacher's labels and their confidence, mixed if this step mixes."""
-        logits = forward(self.teacher.set_train(False), self.session.tensor(images))["logits"]
+        logits = self.forward("teacher", images, clock, train=False)["logits"]
         probabilities = ops.softmax(resize(logits, size), 1).asnumpy()
         parts = images, probabilities.argmax(1).astype(np.uint8), probabilities.max(1)
         masks = draws.mix_masks(len(images), size)
@@ -176,39 +156,11 @@ class PCR:
             return
         moved = updated_prototypes(self.student.prototype_grid(), sums, counts, self.settings.proto_momentum)
         ops.assign(self.student.prototypes, self.session.tensor(moved.reshape(self.student.prototypes.shape)))
-        self.pixels_won += counts
+        self.pixels_won.value += counts
 
-    def _follow_student(self, clock: Clock) -> None:
-        """Copy the student into the teacher where the first semi-supervised epoch asks for it (section 4.2)."""
-        if self.settings.copies_student(clock):
-            update_teacher(self.teacher, self.student, 0.0)
-            update_buffers(self.teacher, self.student, 0.0, ("prototypes", *RUNNING))
-
-    def _move_teacher(self, decay: float) -> None:
-        update_teacher(self.teacher, self.student, decay)
+    def update_teacher(self, decay: float) -> None:
+        """Move parameters and prototypes; the running statistics, if the teacher has no train-mode pass (section 4.2)."""
+        super().update_teacher(decay)
         update_buffers(self.teacher, self.student, decay, ("prototypes",))
         if self.settings.teacher_bn != "forward":
             update_buffers(self.teacher, self.student, decay if self.settings.teacher_bn == "ema" else 0.0, RUNNING)
-
-    def networks(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return the tensors of student and teacher, prototypes included."""
-        return {"student": network_tensors(self.student), "teacher": network_tensors(self.teacher)}
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Return momenta and how many pixels every prototype has won so far."""
-        return self.optimizer.state() | {"prototypes.pixels": self.pixels_won.copy()}
-
-    def restore(self, networks: dict[str, dict[str, np.ndarray]], state: dict[str, np.ndarray]) -> None:
-        """Take back a saved run."""
-        load_network(self.student, networks["student"], "student")
-        load_network(self.teacher, networks["teacher"], "teacher")
-        self.optimizer.restore(state)
-        self.pixels_won = state["prototypes.pixels"].copy()
-
-    def evaluated(self, clock: Clock) -> str:
-        """The student during warm-up, the teacher from then on (section 7)."""
-        return "teacher" if self.settings.semi_supervised(clock) else "student"
-
-    def predictor(self, role: str) -> MindSporePredictor:
-        """Return a predictor over the live network of ``role``."""
-        return MindSporePredictor(getattr(self, role), self.session.device, self.config.evaluation.head)

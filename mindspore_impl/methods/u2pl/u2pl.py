@@ -18,22 +18,17 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from common.arrays import Size
+from common.arrays import IGNORE, Size
 from common.config.schema import ExperimentConfig
-from common.methods.interface import Batch, Clock, check_finite
+from common.methods.interface import Batch, Clock
 from common.methods.u2pl.u2pl import ContrastiveDraws, Draws, StepDraws
-from mindspore_impl.checkpoint import load_network, network_tensors
-from mindspore_impl.losses import IGNORE, supervised_loss
+from mindspore_impl.methods.base import KeptTensor, TeacherMethod
 from mindspore_impl.methods.u2pl.contrastive import contrastive_loss, label_maps
 from mindspore_impl.methods.u2pl.memory_bank import MemoryBank
 from mindspore_impl.mixing import mix
-from mindspore_impl.networks.deeplab import forward
-from mindspore_impl.optimizer import Optimizer
-from mindspore_impl.predictor import MindSporePredictor
 from mindspore_impl.pseudo_labels import drop_unreliable, entropy, percentile, unsupervised_loss
 from mindspore_impl.resize import nearest, resize
 from mindspore_impl.session import Session
-from mindspore_impl.teacher import RUNNING, update_buffers, update_teacher
 
 
 def reliability_masks(
@@ -63,47 +58,40 @@ def reliability_masks(
     )
 
 
-class U2PL:
-    """Student, EMA teacher and memory bank; implements :class:`common.methods.interface.Method`."""
+class U2PL(TeacherMethod):
+    """Student, EMA teacher and memory bank."""
 
     def __init__(self, config: ExperimentConfig, session: Session) -> None:
-        self.config, self.session = config, session
-        self.settings = config.method.resolved()
-        self.classes = len(config.dataset.classes)
-        self.student = session.network("student")
-        self.teacher = session.network("teacher")
-        self.optimizer = Optimizer(self.student, config.optimizer)
-        queues = self.settings.queue_sizes(self.classes)
-        self.bank = MemoryBank(queues, config.network.representation)
+        super().__init__(config, session)
+        width, contrastive = config.network.representation, self.settings.contrastive
+        self.bank = self.keep(MemoryBank(self.settings.queue_sizes(self.classes), width))
         self.prototype = None
-        if self.settings.contrastive.anchor_ema:
-            shape = (self.classes, self.settings.contrastive.num_queries, config.network.representation)
-            self.prototype = np.zeros(shape, np.float32)
+        if contrastive.anchor_ema:
+            start = np.zeros((self.classes, contrastive.num_queries, width), np.float32)
+            self.prototype = self.keep(KeptTensor("prototype", start))
 
     def step(self, batch: Batch, clock: Clock, draws: Draws | None = None) -> dict[str, float]:
         """Run one optimiser step and return the loss terms as they enter the sum (section 5)."""
-        images, labels = batch["labelled"]["image"], batch["labelled"]["label"]
-        if clock.epoch < self.settings.sup_only_epochs:
-            losses = self._supervised_losses(images, labels, clock)
-        else:
-            self._follow_student(clock)
+        images, labels = self.labelled(batch)
+        if self.settings.semi_supervised(clock):
+            self.copy_student(clock)
             draws = draws or StepDraws(self.settings, self.config.trainer.seed, clock)
-            losses = self._losses(images, labels, batch["unlabelled"]["image"], clock, draws)
-        check_finite(losses, batch)
-        self.optimizer.step(clock)
-        if clock.epoch >= self.settings.sup_only_epochs:
-            tied = self.settings.ema_first_epoch == "tied" and clock.epoch == self.settings.sup_only_epochs
-            update_teacher(self.teacher, self.student, 0.0 if tied else self.settings.teacher_decay(clock))
+            unlabelled = batch["unlabelled"]["image"]
+            losses = self._losses(images, labels, unlabelled, clock, draws)
+        else:
+            losses = self._supervised_losses(images, labels, clock)
+        self.apply_gradients(losses, batch, clock)
+        self.move_teacher(clock)
         return losses
 
     def _supervised_losses(self, images: np.ndarray, labels: np.ndarray, clock: Clock) -> dict[str, float]:
         """Warm-up: the student learns from labels, the teacher's BatchNorm sees the same images."""
-        self._train_pass("teacher", images, clock)
+        self.forward("teacher", images, clock)
 
         def terms() -> dict[str, Tensor]:
-            outputs = self._train_pass("student", images, clock)
+            outputs = self.forward("student", images, clock)
             idle = ms.Tensor(0.0, ms.float32)
-            return {"sup": self._supervised(outputs, labels), "unsup": idle, "contra": idle}
+            return {"sup": self.supervised(outputs, labels), "unsup": idle, "contra": idle}
 
         return self.optimizer.differentiate(terms)
 
@@ -111,39 +99,31 @@ class U2PL:
         self, images: np.ndarray, labels: np.ndarray, unlabelled: np.ndarray, clock: Clock, draws: Draws
     ) -> dict[str, float]:
         settings, size, count = self.settings, labels.shape[1:], len(images)
-        unlabelled, pseudo_label = self._mixed(unlabelled, size, draws)
+        unlabelled, pseudo_label = self._mixed(unlabelled, size, clock, draws)
         together = np.concatenate([images, unlabelled])
-        teacher = self._train_pass("teacher", together, clock)
-        small_probabilities = ops.softmax(teacher["logits"], 1)
+        teacher = self.forward("teacher", together, clock)
+        probabilities = ops.softmax(teacher["logits"], 1)
         uncertainty = entropy(ops.softmax(resize(teacher["logits"][count:], size), 1))
         reliable, _ = drop_unreliable(uncertainty, pseudo_label, settings.percent_kept(clock))
 
         def terms() -> dict[str, Tensor]:
-            outputs = self._train_pass("student", together, clock)
-            losses = {"sup": self._supervised({name: value[:count] for name, value in outputs.items()}, labels)}
+            outputs = self.forward("student", together, clock)
             scores = resize(outputs["logits"][count:], size)
-            losses["unsup"] = settings.unsup_weight * unsupervised_loss(scores, reliable)
+            losses = {
+                "sup": self.supervised(outputs, labels),
+                "unsup": settings.unsup_weight * unsupervised_loss(scores, reliable),
+            }
             losses["contra"] = settings.contrastive.weight * self._contrastive(
-                outputs["representation"], teacher["representation"], small_probabilities,
+                outputs["representation"], teacher["representation"], probabilities,
                 labels, pseudo_label, uncertainty, clock, draws,
             )  # fmt: skip
             return losses
 
         return self.optimizer.differentiate(terms)
 
-    def _train_pass(self, role: str, images: np.ndarray, clock: Clock, dropout: str = "") -> dict[str, Tensor]:
-        network = getattr(self, role).set_train()
-        masks = self.session.masks(network, dropout or role, clock, len(images), images.shape[2:])
-        return forward(network, self.session.tensor(images), masks)
-
-    def _supervised(self, outputs: dict[str, Tensor], labels: np.ndarray) -> Tensor:
-        size = labels.shape[1:]
-        aux = resize(outputs["aux"], size) if "aux" in outputs else None
-        return supervised_loss(self.config.criterion, resize(outputs["logits"], size), labels, aux)
-
-    def _mixed(self, images: np.ndarray, size: Size, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+    def _mixed(self, images: np.ndarray, size: Size, clock: Clock, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
         """Return unlabelled images and the eval-mode teacher's labels, mixed if this step mixes (sections 5.3, 5.4, 6)."""
-        logits = forward(self.teacher.set_train(False), self.session.tensor(images))["logits"]
+        logits = self.forward("teacher", images, clock, train=False)["logits"]
         pseudo_label = resize(logits, size).argmax(1).asnumpy().astype(np.uint8)
         masks = draws.mix_masks(pseudo_label)
         if masks is None:
@@ -175,42 +155,8 @@ class U2PL:
         maps = np.concatenate([label_maps(part, self.classes, *encoding) for part in smaller])
         result = contrastive_loss(
             representation, teacher_representation, probabilities, maps, low, high, len(labels), self.bank, settings,
-            draws, self.prototype, self.settings.prototype_decay(clock),
+            draws, self.prototype.value if self.prototype else None, self.settings.prototype_decay(clock),
         )  # fmt: skip
-        if result.prototype is not None:
-            self.prototype = result.prototype
+        if self.prototype:
+            self.prototype.value = result.prototype
         return result.loss
-
-    def _follow_student(self, clock: Clock) -> None:
-        """Copy the student into the teacher where the first semi-supervised epoch asks for it (18.9)."""
-        tied = self.settings.ema_first_epoch == "tied"
-        if clock.epoch == self.settings.sup_only_epochs and (tied or clock.step == 0):
-            update_teacher(self.teacher, self.student, 0.0)
-            if self.settings.ema_first_statistics == "student":
-                update_buffers(self.teacher, self.student, 0.0, RUNNING)
-
-    def networks(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return the tensors of student and teacher."""
-        return {"student": network_tensors(self.student), "teacher": network_tensors(self.teacher)}
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Return momenta, queues and, with ``anchor_ema``, prototypes."""
-        prototype = {} if self.prototype is None else {"prototype": self.prototype.copy()}
-        return self.optimizer.state() | self.bank.state() | prototype
-
-    def restore(self, networks: dict[str, dict[str, np.ndarray]], state: dict[str, np.ndarray]) -> None:
-        """Take back a saved run."""
-        load_network(self.student, networks["student"], "student")
-        load_network(self.teacher, networks["teacher"], "teacher")
-        self.optimizer.restore(state)
-        self.bank.restore(state)
-        if self.prototype is not None:
-            self.prototype = state["prototype"].copy()
-
-    def evaluated(self, clock: Clock) -> str:
-        """The student during warm-up, the teacher from then on (section 9)."""
-        return "student" if clock.epoch < self.settings.teacher_epoch() else "teacher"
-
-    def predictor(self, role: str) -> MindSporePredictor:
-        """Return a predictor over the live network of ``role``."""
-        return MindSporePredictor(getattr(self, role), self.session.device)

@@ -20,19 +20,17 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from common.arrays import Size
+from common.arrays import IGNORE, Size
 from common.config.schema import ExperimentConfig
 from common.loading.on_demand import ImagesOnDemand
-from common.methods.interface import Batch, Clock, check_finite
+from common.methods.interface import Batch, Clock
 from common.methods.u2pl.u2pl_ael import ClassBanks, Draws, StepDraws, keep_thresholds, paste_classes
-from mindspore_impl.losses import IGNORE, true_class_probability, weighted_cross_entropy
+from mindspore_impl.losses import true_class_probability, weighted_cross_entropy
 from mindspore_impl.methods.u2pl.u2pl import U2PL
 from mindspore_impl.mixing import cutmix
-from mindspore_impl.networks.deeplab import forward
 from mindspore_impl.pseudo_labels import drop_unreliable, entropy, percentile
 from mindspore_impl.resize import resize
 from mindspore_impl.session import Session
-from mindspore_impl.teacher import update_teacher
 
 
 def class_confidence(logits: Tensor, labels: np.ndarray) -> np.ndarray:
@@ -100,7 +98,7 @@ class U2PLAEL(U2PL):
     def __init__(self, config: ExperimentConfig, session: Session) -> None:
         super().__init__(config, session)
         self.images = ImagesOnDemand(config, "partner")
-        self.banks = ClassBanks(self.classes, len(self.images.ids), config.trainer.seed)
+        self.banks = self.keep(ClassBanks(self.classes, len(self.images.ids), config.trainer.seed))
 
     def step(self, batch: Batch, clock: Clock, draws: Draws | None = None) -> dict[str, float]:
         """Run one optimiser step and return the loss terms as they enter the sum."""
@@ -110,17 +108,16 @@ class U2PLAEL(U2PL):
         images, labels = paste_classes(labelled["image"], labelled["label"], paste["image"], paste["label"], classes)
         mixed, scores = self._mixed_pair(batch["unlabelled"], labels.shape[1:], clock, draws)
         losses = self._equalised_losses(images, labels, mixed, scores, clock, draws)
-        check_finite(losses, batch)
-        self.optimizer.step(clock)
-        update_teacher(self.teacher, self.student, self.settings.teacher_decay(clock))
+        self.apply_gradients(losses, batch, clock)
+        self.move_teacher(clock)
         return losses
 
     def _mixed_pair(self, own: dict, size: Size, clock: Clock, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
         """Return unlabelled images with a region of another one that should show a chosen class, and the teacher's logits."""
         categories, positions = draws.partners(self.banks, len(own["ids"]))
         first, second = own["image"], self.images.load(positions, clock)
-        weak = self.session.tensor(np.concatenate([first, second]))
-        scores = resize(forward(self.teacher.set_train(False), weak)["logits"], size).asnumpy()
+        weak = np.concatenate([first, second])
+        scores = resize(self.forward("teacher", weak, clock, train=False)["logits"], size).asnumpy()
         class_maps = scores.argmax(1).astype(np.uint8)
         masks = draws.mix_masks(class_maps[len(first) :], categories)
         seen = np.concatenate([self.images.positions(own["ids"]), positions])
@@ -131,8 +128,8 @@ class U2PLAEL(U2PL):
         self, images: np.ndarray, labels: np.ndarray, mixed: np.ndarray, scores: np.ndarray, clock: Clock, draws: Draws
     ) -> dict[str, float]:
         settings, size = self.settings, labels.shape[1:]
-        teacher = self._train_pass("teacher", images, clock)
-        teacher_mixed = self._train_pass("teacher", mixed, clock, "teacher mixed")
+        teacher = self.forward("teacher", images, clock)
+        teacher_mixed = self.forward("teacher", mixed, clock, "teacher mixed")
         teacher_scores = resize(teacher["logits"], size).asnumpy()
         of_labelled, of_mixed = targets(teacher_scores), targets(scores)
         reliable = self._reliable(of_mixed, clock)
@@ -141,13 +138,13 @@ class U2PLAEL(U2PL):
         parts = [ops.softmax(part, 1).asnumpy() for part in small]
 
         def terms() -> dict[str, Tensor]:
-            outputs = self._train_pass("student", images, clock)
-            outputs_mixed = self._train_pass("student", mixed, clock, "student mixed")
+            outputs = self.forward("student", images, clock)
+            outputs_mixed = self.forward("student", mixed, clock, "student mixed")
             student_scores = resize(outputs["logits"], size)
             confidence = class_confidence(student_scores, labels)
             self.banks.update_confidence(confidence, settings.confidence_momentum)
             losses = {
-                "sup": self._supervised(outputs, labels),
+                "sup": self.supervised(outputs, labels),
                 "cons_labelled": self._consistency("labelled", student_scores, of_labelled, draws),
                 "cons_unlabelled": self._consistency(
                     "unlabelled", resize(outputs_mixed["logits"], size), of_mixed._replace(pseudo_label=reliable), draws
@@ -180,12 +177,3 @@ class U2PLAEL(U2PL):
             scores, teacher.confidence, teacher.pseudo_label, self.banks.confidence, uniform,
             settings.confidence_gamma, settings.sampling_gamma,
         )  # fmt: skip
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Return what U2PL saves, and the banks of the classes."""
-        return super().state() | self.banks.state()
-
-    def restore(self, networks: dict[str, dict[str, np.ndarray]], state: dict[str, np.ndarray]) -> None:
-        """Take back a saved run."""
-        super().restore(networks, state)
-        self.banks.restore(state)

@@ -17,19 +17,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from common.config.schema import ExperimentConfig
 from common.images.mixing import partners
-from common.methods.interface import Batch, Clock, check_finite
+from common.methods.interface import Batch, Clock
 from common.methods.uccl.weak_to_strong import feature_masks
-from mindspore_impl.losses import supervised_loss
-from mindspore_impl.methods.base import OneNetwork
+from mindspore_impl.methods.base import Method, Outputs
 from mindspore_impl.mixing import cutmix
-from mindspore_impl.networks.deeplab import forward, forward_perturbed
 from mindspore_impl.pseudo_labels import certain_loss, certain_share, certainty
 from mindspore_impl.resize import resize
-from mindspore_impl.session import Session
 
-Outputs = dict[str, Tensor]
 PseudoLabels = tuple[np.ndarray, np.ndarray]
 """Confidence and label ``[B,H,W]`` of :func:`mindspore_impl.pseudo_labels.certainty`."""
 
@@ -83,12 +78,8 @@ class Inputs:
     dropped: Sequence[np.ndarray] | None = None
 
 
-class WeakToStrong(OneNetwork):
-    """What the three do in a step; a method adds ``terms``. Implements :class:`common.methods.interface.Method`."""
-
-    def __init__(self, config: ExperimentConfig, session: Session) -> None:
-        super().__init__(config, session)
-        self.settings = config.method.resolved()
+class WeakToStrong(Method):
+    """What the three do in a step; a method adds ``terms``."""
 
     def step(self, batch: Batch, clock: Clock, dropped: Sequence[np.ndarray] | None = None) -> dict[str, float]:
         """Run one optimiser step; return the loss terms as they enter the sum and ``certain``, the share of such pixels.
@@ -97,8 +88,7 @@ class WeakToStrong(OneNetwork):
         """
         labelled, unlabelled = batch["labelled"], batch["unlabelled"]
         views = Views(unlabelled, self.settings.strong_views, self.settings.cutmix.partner)
-        outputs = forward(self.student.set_train(False), self.session.tensor(views.mix_weak))
-        partner = self.pseudo_labels(outputs["logits"], views)
+        partner = self.pseudo_labels(self.forward("student", views.mix_weak, clock, train=False)["logits"], views)
         inputs, certain = Inputs(labelled["image"], labelled["label"], views, partner, clock, dropped), []
 
         def terms() -> dict[str, Tensor]:
@@ -107,40 +97,24 @@ class WeakToStrong(OneNetwork):
             return losses
 
         losses = self.optimizer.differentiate(terms) | {"certain": certain[0]}
-        check_finite(losses, batch)
-        self.optimizer.step(clock)
+        self.apply_gradients(losses, batch, clock)
         return losses
 
     def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], float]:
         """Run the passes with gradient; return the loss terms by name and the share of certain pixels."""
         raise NotImplementedError
 
-    def train_pass(self, purpose: str, images: np.ndarray, clock: Clock) -> Outputs:
-        """Run the network in train mode; ``purpose`` keys the network's own dropout, if it has any."""
-        network = self.student.set_train()
-        return forward(
-            network,
-            self.session.tensor(images),
-            self.session.masks(network, purpose, clock, len(images), images.shape[2:]),
-        )
-
     def perturbed_pass(self, purpose: str, images: np.ndarray, inputs: Inputs) -> Outputs:
         """Run the network in train mode on clean and perturbed features; outputs of 2B images, the clean ones first."""
-        network, dropped = self.student.set_train(), inputs.dropped
+        dropped = inputs.dropped
         if dropped is None:
             dropped = feature_masks(self.config.network, len(images), self.config.trainer.seed, inputs.clock)
-        masks = self.session.masks(network, purpose, inputs.clock, 2 * len(images), images.shape[2:])
-        dropped = [self.session.tensor(mask) for mask in dropped]
-        return forward_perturbed(network, self.session.tensor(images), dropped, masks)
+        return self.forward("student", images, inputs.clock, purpose, feature_masks=dropped)
 
     def pseudo_labels(self, logits: Tensor, views: Views) -> PseudoLabels:
         """Return confidence and label at image size for the network's ``logits`` ``[B,K,h,w]``, without gradient."""
         without_gradient = ms.Tensor(np.asarray(logits))
         return certainty(resize(without_gradient, views.ignore.shape[1:]))
-
-    def supervised(self, logits: Tensor, labels: np.ndarray) -> Tensor:
-        """Return L_x, cross entropy or OHEM at the labels' size; ``logits`` ``[B,K,h,w]``."""
-        return supervised_loss(self.config.criterion, resize(logits, labels.shape[1:]), labels)
 
     def consistency(self, logits: Tensor, label: np.ndarray, confidence: np.ndarray, ignore: np.ndarray) -> Tensor:
         """Return :func:`certain_loss` of ``logits`` ``[B,K,h,w]`` at the labels' size."""

@@ -16,17 +16,15 @@ from __future__ import annotations
 
 import numpy as np
 from mindspore import Tensor
-from mindspore import _no_grad as no_grad  # not public, but the only way inside of what is differentiated
 
 from common.config.schema import CriterionConfig, ExperimentConfig
-from common.methods.interface import Batch, Clock, check_finite, summed
+from common.methods.interface import Batch, Clock, summed
 from common.methods.usrn.subclasses import parent_table
 from common.methods.usrn.usrn import USRNSettings
 from mindspore_impl.losses import resized_cross_entropy, supervised_loss
-from mindspore_impl.methods.suponly import SupOnly
+from mindspore_impl.methods.base import Method
 from mindspore_impl.methods.usrn.subclasses import pseudo_labels, self_training_loss
 from mindspore_impl.networks.class_branch import ClassBranch
-from mindspore_impl.networks.deeplab import forward
 from mindspore_impl.predictor import MindSporePredictor
 from mindspore_impl.resize import resize
 from mindspore_impl.session import Session
@@ -65,12 +63,11 @@ def unlabelled_terms(
     }
 
 
-class USRN(SupOnly):
-    """The two-branch network, kept as the baseline's single one is; implements :class:`common.methods.interface.Method`."""
+class USRN(Method):
+    """One network with a branch for classes and one for subclasses."""
 
     def __init__(self, config: ExperimentConfig, session: Session) -> None:
         super().__init__(config, session)
-        self.settings = config.method
         self.parents = parent_table(self.settings.subclass_counts)
 
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
@@ -80,24 +77,22 @@ class USRN(SupOnly):
         if clock.epoch >= self.settings.start_epoch:
             parts.append(self.optimizer.differentiate(lambda: self._unlabelled(batch["unlabelled"], clock), add=True))
         losses = summed(parts)
-        check_finite(losses, batch)
-        self.optimizer.step(clock)
+        self.apply_gradients(losses, batch, clock)
         return losses
 
     def _labelled(self, part: dict, clock: Clock) -> dict[str, Tensor]:
-        scores = self._train_pass("labelled", part["image"], clock, False)
+        scores = self._scores("labelled", part["image"], clock, pooled=False)
         return labelled_terms(*scores, part["label"], part["subclass"], self.settings, self.config.criterion)
 
     def _unlabelled(self, part: dict, clock: Clock) -> dict[str, Tensor]:
-        strong = self._train_pass("strong", part["strong"], clock, self.settings.pooled)
-        with no_grad():
-            weak = self._train_pass("weak", part["weak"], clock, self.settings.pooled)
+        strong = self._scores("strong", part["strong"], clock, self.settings.pooled)
+        weak = self._scores("weak", part["weak"], clock, self.settings.pooled, gradient=False)
         return unlabelled_terms(strong, weak, self.parents, self.settings)
 
-    def _train_pass(self, view: str, images: np.ndarray, clock: Clock, pooled: bool) -> tuple[Tensor, Tensor]:
-        network = self.student.set_train()
-        masks = self.session.masks(network, view, clock, len(images), images.shape[2:], pooled)
-        outputs = forward(network, self.session.tensor(images), masks, pooled)
+    def _scores(
+        self, view: str, images: np.ndarray, clock: Clock, pooled: bool, gradient: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        outputs = self.forward("student", images, clock, view, gradient=gradient, pooled=pooled)
         return outputs["logits"], outputs["subclass_logits"]
 
     def predictor(self, role: str) -> MindSporePredictor:

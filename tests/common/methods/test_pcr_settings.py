@@ -78,8 +78,8 @@ def test_when_what_begins():
     assert settings.copies_student(clock(1)) and not settings.copies_student(clock(1, 1))
     assert settings.teacher_decay(clock(1)) == 0 and settings.teacher_decay(clock(1, 1)) == 0.5
     whole = PCRSettings(teacher_copy="whole_epoch")
-    assert whole.copies_student(clock(1, 7)) and whole.teacher_decay(clock(1, 99)) == 0
-    assert not whole.copies_student(clock(2)) and whole.teacher_decay(clock(2)) == 0.99
+    assert whole.copies_student(clock(1, 7)) and whole.update_decay(clock(1, 99)) == 0
+    assert not whole.copies_student(clock(2)) and whole.update_decay(clock(2)) == 0.99
     early = PCRSettings(proto_init="file", proto_file="a.npz", proto_warmup_epochs=0)
     assert early.with_prototypes(clock(0)) and not early.semi_supervised(clock(0))
 

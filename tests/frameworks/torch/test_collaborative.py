@@ -69,10 +69,10 @@ def test_a_step_with_one_loss_at_a_time_is_the_plain_step():
     found = ours.losses(batch, CLOCK, StepDraws(seed, CLOCK))
     expected = plain_step(plain, batch, CLOCK, StepDraws(seed, CLOCK))
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
-    for branch in (1, 2):
-        for mine, theirs in zip(ours.network(branch).parameters(), plain.network(branch).parameters()):
+    for role in ours.roles:
+        for mine, theirs in zip(ours.nets[role].parameters(), plain.nets[role].parameters()):
             torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6)
-        for mine, theirs in zip(ours.network(branch).buffers(), plain.network(branch).buffers()):
+        for mine, theirs in zip(ours.nets[role].buffers(), plain.nets[role].buffers()):
             assert torch.equal(mine, theirs)  # four passes in the same order: the running statistics agree to the bit
 
 

@@ -73,7 +73,7 @@ class SeededSession:
         """Return ``array`` as a tensor."""
         return self.framework.tensor(array)
 
-    def masks(self, network, purpose: str, clock: Clock, batch: int, size: tuple[int, int]) -> list:
+    def masks(self, *_) -> list:
         """No dropout."""
         return []
 
@@ -169,7 +169,7 @@ def run(golden: Golden, framework: Framework) -> tuple[list[Iteration], dict[str
             losses = method.step(batch, clock, draws)
         networks = tensors(method)
         norms = {name: float(np.linalg.norm(array.astype(np.float64))) for name, array in networks.items()}
-        rates = method.optimizers[1].rates(clock)
+        rates = method.optimizers["branch1"].rates(clock)
         iterations.append(Iteration(losses, rates, labels_of(seen), seen.get("disagreement"), norms))
     return iterations, networks
 

@@ -116,7 +116,7 @@ class RecordedSession:
         """Return ``array`` as a tensor."""
         return self.framework.tensor(array)
 
-    def masks(self, network, purpose: str, clock: Clock, batch: int, size: tuple[int, int]) -> list:
+    def masks(self, *_) -> list:
         """No dropout."""
         return []
 

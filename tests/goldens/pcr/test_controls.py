@@ -122,7 +122,7 @@ RULES = {
     "floor of norms": ("prototype_predict_tiny_norm", floor_of_mindspore, "logits"),
     "selection": ("patch_select_basic", cells_along_rows, "mask"),
     "interpolation": ("train_step_basic", prototypes_module(pixel_features=nearest_feature), "proto_logits"),
-    "resize in a step": ("train_step_aux", half_pixel_resize("methods.pcr.pcr"), "sup_linear"),
+    "resize in a step": ("train_step_aux", half_pixel_resize("methods.base"), "sup_linear"),
     "partner": ("cutmix_three", wrong_partner, "mixed_images"),
     "box": ("cutmix_two", box_outside, "mixed_labels"),
     "confidence": ("pseudo_label_basic", strict_confidence, "target"),

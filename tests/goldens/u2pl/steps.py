@@ -173,7 +173,7 @@ class StandInSession:
         """Return ``array`` as a tensor."""
         return self.framework.tensor(array)
 
-    def masks(self, network, purpose: str, clock: Clock, batch: int, size: tuple[int, int]) -> list:
+    def masks(self, *_) -> list:
         """No dropout."""
         return []
 

@@ -75,7 +75,7 @@ RULES = {
     "positive": ("contra_d_queue_full.npz", preset("positive", "anchors"), "prototypes"),
     "tied teacher": ("train_step_voc_3.npz", teacher_copied_once, "after/teacher/decoder.pred.weight"),
     "BatchNorm momentum": ("train_step_voc_0.npz", other_batch_norm_momentum, "after/student/encoder.bn1.running_mean"),
-    "resize in a step": ("train_step_city_0.npz", half_pixel_resize("methods.u2pl.u2pl"), "sup_loss"),
+    "resize in a step": ("train_step_city_0.npz", half_pixel_resize("methods.base"), "sup_loss"),
     "resize in the network": ("net_voc_semi_r50_48x64.npz", half_pixel_resize("networks.deeplab"), "pred"),
     "OHEM": ("ohem_b_threshold_raised.npz", ohem_below_threshold, "kept_main_aux"),
 }

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.api import _pynative_executor
 
-from mindspore_impl.methods.uccl import weak_to_strong
+from mindspore_impl.methods import base
 
 
 class TwoConvolutions(nn.Cell):
@@ -77,10 +77,10 @@ def precise(network: nn.Cell) -> Iterator[Callable[[np.ndarray], Tensor]]:
 
     Compiling so deep a network for the five shapes of a step takes a minute.
     """
-    before = weak_to_strong.forward, weak_to_strong.forward_perturbed
-    weak_to_strong.forward = lambda net, *rest: net(*rest)
-    weak_to_strong.forward_perturbed = lambda net, *rest: dict(zip(net.output_names, net.perturbed(*rest)))
+    before = base.forward, base.forward_perturbed
+    base.forward = lambda net, *rest: net(*rest)
+    base.forward_perturbed = lambda net, *rest: dict(zip(net.output_names, net.perturbed(*rest)))
     try:
         yield lambda array: Tensor(np.array(array))
     finally:
-        weak_to_strong.forward, weak_to_strong.forward_perturbed = before
+        base.forward, base.forward_perturbed = before

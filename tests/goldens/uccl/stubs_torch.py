@@ -42,7 +42,7 @@ class Prepared(nn.Module):
         self.answers, self.record, self.calls = answers, record, 0
         self.dropouts: list[nn.Module] = []
 
-    def forward(self, x: Tensor, masks: Sequence[Tensor] = ()) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, masks: Sequence[Tensor] = (), pooled: bool = False) -> dict[str, Tensor]:
         """Return the outputs prepared for this call; ``record`` is told mode, gradient and images."""
         self.record(self.training, torch.is_grad_enabled(), x.numpy().copy())
         self.calls += 1

@@ -79,8 +79,8 @@ def test_first_step(name, monkeypatch):
     batch = batches(1)
     expected, found = steps.run(ours, batch), steps.run(theirs, batch)
     assert apart(found, expected) <= FIRST_STEP and all(expected[0].values())
-    for branch in (1, 2):
-        assert together(*gradients(ours.optimizers[branch], theirs.optimizers[branch])) <= GRADIENTS
+    for role in ours.trained:
+        assert together(*gradients(ours.optimizers[role], theirs.optimizers[role])) <= GRADIENTS
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +104,14 @@ def test_twenty_steps(curve):
 
 def wrong_norm(method, monkeypatch) -> None:
     """Let the running statistics of branch 2 move twice as fast; only its own state shows that."""
-    for layer in method.branch2.modules():
+    for layer in method.nets["branch2"].modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 0.2
 
 
 def wrong_decay(method, monkeypatch) -> None:
     """Let BatchNorm and biases of branch 1 decay, too, and so much that 20 steps show it."""
-    for group in method.optimizers[1].sgd.param_groups:
+    for group in method.optimizers["branch1"].sgd.param_groups:
         group["weight_decay"] = group["weight_decay"] or 1.0
 
 

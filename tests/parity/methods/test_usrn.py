@@ -88,15 +88,15 @@ def test_twenty_steps(curve):
 
 def weak_before_strong(method, batch: dict) -> None:
     """Let the weak view move the running statistics before the strong one."""
-    train_pass, weak = method._train_pass, []
+    forward, weak = method.forward, []
 
-    def swapped(view, images, clock, pooled):
-        if view == "strong":
-            with torch.no_grad():
-                weak.append(train_pass("weak", batch["unlabelled"]["weak"], clock, pooled))
-        return weak[0] if view == "weak" else train_pass(view, images, clock, pooled)
+    def swapped(role, images, clock, purpose, **options):
+        if purpose == "strong":
+            views = torch.from_numpy(batch["unlabelled"]["weak"])
+            weak.append(forward(role, views, clock, "weak", **options | {"gradient": False}))
+        return weak[0] if purpose == "weak" else forward(role, images, clock, purpose, **options)
 
-    method._train_pass = swapped
+    method.forward = swapped
 
 
 def wrong_threshold(method) -> None:

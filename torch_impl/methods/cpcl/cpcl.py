@@ -23,11 +23,11 @@ from torch_impl.resize import resize
 
 
 class CPCL(TwoBranches):
-    """A conservative and a progressive network; implements :class:`common.methods.interface.Method`."""
+    """A conservative and a progressive network."""
 
     def losses(self, batch: Batch, clock: Clock, draws: Draws) -> dict[str, float]:
         """Leave this step's gradients in both optimisers and return the loss terms, their sum and the branches' agreement."""
-        images, labels = (self.session.tensor(batch["labelled"][name]) for name in ("image", "label"))
+        images, labels = self.labelled(batch)
         first, other, masks, mixed = self.mixing(batch, draws)
         parts = [self.learn_labelled(branch, images, labels, clock) for branch in BRANCHES]
         predictions = [self.predicted(branch, first, other, masks, clock, self.settings.variant) for branch in BRANCHES]

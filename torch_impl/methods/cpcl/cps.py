@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from common.methods.cpcl.collaborative import Draws
@@ -26,7 +25,7 @@ from torch_impl.resize import resize
 
 
 class CPS(TwoBranches):
-    """Two networks that label for each other; implements :class:`common.methods.interface.Method`."""
+    """Two networks that label for each other."""
 
     def losses(self, batch: Batch, clock: Clock, draws: Draws) -> dict[str, float]:
         """Leave this step's gradients in both optimisers and return the loss terms and ``loss``, their sum."""
@@ -39,7 +38,7 @@ class CPS(TwoBranches):
         return {name: value * scale for name, value in values.items()}
 
     def _mixed_losses(self, batch: Batch, clock: Clock, draws: Draws) -> dict[str, float]:
-        images, labels = (self.session.tensor(batch["labelled"][name]) for name in ("image", "label"))
+        images, labels = self.labelled(batch)
         first, other, masks, mixed = self.mixing(batch, draws)
         given = {branch: self.predicted(branch, first, other, masks, clock).label for branch in BRANCHES}
 
@@ -58,8 +57,7 @@ class CPS(TwoBranches):
         views = {name: self.session.tensor(batch[name]["image"]) for name in ("labelled", "unlabelled")}
         labels = self.session.tensor(batch["labelled"]["label"])
         size, count = labels.shape[1:], sum(len(images) for images in views.values())
-        with torch.no_grad():
-            given = {(2, view): class_ids(self.logits(2, views[view], view, clock), size) for view in views}
+        given = {(2, view): class_ids(self.logits(2, views[view], view, clock, gradient=False), size) for view in views}
 
         def learn_view(branch: int, view: str) -> dict[str, float]:
             weight = self.settings.unsup_weight * len(views[view]) / count
@@ -76,6 +74,6 @@ class CPS(TwoBranches):
             return self.learn(branch, terms, add=view == "unlabelled")
 
         parts = [learn_view(1, view) for view in views]
-        with unmoved_statistics(self.branch2):  # the passes that gave its labels have moved them
+        with unmoved_statistics(self.nets["branch2"]):  # the passes that gave its labels have moved them
             parts += [learn_view(2, view) for view in views]
         return summed(parts)

@@ -17,22 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.arrays import Size
+from common.arrays import IGNORE, Size
 from common.config.schema import ExperimentConfig
-from common.methods.interface import Batch, Clock, LabelledImages, check_finite
+from common.methods.interface import Batch, Clock, LabelledImages
 from common.methods.pcr.first_prototypes import first_prototypes, read_prototypes
 from common.methods.pcr.pcr import Draws, StepDraws, check_crop
-from torch_impl.checkpoint import load_network, network_tensors
-from torch_impl.losses import IGNORE, cross_entropy, supervised_loss
+from torch_impl.losses import cross_entropy
+from torch_impl.methods.base import KeptTensor, TeacherMethod
 from torch_impl.methods.pcr.prototypes import pixel_features, pixel_labels, prototype_sums, updated_prototypes
 from torch_impl.mixing import mix
 from torch_impl.networks.prototype_head import prototype_logits
-from torch_impl.optimizer import Optimizer
-from torch_impl.predictor import TorchPredictor
 from torch_impl.pseudo_labels import confident_labels, drop_unreliable, entropy, unsupervised_loss
 from torch_impl.resize import resize
 from torch_impl.session import Session
-from torch_impl.teacher import RUNNING, update_buffers, update_teacher
+from torch_impl.teacher import RUNNING, update_buffers
 
 
 def consistency_loss(logits: Tensor, labels: Tensor, denominator: str) -> Tensor:
@@ -41,18 +39,15 @@ def consistency_loss(logits: Tensor, labels: Tensor, denominator: str) -> Tensor
     return loss * (labels != IGNORE).sum() / labels.numel() if denominator == "all" else loss
 
 
-class PCR:
-    """Student with prototypes and EMA teacher; implements :class:`common.methods.interface.Method`."""
+class PCR(TeacherMethod):
+    """Student with prototypes and EMA teacher."""
 
     def __init__(self, config: ExperimentConfig, session: Session) -> None:
         check_crop(config)
-        self.config, self.session = config, session
-        self.settings = config.method
-        self.student = session.network("student")
-        self.teacher = session.network("teacher")
-        self.optimizer = Optimizer(self.student, config.optimizer)
+        super().__init__(config, session)
         self.shape = tuple(self.student.prototype_grid().shape)
-        self.pixels_won = np.zeros(self.shape[:2], np.int64)
+        won = torch.zeros(self.shape[:2], dtype=torch.int64, device=session.device)
+        self.pixels_won = self.keep(KeptTensor("prototypes.pixels", won))
         if self.settings.proto_init == "file":
             self.set_prototypes(read_prototypes(self.settings, self.shape))
 
@@ -74,28 +69,24 @@ class PCR:
     def step(self, batch: Batch, clock: Clock, draws: Draws | None = None) -> dict[str, float]:
         """Run one optimiser step and return the loss terms as they enter the sum (section 4.3)."""
         settings = self.settings
-        images = self.session.tensor(batch["labelled"]["image"])
-        labels = self.session.tensor(batch["labelled"]["label"])
+        images, labels = self.labelled(batch)
         draws = draws or StepDraws(settings, self.config.trainer.seed, clock)
         target = None
         if settings.semi_supervised(clock):
-            self._follow_student(clock)
+            self.copy_student(clock)
             unlabelled = self.session.tensor(batch["unlabelled"]["image"])
-            mixed, pseudo_label, confidence = self._mixed(unlabelled, labels.shape[1:], draws)
+            mixed, pseudo_label, confidence = self._mixed(unlabelled, labels.shape[1:], clock, draws)
             images = torch.cat([images, mixed])
             target = confident_labels(pseudo_label, confidence, settings.confidence_threshold)
         if settings.teacher_bn == "forward":
-            with torch.no_grad():
-                teacher = self._train_pass("teacher", images, clock)["logits"][len(labels) :]
+            teacher = self.forward("teacher", images, clock)["logits"][len(labels) :]
             if target is not None and settings.unsup_filter == "entropy_drop":
                 uncertainty = entropy(resize(teacher, labels.shape[1:]).softmax(1))
                 target, _ = drop_unreliable(uncertainty, pseudo_label, settings.percent_kept(clock))
         losses, upkeep = self._differentiate(images, labels, target, clock, draws)
-        check_finite(losses, batch)
-        self.optimizer.step(clock)
+        self.apply_gradients(losses, batch, clock)
         self._move_prototypes(*upkeep)
-        if target is not None:
-            self._move_teacher(settings.teacher_decay(clock))
+        self.move_teacher(clock)
         return losses
 
     def _differentiate(
@@ -106,11 +97,11 @@ class PCR:
 
         def terms() -> dict[str, Tensor]:
             nonlocal upkeep
-            outputs = self._train_pass("student", images, clock)
+            outputs = self.forward("student", images, clock)
             losses = {
                 name: torch.zeros((), device=images.device) for name in ("sup", "sup_proto", "unsup", "unsup_proto")
             }
-            losses["sup"] = self._supervised({name: value[:count] for name, value in outputs.items()}, labels)
+            losses["sup"] = self.supervised(outputs, labels)
             if target is not None:
                 scores = resize(outputs["logits"][count:], size)
                 losses["unsup"] = settings.unsup_weight * self._unsupervised(scores, target)
@@ -142,20 +133,10 @@ class PCR:
             return unsupervised_loss(logits, target)
         return consistency_loss(logits, target, self.settings.unsup_denominator)
 
-    def _supervised(self, outputs: dict[str, Tensor], labels: Tensor) -> Tensor:
-        size = labels.shape[1:]
-        aux = resize(outputs["aux"], size) if "aux" in outputs else None
-        return supervised_loss(self.config.criterion, resize(outputs["logits"], size), labels, aux)
-
-    def _train_pass(self, role: str, images: Tensor, clock: Clock) -> dict[str, Tensor]:
-        network = getattr(self, role).train()
-        return network(images, self.session.masks(network, role, clock, len(images), images.shape[2:]))
-
-    def _mixed(self, images: Tensor, size: Size, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    def _mixed(self, images: Tensor, size: Size, clock: Clock, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Return unlabelled images, the eval-mode teacher's labels and their confidence, mixed if this step mixes."""
-        with torch.no_grad():
-            probabilities = resize(self.teacher.eval()(images)["logits"], size).softmax(1)
-        confidence, pseudo_label = probabilities.max(1)
+        logits = self.forward("teacher", images, clock, train=False)["logits"]
+        confidence, pseudo_label = resize(logits, size).softmax(1).max(1)
         parts = images, pseudo_label.to(torch.uint8), confidence
         masks = draws.mix_masks(len(images), size)
         if masks is None:
@@ -169,39 +150,11 @@ class PCR:
             return
         moved = updated_prototypes(self.student.prototype_grid(), sums, counts, self.settings.proto_momentum)
         self.student.prototypes.copy_(moved.flatten(0, 1))
-        self.pixels_won += counts.cpu().numpy()
+        self.pixels_won.value += counts
 
-    def _follow_student(self, clock: Clock) -> None:
-        """Copy the student into the teacher where the first semi-supervised epoch asks for it (section 4.2)."""
-        if self.settings.copies_student(clock):
-            update_teacher(self.teacher, self.student, 0.0)
-            update_buffers(self.teacher, self.student, 0.0, ("prototypes", *RUNNING))
-
-    def _move_teacher(self, decay: float) -> None:
-        update_teacher(self.teacher, self.student, decay)
+    def update_teacher(self, decay: float) -> None:
+        """Move parameters and prototypes; the running statistics, if the teacher has no train-mode pass (section 4.2)."""
+        super().update_teacher(decay)
         update_buffers(self.teacher, self.student, decay, ("prototypes",))
         if self.settings.teacher_bn != "forward":
             update_buffers(self.teacher, self.student, decay if self.settings.teacher_bn == "ema" else 0.0, RUNNING)
-
-    def networks(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return the tensors of student and teacher, prototypes included."""
-        return {"student": network_tensors(self.student), "teacher": network_tensors(self.teacher)}
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Return momenta and how many pixels every prototype has won so far."""
-        return self.optimizer.state() | {"prototypes.pixels": self.pixels_won.copy()}
-
-    def restore(self, networks: dict[str, dict[str, np.ndarray]], state: dict[str, np.ndarray]) -> None:
-        """Take back a saved run."""
-        load_network(self.student, networks["student"], "student")
-        load_network(self.teacher, networks["teacher"], "teacher")
-        self.optimizer.restore(state)
-        self.pixels_won = state["prototypes.pixels"].copy()
-
-    def evaluated(self, clock: Clock) -> str:
-        """The student during warm-up, the teacher from then on (section 7)."""
-        return "teacher" if self.settings.semi_supervised(clock) else "student"
-
-    def predictor(self, role: str) -> TorchPredictor:
-        """Return a predictor over the live network of ``role``."""
-        return TorchPredictor(getattr(self, role), self.session.device, self.config.evaluation.head)

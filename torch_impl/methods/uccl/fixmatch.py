@@ -17,13 +17,13 @@ from torch_impl.methods.uccl.weak_to_strong import Inputs, WeakToStrong
 
 
 class FixMatch(WeakToStrong):
-    """One strong view; implements :class:`common.methods.interface.Method`."""
+    """One strong view."""
 
     def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
         """Labelled and weak images pass together, then the strong view."""
-        views, count = inputs.views, len(inputs.images)
-        logits = self.train_pass("weak", torch.cat([inputs.images, views.weak]), inputs.clock)["logits"]
-        strong = self.train_pass("strong", views.mixed_strong(0), inputs.clock)["logits"]
-        own = self.pseudo_labels(logits[count:], views)
+        views = inputs.views
+        weak = self.forward("student", torch.cat([inputs.images, views.weak]), inputs.clock, "weak")
+        strong = self.forward("student", views.mixed_strong(0), inputs.clock, "strong")["logits"]
+        own = self.pseudo_labels(weak["logits"][len(inputs.images) :], views)
         (loss,) = self.strong_losses(strong, views, own, inputs.partner)
-        return {"sup": self.supervised(logits[:count], inputs.labels) / 2, "strong": loss / 2}, self.certain(own, views)
+        return {"sup": self.supervised(weak, inputs.labels) / 2, "strong": loss / 2}, self.certain(own, views)

@@ -11,7 +11,6 @@ Source: ``specs/uccl.md`` sections 3 and 4; presets and switches: section 11 and
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from common.methods.interface import Clock
@@ -21,7 +20,7 @@ from torch_impl.methods.uccl.weak_to_strong import Inputs, Outputs, Views
 
 
 class UCCL(UniMatch):
-    """UniMatch with SBU and CKR; implements :class:`common.methods.interface.Method`."""
+    """UniMatch with SBU and CKR."""
 
     def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
         """The passes over weak images come first: the order decides BatchNorm's running statistics."""
@@ -35,12 +34,14 @@ class UCCL(UniMatch):
     def _weak_passes(self, views: Views, clock: Clock) -> list[Outputs]:
         """Return the outputs for the mixed weak views; then the released program's two passes whose outputs nobody reads."""
         settings = self.settings
-        with torch.set_grad_enabled(settings.beta_ckr > 0 and not settings.ckr.detach_weights):
-            outputs = [self.train_pass(f"weak{view + 1}", views.mixed_weak(view), clock) for view in range(2)]
+        gradient = settings.beta_ckr > 0 and not settings.ckr.detach_weights
+        outputs = [
+            self.forward("student", views.mixed_weak(view), clock, f"weak{view + 1}", gradient=gradient)
+            for view in range(2)
+        ]
         if settings.bn_extra_passes:
-            with torch.no_grad():
-                self.train_pass("extra1", views.weak, clock)
-                self.train_pass("extra2", views.strong[0], clock)
+            self.forward("student", views.weak, clock, "extra1", gradient=False)
+            self.forward("student", views.strong[0], clock, "extra2", gradient=False)
         return outputs
 
     def _context(self, view: int, weak: Outputs, strong: Outputs, views: Views) -> tuple[Tensor, Tensor]:

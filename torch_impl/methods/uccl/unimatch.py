@@ -18,7 +18,7 @@ from torch_impl.methods.uccl.weak_to_strong import Inputs, Outputs, WeakToStrong
 
 
 class UniMatch(WeakToStrong):
-    """Two strong views and feature dropout; implements :class:`common.methods.interface.Method`."""
+    """Two strong views and feature dropout."""
 
     def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
         """See :meth:`consistency_terms`."""
@@ -29,13 +29,15 @@ class UniMatch(WeakToStrong):
         views, count = inputs.views, len(inputs.images)
         both = count + len(views.weak)
         logits = self.perturbed_pass("weak", torch.cat([inputs.images, views.weak]), inputs)["logits"]
-        strong = self.train_pass("strong", torch.cat([views.mixed_strong(0), views.mixed_strong(1)]), inputs.clock)
+        strong = self.forward(
+            "student", torch.cat([views.mixed_strong(0), views.mixed_strong(1)]), inputs.clock, "strong"
+        )
         own = self.pseudo_labels(logits[count:both], views)
         first, second = self.strong_losses(strong["logits"], views, own, inputs.partner)
         confidence, label = own
         feature = self.consistency(logits[both + count :], label, confidence, views.ignore)
         losses = {
-            "sup": self.supervised(logits[:count], inputs.labels) / 2,
+            "sup": self.supervised({"logits": logits}, inputs.labels) / 2,
             "strong": (first + second) / 8,
             "feature": feature / 4,
         }
