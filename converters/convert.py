@@ -9,8 +9,8 @@ from pathlib import Path
 from common.checkpoints.branches import CLASS_BRANCH, SUBCLASS_BRANCH
 from common.checkpoints.checkpoint import SINGLE, Checkpoint, capacity, file_format, find_dialect, read, write
 from common.checkpoints.describe import described
+from common.checkpoints.meta import CheckpointMeta
 from common.config.schema import ExperimentConfig
-from common.config.strict import to_plain
 from common.errors import UserError
 from common.files import sha256
 from common.networks.tensors import listing
@@ -35,7 +35,7 @@ def convert(
         state = {name: array for name, array in written.state.items() if name in places}
         written = dataclasses.replace(written, state=state)
     save(target, written, target_dialect)
-    kept = {written.meta.get("role"), *written.networks}
+    kept = {written.meta.role, *written.networks}
     left = [name for name in found.networks if name not in kept]
     left += [name for name in found.state if name not in written.state]
     left += [f"all but the {role} branch"] if role in (CLASS_BRANCH, SUBCLASS_BRANCH) else []
@@ -46,15 +46,8 @@ def described_by(checkpoint: Checkpoint, experiment: ExperimentConfig | None) ->
     """Add the description of an experiment, or what names and shapes tell, to a file that does not describe itself."""
     if experiment is None:
         return described(checkpoint)
-    meta = {
-        "experiment": experiment.name,
-        "network": to_plain(experiment.network),
-        "classes": list(experiment.dataset.classes),
-        "mean": list(experiment.augment.mean),
-        "std": list(experiment.augment.std),
-        "method": experiment.method.name,
-    }
-    return dataclasses.replace(checkpoint, meta=meta | checkpoint.meta)
+    told = CheckpointMeta.from_experiment(experiment)
+    return dataclasses.replace(checkpoint, meta=checkpoint.meta.completed_by(told))
 
 
 def save(path: Path, checkpoint: Checkpoint, dialect: str | None = None) -> None:
@@ -81,4 +74,4 @@ def summary(target: Path, checkpoint: Checkpoint, left: Sequence[str]) -> str:
 
 
 def _role(role: str, checkpoint: Checkpoint) -> str:
-    return str(checkpoint.meta.get("role", role)) if role == SINGLE else role
+    return checkpoint.meta.role or role if role == SINGLE else role

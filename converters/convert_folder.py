@@ -69,12 +69,12 @@ def targets(source: Path, target: Path, suffix: str) -> dict[Path, Path]:
 
 def layout_of(checkpoint: Checkpoint) -> str:
     """Return the layout that a file was read in."""
-    return checkpoint.meta.get("origin", {}).get("dialect", "this project")
+    return checkpoint.meta.origin.dialect if checkpoint.meta.origin else "this project"
 
 
 def networks_of(checkpoint: Checkpoint) -> str:
     """Return the networks with their numbers of tensors."""
-    roles = {role: checkpoint.meta.get("role", role) if checkpoint.deployable else role for role in checkpoint.networks}
+    roles = {role: checkpoint.meta.role or role if checkpoint.deployable else role for role in checkpoint.networks}
     return ", ".join(f"{roles[role]} {len(tensors)}" for role, tensors in checkpoint.networks.items())
 
 

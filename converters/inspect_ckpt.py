@@ -53,34 +53,34 @@ def inspect(path: Path, dialect: str | None = None, unsafe: bool = False) -> str
 
 
 def _origin(checkpoint: Checkpoint) -> list[tuple[str, str]]:
-    origin = checkpoint.meta.get("origin")
+    meta, origin = checkpoint.meta, checkpoint.meta.origin
     if origin is None:
-        rows = [("layout", f"this project's own, version {checkpoint.meta.get('format_version')}")]
+        rows = [("layout", f"this project's own, version {meta.format_version}")]
     else:
-        layout = DIALECTS[origin["dialect"]]
+        layout = DIALECTS[origin.dialect]
         twins = [other.name for other in DIALECTS.values() if other.same_as == layout.name]
         also = f" (files of {', '.join(twins)} are the same)" if twins else ""
         rows = [("layout", f"{layout.name}: {layout.description}{also}")]
         if layout.preset:
             rows.append(("method", " or ".join([layout.name.removesuffix("-mindspore"), *twins])))
-        rows += [(name, str(value)) for name, value in origin["values"].items() if value is not None]
-    return rows + [(name, str(checkpoint.meta[name])) for name in STATED if checkpoint.meta.get(name) is not None]
+        rows += [(name, str(value)) for name, value in origin.values.items() if value is not None]
+    return rows + [(name, str(getattr(meta, name))) for name in STATED if getattr(meta, name) is not None]
 
 
 def _network(checkpoint: Checkpoint) -> list[tuple[str, str]]:
-    network = checkpoint.meta.get("network")
+    network = checkpoint.meta.network
     if network is None:
         return []
     parts = [network["encoder"], f"{network.get('stem')} stem", f"output stride {network.get('output_stride')}"]
     for key in ("representation", "auxiliary", "subclasses"):
         if network.get(key):
             parts.append(key if network[key] is True else f"{key} {network[key]}")
-    classes = checkpoint.meta.get("classes", [])
+    classes = checkpoint.meta.classes or ()
     return [("built as", ", ".join(parts)), ("classes", f"{len(classes)}: {listing(classes)}")]
 
 
 def _shown(role: str, checkpoint: Checkpoint) -> str:
-    return str(checkpoint.meta.get("role", role)) if role == SINGLE else role
+    return checkpoint.meta.role or role if role == SINGLE else role
 
 
 def _count(tensors: Tensors) -> str:

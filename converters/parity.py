@@ -20,13 +20,12 @@ import numpy as np
 from common.checkpoints.checkpoint import read
 from common.command_line import positive, run_command, run_module
 from common.config.schema import ExperimentConfig
-from common.config.strict import to_plain
 from common.errors import CheckFailed, UserError
 from common.files import write_json_atomic
 from common.images.picture import read_indices
 from common.models.model_folder import experiment_of
 from common.runtimes import FRAMEWORKS, RUNTIMES
-from converters.convert import save
+from converters.convert import described_by, save
 from converters.pools import POOLS, compare_pools, format_pools, pool_images
 
 
@@ -139,14 +138,7 @@ def convert_all(path: Path, out: Path, config: ExperimentConfig) -> dict[str, Pa
     A file of another program does not say what network it holds; then the converted ones say what ``config`` says.
     """
     models = {name: out / f"model{runtime.writes}" for name, runtime in RUNTIMES.items()}
-    checkpoint = read(path).only()
-    described = {
-        "network": to_plain(config.network),
-        "classes": list(config.dataset.classes),
-        "mean": list(config.augment.mean),
-        "std": list(config.augment.std),
-    }
-    checkpoint = dataclasses.replace(checkpoint, meta=described | checkpoint.meta)
+    checkpoint = described_by(read(path).only(), config)
     for framework in FRAMEWORKS:
         save(models[framework], checkpoint)
     run_module("converters.export_onnx", str(models["torch"]), str(models["onnx"]), "--head", config.evaluation.head)

@@ -40,11 +40,7 @@ def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Names
             f"{path} was exported with head={metadata.head}; evaluate it with evaluation.head={metadata.head}, or export the "
             f"other one with --head {config.evaluation.head}"
         )
-    check_fits(
-        {"classes": metadata.classes, "network": metadata.network, "mean": metadata.mean, "std": metadata.std},
-        config,
-        path,
-    )
+    check_fits(metadata, config, path)
     return predictor, metadata.role
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
+from common.checkpoints.meta import CheckpointMeta
 from common.networks.tensors import Tensors
 
 SUBCLASS = "_subclass"
@@ -19,21 +20,21 @@ def has_branches(tensors: Tensors) -> bool:
     return any(SUBCLASS in name for name in tensors)
 
 
-def branch(tensors: Tensors, meta: dict[str, Any], role: str) -> tuple[Tensors, dict[str, Any]]:
+def branch(tensors: Tensors, meta: CheckpointMeta, role: str) -> tuple[Tensors, CheckpointMeta]:
     """Return one branch of a network with two as a network of its own, and the ``meta`` that goes with it.
 
     The branches share the stem and ``layer1``. The classes of the subclass branch are numbered.
     """
-    meta = {**meta, "role": role}
-    if "network" in meta:
-        meta["network"] = {**meta["network"], "subclasses": 0}
+    network = meta.network and {**meta.network, "subclasses": 0}
+    meta = dataclasses.replace(meta, role=role, network=network)
     if role == CLASS_BRANCH:
         return {name: array for name, array in tensors.items() if SUBCLASS not in name}, meta
     own = {name.replace(SUBCLASS, ""): array for name, array in tensors.items() if SUBCLASS in name}
     heads = ("encoder.", "decoder.", "classifier.")
     shared = {name: array for name, array in tensors.items() if name.startswith(heads) and SUBCLASS not in name}
-    if "classes" in meta:
-        meta["classes"] = [f"subclass {index}" for index in range(_rows(own, "classifier.project.weight"))]
+    if meta.classes is not None:
+        rows = _rows(own, "classifier.project.weight")
+        meta = dataclasses.replace(meta, classes=tuple(f"subclass {index}" for index in range(rows)))
     return {name: own.get(name, array) for name, array in shared.items()}, meta
 
 

@@ -6,11 +6,12 @@
 ``.ckpt``               tags ``NAME``, or ``network/ROLE/NAME`` and ``state/NAME``; ``__meta__`` as uint8 JSON
 ======================  ==================================================================================
 
-The authors' layouts are tables in ``common/dialects``. Writing ``.pth`` needs PyTorch: ``torch_impl/checkpoint.py``.
+The authors' layouts are tables in ``common/checkpoints/layouts.py``. Writing ``.pth`` needs PyTorch: ``torch_impl/checkpoint.py``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from common.checkpoints.branches import CLASS_BRANCH, SUBCLASS_BRANCH, branch, h
 from common.checkpoints.ckpt_file import read_ckpt, write_ckpt
 from common.checkpoints.dialects import Dialect, mindspore_norms, torch_norms
 from common.checkpoints.layouts import DIALECTS
+from common.checkpoints.meta import FORMAT_VERSION, CheckpointMeta, Origin
 from common.checkpoints.pth_file import read_pth
 from common.config.schema import NetworkConfig
 from common.config.strict import build
@@ -32,7 +34,6 @@ from common.errors import UserError
 from common.files import atomic_path
 from common.networks.tensors import Tensors, check_dtypes, widen_bfloat16
 
-FORMAT_VERSION = 1
 SUFFIXES = {".pth": ".pth", ".pt": ".pth", ".pth.tar": ".pth", ".ckpt": ".ckpt", ".safetensors": ".safetensors"}
 """The format by the end of a file name."""
 META_TAG = "__meta__"
@@ -45,15 +46,12 @@ DEPLOY_ORDER = ("teacher", "student", "branch1", SINGLE)
 class Checkpoint:
     """Networks by role, in neutral names, and what is known about them.
 
-    ``meta`` holds plain JSON values: ``format_version``, ``experiment``, ``network`` (a ``NetworkConfig``), ``classes``
-    (names), ``method``, ``framework``, ``epoch`` (finished ones), ``iteration``, ``miou`` (0..1), ``role`` (the network
-    to deploy). A deployable checkpoint has the one network ``model`` and no ``state``; a training state has networks by
-    role, in ``state`` everything else, and in ``meta`` also ``best_miou`` and ``data`` (digests of lists and subclass
-    labels). A file of another program has ``origin`` in ``meta`` instead: its layout and plain values; ``not_read`` names
-    what else it holds and is not kept. Its only network is ``model``, too.
+    A deployable checkpoint has the one network ``model`` and no ``state``; a training state has networks by role, and in
+    ``state`` everything else. A file of another program has ``meta.origin``; ``not_read`` names what else it holds and is
+    not kept. Its only network is ``model``, too.
     """
 
-    meta: dict[str, Any]
+    meta: CheckpointMeta
     networks: dict[str, Tensors]
     state: Tensors = field(default_factory=dict)
     not_read: tuple[str, ...] = ()
@@ -65,7 +63,7 @@ class Checkpoint:
 
     def deployed_role(self) -> str:
         """The role of the network to validate and deploy."""
-        for role in (self.meta.get("role"), *DEPLOY_ORDER):
+        for role in (self.meta.role, *DEPLOY_ORDER):
             if role in self.networks:
                 return role
         return next(iter(self.networks))
@@ -78,16 +76,16 @@ class Checkpoint:
         if role in (CLASS_BRANCH, SUBCLASS_BRANCH) and role not in self.networks:
             return self._branch(role, where)
         role = role or self.deployed_role()
-        if role not in self.networks and not (self.deployable and role == self.meta.get("role")):
+        if role not in self.networks and not (self.deployable and role == self.meta.role):
             raise UserError(f"{where} has no network of the role {role!r}; it has {', '.join(self.networks)}")
         if self.deployable:
             return self
-        meta = {**self.meta, "role": role}
+        meta = dataclasses.replace(self.meta, role=role)
         return Checkpoint(meta=meta, networks={SINGLE: self.networks[role]}, not_read=self.not_read)
 
     def _branch(self, role: str, where: str) -> Checkpoint:
         whole = self.only(where=where)
-        if role == whole.meta.get("role"):
+        if role == whole.meta.role:
             return whole
         if not has_branches(whole.networks[SINGLE]):
             raise UserError(f"{where} has no network of the role {role!r}: its network has no subclass branch")
@@ -96,9 +94,9 @@ class Checkpoint:
 
     def built_from(self, where: str) -> tuple[NetworkConfig, tuple[str, ...]]:
         """Return the network's configuration and the names of its classes; raises :class:`UserError` where unknown."""
-        if "network" not in self.meta or "classes" not in self.meta:
+        if self.meta.network is None or self.meta.classes is None:
             raise UserError(f"{where} does not say which network it holds; name the experiment")
-        return build(NetworkConfig, self.meta["network"], {"": where}), tuple(self.meta["classes"])
+        return build(NetworkConfig, self.meta.network, {"": where}), self.meta.classes
 
 
 def read(
@@ -248,7 +246,7 @@ def _from_own(payload: dict[str, Any], path: Path) -> Checkpoint:
     if not isinstance(networks, dict) or not networks or not _all_arrays(*networks.values(), state):
         raise UserError(f"{path} lacks networks or holds something else than arrays; fetch or save it again")
     renamed = {role: torch_norms(tensors) for role, tensors in networks.items()}
-    return Checkpoint(meta=payload["meta"], networks=renamed, state=state)
+    return Checkpoint(meta=CheckpointMeta.from_plain(payload["meta"], str(path)), networks=renamed, state=state)
 
 
 def _all_arrays(*parts: Any) -> bool:
@@ -281,7 +279,7 @@ def _from_foreign(payload: dict[str, Any], dialect: Dialect, path: Path) -> Chec
     flat = not any(isinstance(payload.get(slot.key), dict) for slot in dialect.slots)
     taken = {*(payload if flat else ()), *state, *values, *(slot.key for slot in dialect.slots), *dialect.inside}
     checkpoint = Checkpoint(
-        meta={"format_version": FORMAT_VERSION, "origin": {"dialect": dialect.name, "values": values}},
+        meta=CheckpointMeta(origin=Origin(dialect=dialect.name, values=values)),
         networks={role: dialect.to_neutral(tensors, str(path)) for role, tensors in networks.items()},
         state=state,
         not_read=tuple(name for name in payload if name not in taken),
@@ -296,7 +294,7 @@ def _is_plain(value: Any) -> bool:
 
 def _own_layout(path: str | os.PathLike, checkpoint: Checkpoint, dialect: Dialect) -> dict[str, Any]:
     # By way of JSON: a NumPy number in it would make a .pth file more than plain values.
-    meta = json.loads(json.dumps({**checkpoint.meta, "format_version": FORMAT_VERSION}, allow_nan=False))
+    meta = json.loads(json.dumps(checkpoint.meta.to_plain() | {"format_version": FORMAT_VERSION}, allow_nan=False))
     rename = mindspore_norms if dialect.norm == "mindspore" else dict
     networks = {role: rename(tensors) for role, tensors in checkpoint.networks.items()}
     payload: dict[str, Any] = {"format_version": FORMAT_VERSION, "meta": meta}
@@ -313,7 +311,7 @@ def _foreign_layout(path: str | os.PathLike, checkpoint: Checkpoint, dialect: Di
     slots = {slot.role: slot for slot in dialect.slots}
     networks = checkpoint.networks
     if checkpoint.deployable:
-        role = checkpoint.meta.get("role")
+        role = checkpoint.meta.role
         networks = {role if role in slots else dialect.slots[0].role: networks[SINGLE]}
     if not set(networks) <= set(slots):
         raise UserError(
@@ -334,16 +332,15 @@ def _foreign_layout(path: str | os.PathLike, checkpoint: Checkpoint, dialect: Di
     return whole | values | payload
 
 
-def _foreign_values(meta: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
+def _foreign_values(meta: CheckpointMeta, dialect: Dialect) -> dict[str, Any]:
     """The plain entries of a file: those it came with, else what our ``meta`` says in the layout's words."""
-    origin = meta.get("origin", {})
-    if origin and find_dialect(origin["dialect"]).rules == dialect.rules:
-        return dict(dialect.constants) | origin["values"]
+    if meta.origin is not None and find_dialect(meta.origin.dialect).rules == dialect.rules:
+        return dict(dialect.constants) | meta.origin.values
     values = dict(dialect.constants) | {
-        foreign: meta[own] for foreign, own in dialect.values if meta.get(own) is not None
+        foreign: getattr(meta, own) for foreign, own in dialect.values if getattr(meta, own) is not None
     }
-    if dialect.percent and meta.get("miou") is not None:
-        values[dialect.percent] = round(100 * meta["miou"], 2)
+    if dialect.percent and meta.miou is not None:
+        values[dialect.percent] = round(100 * meta.miou, 2)
     return values
 
 

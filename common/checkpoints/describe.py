@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from common.checkpoints.branches import SUBCLASS, _rows
 from common.checkpoints.checkpoint import Checkpoint, find_dialect
 from common.checkpoints.dialects import Dialect
+from common.checkpoints.meta import CheckpointMeta
 from common.config.schema import AugmentConfig, NetworkConfig
 from common.config.strict import build, to_plain
 from common.config.yaml_files import read_yaml
@@ -25,8 +25,8 @@ NAMED_CLASSES = {21: "voc", 19: "cityscapes"}
 """Data sets whose number of classes the authors' published networks have."""
 
 
-def describe(dialect: Dialect, tensors: Tensors, configs: Path = CONFIGS) -> dict[str, Any]:
-    """Return ``network``, ``classes``, ``mean`` and ``std`` for ``meta``; empty where the tensors do not tell.
+def describe(dialect: Dialect, tensors: Tensors, configs: Path = CONFIGS) -> CheckpointMeta:
+    """Return a description with ``network``, ``classes``, ``mean`` and ``std``; empty where the tensors do not tell.
 
     ``tensors`` are one network's in neutral names. The authors all normalise with ImageNet's mean and deviation.
     """
@@ -34,7 +34,7 @@ def describe(dialect: Dialect, tensors: Tensors, configs: Path = CONFIGS) -> dic
     encoder = next((name for name, spec in RESNETS.items() if blocks and spec.blocks[: len(blocks)] == blocks), None)
     project = tensors.get("classifier.project.weight")
     if not dialect.preset or encoder is None or project is None:
-        return {}
+        return CheckpointMeta()
     name = f"networks/{dialect.preset}.yaml"
     values = read_yaml(configs / name, name) | {
         "encoder": encoder,
@@ -45,12 +45,12 @@ def describe(dialect: Dialect, tensors: Tensors, configs: Path = CONFIGS) -> dic
         "backbone_weights": None,
     }
     augment = AugmentConfig()
-    return {
-        "network": to_plain(build(NetworkConfig, values, {"": name})),
-        "classes": list(class_names(project.shape[0], configs)),
-        "mean": list(augment.mean),
-        "std": list(augment.std),
-    }
+    return CheckpointMeta(
+        network=to_plain(build(NetworkConfig, values, {"": name})),
+        classes=tuple(class_names(project.shape[0], configs)),
+        mean=augment.mean,
+        std=augment.std,
+    )
 
 
 def class_names(count: int, configs: Path = CONFIGS) -> Sequence[str]:
@@ -72,10 +72,10 @@ def _blocks(tensors: Tensors) -> tuple[int, ...]:
 
 
 def described(checkpoint: Checkpoint) -> Checkpoint:
-    """Add to the ``meta`` of another program's file what its names and shapes tell (``common/checkpoints/describe.py``)."""
-    dialect = checkpoint.meta.get("origin", {}).get("dialect")
-    if dialect is None or "network" in checkpoint.meta:
+    """Add to the ``meta`` of another program's file what its names and shapes tell."""
+    meta = checkpoint.meta
+    if meta.origin is None or meta.network is not None:
         return checkpoint
     tensors = checkpoint.networks[checkpoint.deployed_role()]
-    meta = describe(find_dialect(dialect), tensors) | checkpoint.meta
-    return dataclasses.replace(checkpoint, meta=meta)
+    told = describe(find_dialect(meta.origin.dialect), tensors)
+    return dataclasses.replace(checkpoint, meta=meta.completed_by(told))

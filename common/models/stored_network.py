@@ -11,10 +11,12 @@ from typing import Any
 from common.checkpoints.branches import CLASS_BRANCH, branch
 from common.checkpoints.checkpoint import SINGLE, read
 from common.checkpoints.describe import described
+from common.checkpoints.meta import CheckpointMeta
 from common.config.schema import ExperimentConfig, NetworkConfig
 from common.config.strict import to_plain
 from common.errors import UserError
 from common.experiment import compose
+from common.models.exported_graph import GraphMetadata
 from common.networks.tensors import Tensors
 
 TRAINING_ONLY = (
@@ -53,7 +55,7 @@ def read_network(path: Path, role: str | None = None, experiment: ExperimentConf
     meta = checkpoint.meta
     if experiment is not None:
         check_fits(meta, experiment, path)
-    if experiment is not None and not ("network" in meta and "classes" in meta):
+    if experiment is not None and (meta.network is None or meta.classes is None):
         config, classes = experiment.network, experiment.dataset.classes
     else:
         config, classes = checkpoint.built_from(str(path))
@@ -63,8 +65,8 @@ def read_network(path: Path, role: str | None = None, experiment: ExperimentConf
         config=config,
         classes=classes,
         tensors=tensors,
-        role=meta.get("role") or checkpoint.deployed_role(),
-        experiment=meta.get("experiment") or (experiment.name if experiment else ""),
+        role=meta.role or checkpoint.deployed_role(),
+        experiment=meta.experiment or (experiment.name if experiment else ""),
         mean=mean,
         std=std,
     )
@@ -72,23 +74,21 @@ def read_network(path: Path, role: str | None = None, experiment: ExperimentConf
 
 def class_branch(config: NetworkConfig, tensors: Tensors) -> tuple[NetworkConfig, Tensors]:
     """Return configuration and arrays of the class branch alone: what is evaluated and deployed (``specs/usrn.md`` 9)."""
-    return dataclasses.replace(config, subclasses=0), branch(tensors, {}, CLASS_BRANCH)[0]
+    return dataclasses.replace(config, subclasses=0), branch(tensors, CheckpointMeta(), CLASS_BRANCH)[0]
 
 
-def check_fits(description: dict[str, Any], experiment: ExperimentConfig, path: Path) -> None:
-    """Raise :class:`UserError` naming the first thing in which a file's description contradicts the experiment.
-
-    ``description`` may hold ``classes``, ``network``, ``mean`` and ``std`` as in a checkpoint's ``meta``.
-    """
-    if "classes" in description:
-        _check_classes(description["classes"], experiment, path)
-    if "network" in description:
-        _check_network(description["network"], experiment, path)
+def check_fits(description: CheckpointMeta | GraphMetadata, experiment: ExperimentConfig, path: Path) -> None:
+    """Raise :class:`UserError` naming the first thing in which a file's description contradicts the experiment."""
+    if description.classes is not None:
+        _check_classes(description.classes, experiment, path)
+    if description.network is not None:
+        _check_network(description.network, experiment, path)
     for key in ("mean", "std"):
-        wanted = list(getattr(experiment.augment, key))
-        if key in description and list(description[key]) != wanted:
-            found = _text(description[key])
-            raise UserError(f"{path} was trained with augment.{key}={found}, not {_text(wanted)}; add this setting")
+        stated, asked = getattr(description, key), getattr(experiment.augment, key)
+        if stated is not None and stated != asked:
+            raise UserError(
+                f"{path} was trained with augment.{key}={_text(stated)}, not {_text(asked)}; add this setting"
+            )
 
 
 def _check_classes(names: Sequence[str], experiment: ExperimentConfig, path: Path) -> None:
@@ -117,13 +117,13 @@ def _check_network(found: dict[str, Any], experiment: ExperimentConfig, path: Pa
 
 
 def _normalisation(
-    meta: dict[str, Any], experiment: ExperimentConfig | None, path: Path
+    meta: CheckpointMeta, experiment: ExperimentConfig | None, path: Path
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if "mean" in meta and "std" in meta:
-        return tuple(meta["mean"]), tuple(meta["std"])
-    if experiment is None and not meta.get("experiment"):
+    if meta.mean is not None and meta.std is not None:
+        return meta.mean, meta.std
+    if experiment is None and not meta.experiment:
         raise UserError(f"{path} does not say how its images are normalised; name the experiment it was trained in")
-    augment = (experiment or compose(meta["experiment"])).augment
+    augment = (experiment or compose(meta.experiment)).augment
     return augment.mean, augment.std
 
 

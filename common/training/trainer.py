@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from common.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, read
+from common.checkpoints.checkpoint import SINGLE, Checkpoint, read
+from common.checkpoints.meta import CheckpointMeta
 from common.config.schema import ExperimentConfig
-from common.config.strict import to_plain
 from common.datasets.file_dataset import Dataset
 from common.errors import CheckFailed, Interrupted, UserError
 from common.evaluation.evaluate import Evaluation, evaluate
@@ -100,10 +101,10 @@ class Trainer:
         if not self.last.exists():
             raise UserError(f"nothing to resume: {self.last} does not exist; start without --resume")
         checkpoint = read(self.last)
-        require_same_data(checkpoint.meta.get("data", {}), self.data, self.last)
+        require_same_data(checkpoint.meta.data or {}, self.data, self.last)
         self.method.restore(checkpoint.networks, checkpoint.state)
-        self.iteration = checkpoint.meta["iteration"]
-        self.best_miou = checkpoint.meta["best_miou"]
+        self.iteration = checkpoint.meta.iteration
+        self.best_miou = checkpoint.meta.best_miou
         self.folder.truncate_after(self.iteration)
         self.say(f"resumed at iteration {self.iteration}")
 
@@ -197,9 +198,9 @@ class Trainer:
             self._save_best(role, outcome, pictures)
 
     def _save_best(self, role: str, outcome: Evaluation, pictures: list) -> None:
-        meta = self._meta(role) | {"miou": outcome.miou}
+        meta = self._meta(role, miou=outcome.miou)
         model = self.method.networks()[role]
-        self.framework.save(self.best, Checkpoint(meta=meta, networks={"model": model}, state={}))
+        self.framework.save(self.best, Checkpoint(meta=meta, networks={SINGLE: model}, state={}))
         write_result(
             self.folder.result, outcome, self.config, split_digest=self.split.digest, checkpoint=self.best, role=role
         )
@@ -214,7 +215,7 @@ class Trainer:
 
     def _save_last(self) -> None:
         role = self.method.evaluated(self.clock() if self.iteration < self.clock().total else self._final_clock())
-        meta = self._meta(role) | {"best_miou": self.best_miou, "data": self.data}
+        meta = self._meta(role, best_miou=self.best_miou, data=self.data)
         self.framework.save(
             self.last, Checkpoint(meta=meta, networks=self.method.networks(), state=self.method.state())
         )
@@ -222,20 +223,15 @@ class Trainer:
     def _final_clock(self) -> Clock:
         return dataclasses.replace(self.clock(), epoch=self.config.trainer.epochs - 1)
 
-    def _meta(self, role: str) -> dict:
-        return {
-            "format_version": FORMAT_VERSION,
-            "experiment": self.config.name,
-            "network": to_plain(self.config.network),
-            "classes": list(self.config.dataset.classes),
-            "mean": list(self.config.augment.mean),
-            "std": list(self.config.augment.std),
-            "method": self.config.method.name,
-            "framework": self.framework.runtime.name,
-            "role": role,
-            "epoch": self.iteration // self.loader.iterations_per_epoch,
-            "iteration": self.iteration,
-        }
+    def _meta(self, role: str, **facts: Any) -> CheckpointMeta:
+        return CheckpointMeta.from_experiment(
+            self.config,
+            framework=self.framework.runtime.name,
+            role=role,
+            epoch=self.iteration // self.loader.iterations_per_epoch,
+            iteration=self.iteration,
+            **facts,
+        )
 
     @contextmanager
     def _stop_signals(self) -> Iterator[None]:

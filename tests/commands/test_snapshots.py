@@ -59,7 +59,7 @@ def test_snapshots_hold_both_branches(trained):
     assert list(kept.networks) == ["branch1", "branch2"] and not kept.state
     for role, tensors in kept.networks.items():
         assert all(np.array_equal(tensors[name], last.networks[role][name]) for name in tensors)
-    assert kept.meta["role"] == "branch1" and kept.meta["epoch"] == 3
+    assert kept.meta.role == "branch1" and kept.meta.epoch == 3
 
 
 def test_a_range_gives_a_table_and_a_curve(run, capsys):
@@ -148,5 +148,5 @@ def test_either_branch_can_be_converted(trained, tmp_path):
         target = tmp_path / f"{branch}.safetensors"
         assert run_command(convert, [str(source), str(target), "--role", branch]) == 0
         found, expected = read(target), read(source).networks[branch]
-        assert found.meta["role"] == branch and list(found.networks) == ["model"]
+        assert found.meta.role == branch and list(found.networks) == ["model"]
         assert all(np.array_equal(found.networks["model"][name], expected[name]) for name in expected)

@@ -84,7 +84,7 @@ def test_resumed_run_equals_the_whole_run_bit_for_bit(method, framework, tmp_pat
     with monkeypatch.context() as patch:
         stop_after(patch, stop)
         assert train(framework, tmp_path / "parts", **run) == (130 if stop < 6 else 0)
-    assert read(tmp_path / "parts" / f"last{suffix}").meta["iteration"] == stop
+    assert read(tmp_path / "parts" / f"last{suffix}").meta.iteration == stop
     assert train(framework, tmp_path / "parts", "--resume", **run) == 0
     assert_equal_runs(whole, tmp_path / "parts", suffix, case.state)
 
@@ -121,7 +121,7 @@ def test_run_folder_holds_everything(method, framework, whole_run):
     assert {"config.yaml", "log.jsonl", "result.json", "pictures", f"best{suffix}", f"last{suffix}"} <= names
     best = read(folder / f"best{suffix}")
     assert list(best.networks) == ["model"] and not best.state
-    assert best.meta["role"] == CASES[method].deployed and best.meta["classes"][1] == "disc"
+    assert best.meta.role == CASES[method].deployed and best.meta.classes[1] == "disc"
 
 
 def test_loss_that_is_not_finite_stops_before_the_optimiser(framework, tmp_path, monkeypatch, capsys):
@@ -141,7 +141,7 @@ def test_loss_that_is_not_finite_stops_before_the_optimiser(framework, tmp_path,
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert "not finite" in message and all(image in message for image in poisoned.ids)
     last = read(tmp_path / "run" / f"last{SUFFIX[framework]}")
-    assert last.meta["iteration"] == 2
+    assert last.meta.iteration == 2
     assert all(np.isfinite(value).all() for part in last.networks.values() for value in part.values())
 
 
@@ -167,7 +167,7 @@ def test_sigterm_saves_and_resume_continues(framework, tmp_path):
     _, error = process.communicate(timeout=120)
     assert process.returncode == 130, error
     assert "--resume continues" in error.strip().splitlines()[-1]
-    assert read(tmp_path / "run" / f"last{SUFFIX[framework]}").meta["iteration"] >= 2
+    assert read(tmp_path / "run" / f"last{SUFFIX[framework]}").meta.iteration >= 2
 
 
 def test_image_in_two_lists_is_refused(tmp_path, capsys):

@@ -238,7 +238,7 @@ def test_resuming_with_other_labels_is_refused(tmp_path, capsys):
     labels = shutil.copytree(shapes_labels(), tmp_path / "labels")
     assert train(labels, tmp_path / "run") == 0
     first = read_description(labels, "").digest
-    assert read(tmp_path / "run" / "last.pth").meta["data"]["subclass labels"] == first
+    assert read(tmp_path / "run" / "last.pth").meta.data["subclass labels"] == first
     for counts, named in (
         ((2, 2, 2, 2, 2, 1), "method.subclass_counts"),
         ((4, 2, 1, 1, 2, 1), "method.subclass_digest"),

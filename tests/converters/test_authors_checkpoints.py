@@ -169,7 +169,7 @@ def test_every_name_of_a_manifest_comes_back_with_its_bits(dialect, method, path
     )
     parts = case.write(tmp_path / f"theirs{case.suffix}")
     main([str(tmp_path / f"theirs{case.suffix}"), str(tmp_path / "ours.ckpt")])
-    assert read(tmp_path / "ours.ckpt").meta["origin"]["dialect"] == layout
+    assert read(tmp_path / "ours.ckpt").meta.origin.dialect == layout
     main([str(tmp_path / "ours.ckpt"), str(tmp_path / f"back{case.suffix}"), "--to", dialect])
     if case.suffix == ".ckpt":
         back = {"": read_ckpt(tmp_path / "back.ckpt")}

@@ -14,6 +14,7 @@ import pytest
 
 from common.checkpoints.checkpoint import Checkpoint, read
 from common.checkpoints.layouts import DIALECTS
+from common.checkpoints.meta import CheckpointMeta
 from common.command_line import run_command
 from common.errors import UserError
 from converters.convert import convert, save
@@ -37,13 +38,13 @@ def tensors(seed: int) -> dict[str, np.ndarray]:
 
 
 def deployable() -> Checkpoint:
-    return Checkpoint(meta={"role": "teacher", "classes": ["ä", "b"], "miou": 0.1}, networks={"model": tensors(0)})
+    return Checkpoint(meta=CheckpointMeta(role="teacher", classes=("ä", "b"), miou=0.1), networks={"model": tensors(0)})
 
 
 def training() -> Checkpoint:
     state = {"momentum/encoder.bn1.weight": np.arange(4.0, dtype=np.float32), "empty": np.zeros((0, 3), np.float32)}
     networks = {"student": tensors(1), "teacher": tensors(2)}
-    return Checkpoint(meta={"role": "teacher", "iteration": 7}, networks=networks, state=state)
+    return Checkpoint(meta=CheckpointMeta(role="teacher", iteration=7), networks=networks, state=state)
 
 
 def assert_bits(found, wanted):
@@ -54,7 +55,7 @@ def assert_bits(found, wanted):
 
 
 def assert_same(found: Checkpoint, wanted: Checkpoint):
-    assert found.meta == {**wanted.meta, "format_version": 1}
+    assert found.meta == wanted.meta
     assert set(found.networks) == set(wanted.networks)
     for role, arrays in wanted.networks.items():
         assert_bits(found.networks[role], arrays)
@@ -135,7 +136,7 @@ def test_the_authors_files_go_there_and_back(tmp_path, dialect, middle):
     content = authors_file(tmp_path / "theirs.pth", dialect)
     written, left = convert(tmp_path / "theirs.pth", tmp_path / f"ours{middle}")
     optimizers = [key for key in content if key.startswith("optimizer")]
-    assert written.meta["origin"]["dialect"] == (DIALECTS[dialect].same_as or dialect) and left == optimizers
+    assert written.meta.origin.dialect == (DIALECTS[dialect].same_as or dialect) and left == optimizers
     roles = [slot.role for slot in DIALECTS[dialect].slots]
     assert list(written.networks) == (roles if len(roles) > 1 else ["model"])
     convert(tmp_path / f"ours{middle}", tmp_path / "back.pth", target_dialect=dialect)
@@ -158,7 +159,7 @@ def test_the_authors_files_go_there_and_back(tmp_path, dialect, middle):
 def test_cps_and_cpcl_are_told_apart_by_their_optimisers(tmp_path):
     for dialect in ("cps", "cpcl"):
         authors_file(tmp_path / "theirs.pth", dialect)
-        assert read(tmp_path / "theirs.pth").meta["origin"]["dialect"] == dialect
+        assert read(tmp_path / "theirs.pth").meta.origin.dialect == dialect
     convert(tmp_path / "theirs.pth", tmp_path / "other.pth", target_dialect="cps")
     import torch
 
@@ -168,7 +169,7 @@ def test_cps_and_cpcl_are_told_apart_by_their_optimisers(tmp_path):
 
 def test_a_run_of_ours_in_the_words_of_another_program(tmp_path):
     torch = pytest.importorskip("torch")
-    meta = {"role": "student", "epoch": 7, "miou": 0.71234}
+    meta = CheckpointMeta(role="student", epoch=7, miou=0.71234)
     save(tmp_path / "best.ckpt", Checkpoint(meta=meta, networks={"model": tensors(0)}))
     for dialect, wanted in (
         ("usrn", {"arch": "DistributedDataParallel", "epoch": 7, "monitor_best": 71.23}),
@@ -184,7 +185,7 @@ def test_a_run_of_ours_in_the_words_of_another_program(tmp_path):
 def test_counters_that_mindspore_does_not_have_are_written_for_pytorch(tmp_path):
     torch = pytest.importorskip("torch")
     arrays = {name: array for name, array in tensors(0).items() if "num_batches" not in name}
-    save(tmp_path / "best.ckpt", Checkpoint(meta={"role": "student"}, networks={"model": arrays}))
+    save(tmp_path / "best.ckpt", Checkpoint(meta=CheckpointMeta(role="student"), networks={"model": arrays}))
     convert(tmp_path / "best.ckpt", tmp_path / "theirs.pth", target_dialect="uccl")
     theirs = torch.load(tmp_path / "theirs.pth", weights_only=True)["model"]
     counter = theirs["module.backbone.bn1.num_batches_tracked"]
@@ -200,7 +201,7 @@ def test_the_mindspore_files_of_pcr_go_there_and_back(tmp_path):
     theirs = {f"module.{name}": np.full(3, index, np.float32) for index, name in enumerate(names)}
     write_ckpt(tmp_path / "theirs.ckpt", theirs)
     written, _ = convert(tmp_path / "theirs.ckpt", tmp_path / "ours.safetensors")
-    assert written.meta["role"] == "teacher" and list(written.networks) == ["model"]
+    assert written.meta.role == "teacher" and list(written.networks) == ["model"]
     assert set(read(tmp_path / "ours.safetensors").networks["model"]) == {
         "auxiliary.conv.weight", "auxiliary.conv.bias", "auxiliary.bn.weight", "auxiliary.bn.running_mean", "prototypes",
     }  # fmt: skip

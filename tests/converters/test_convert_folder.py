@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from common.checkpoints.checkpoint import Checkpoint, read, write
+from common.checkpoints.meta import CheckpointMeta
 from common.command_line import run_command
 from common.errors import UserError
 from converters.convert import save
@@ -23,7 +24,7 @@ from tests.places import PROJECT
 def network(seed: int, size: int = 4) -> Checkpoint:
     rng = np.random.default_rng(seed)
     weights = {"classifier.project.weight": rng.standard_normal((2, size, 1, 1)).astype(np.float32)}
-    return Checkpoint(meta={"role": "student", "epoch": seed}, networks={"model": weights})
+    return Checkpoint(meta=CheckpointMeta(role="student", epoch=seed), networks={"model": weights})
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_a_folder_is_converted_file_by_file(folder, tmp_path, capsys):
     assert f"3 of 3 files written to {out}" in text
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert files == ["a.safetensors", "deep/b.safetensors", "deep/c.pth.safetensors"]
-    assert read(out / "deep" / "b.safetensors").meta["epoch"] == 1
+    assert read(out / "deep" / "b.safetensors").meta.epoch == 1
 
 
 def test_a_file_that_cannot_be_converted_does_not_stop_the_others(folder, tmp_path, capsys):

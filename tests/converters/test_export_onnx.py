@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 import os
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, read, write
+from common.checkpoints.checkpoint import Checkpoint, read, write
+from common.checkpoints.meta import CheckpointMeta
 from common.command_line import run_command
 from common.config.schema import NetworkConfig
 from common.config.strict import to_plain
@@ -56,12 +58,12 @@ def made_up(config: NetworkConfig, seed: int = 0) -> dict[str, np.ndarray]:
     return tensors
 
 
-def describe(config: NetworkConfig, **changes) -> dict:
-    described = {
-        "format_version": FORMAT_VERSION, "experiment": "own/1/u2pl", "network": to_plain(config),
-        "classes": list(CLASSES), "mean": [100.0, 110.0, 120.0], "std": [50.0, 60.0, 70.0], "role": "teacher",
-    }  # fmt: skip
-    return {key: value for key, value in (described | changes).items() if value is not None}
+def describe(config: NetworkConfig, **changes) -> CheckpointMeta:
+    described = CheckpointMeta(
+        experiment="own/1/u2pl", network=to_plain(config), classes=tuple(CLASSES), mean=(100.0, 110.0, 120.0),
+        std=(50.0, 60.0, 70.0), role="teacher",
+    )  # fmt: skip
+    return dataclasses.replace(described, **changes)
 
 
 def checkpoint(path: Path, config: NetworkConfig, **changes) -> Path:
@@ -301,8 +303,10 @@ def test_one_network_of_several_is_chosen_by_role(tmp_path):
 def test_a_file_of_another_program_needs_its_experiment(tmp_path):
     experiment = compose("shapes/12/suponly")
     network = build_network(experiment.network, len(experiment.dataset.classes))
-    meta = {"format_version": FORMAT_VERSION, "origin": {}}
-    write(tmp_path / "foreign.safetensors", Checkpoint(meta=meta, networks={"model": network_tensors(network)}))
+    write(
+        tmp_path / "foreign.safetensors",
+        Checkpoint(meta=CheckpointMeta(), networks={"model": network_tensors(network)}),
+    )
     with pytest.raises(UserError, match="does not say which network"):
         load(tmp_path / "foreign.safetensors", "logits", None, None)
     _, metadata = load(tmp_path / "foreign.safetensors", "logits", None, experiment)

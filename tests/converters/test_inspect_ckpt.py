@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from common.checkpoints.checkpoint import Checkpoint
+from common.checkpoints.meta import CheckpointMeta
 from common.command_line import run_command
 from common.config.schema import NetworkConfig
 from common.config.strict import to_plain
@@ -37,10 +38,10 @@ def small(names: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 
 
 def test_a_file_of_ours(tmp_path, capsys):
-    meta = {
-        "role": "teacher", "classes": ["a", "b"], "network": to_plain(NetworkConfig(encoder="tiny")), "epoch": 3,
-        "miou": 0.5, "experiment": "shapes/12/u2pl", "method": "u2pl",
-    }  # fmt: skip
+    meta = CheckpointMeta(
+        role="teacher", classes=("a", "b"), network=to_plain(NetworkConfig(encoder="tiny")), epoch=3,
+        miou=0.5, experiment="shapes/12/u2pl", method="u2pl",
+    )  # fmt: skip
     weight = np.array([[1.0, np.nan], [np.inf, -np.inf]], np.float32)
     networks = {"student": {"classifier.project.weight": np.ones((2, 4), np.float32)}, "teacher": {"encoder.w": weight}}
     save(tmp_path / "last.ckpt", Checkpoint(meta=meta, networks=networks, state={"momentum/x": np.zeros(3)}))

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from common.checkpoints.checkpoint import Checkpoint
+from common.checkpoints.meta import CheckpointMeta
 from common.command_line import run_command
 from common.config.schema import ExperimentConfig
-from common.config.strict import to_plain
 from common.experiment import compose, dump
 from common.files import sha256, write_json_atomic
 from common.networks.initial import initial_tensors
@@ -37,10 +37,7 @@ def run_folder(path: Path) -> ExperimentConfig:
     config = compose("shapes/12/suponly", SETTINGS)
     network = build_network(config.network, len(config.dataset.classes))
     shapes = {name: array.shape for name, array in network_tensors(network).items()}
-    meta = {
-        "experiment": config.name, "network": to_plain(config.network), "classes": list(config.dataset.classes),
-        "mean": list(config.augment.mean), "std": list(config.augment.std), "role": "student",
-    }  # fmt: skip
+    meta = CheckpointMeta.from_experiment(config, role="student")
     tensors = initial_tensors(shapes, config.network, 1, "student")
     save(path / "best.pth", Checkpoint(meta=meta, networks={"model": tensors}))
     (path / "config.yaml").write_text(dump(config))

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from common.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, write
-from common.config.strict import to_plain
+from common.checkpoints.checkpoint import Checkpoint, write
+from common.checkpoints.meta import CheckpointMeta
 from common.experiment import compose
 from common.networks.initial import initial_tensors
 
@@ -29,15 +29,7 @@ def exported(tmp_path_factory) -> SimpleNamespace:
     config = compose(EXPERIMENT)
     network = build_network(config.network, len(config.dataset.classes)).eval()
     fill(network, config)
-    meta = {
-        "format_version": FORMAT_VERSION,
-        "experiment": config.name,
-        "network": to_plain(config.network),
-        "classes": list(config.dataset.classes),
-        "mean": list(config.augment.mean),
-        "std": list(config.augment.std),
-        "role": "teacher",
-    }
+    meta = CheckpointMeta.from_experiment(config, role="teacher")
     folder = tmp_path_factory.mktemp("exported")
     checkpoint = folder / "best.safetensors"
     write(checkpoint, Checkpoint(meta=meta, networks={"model": network_tensors(network)}))

@@ -16,6 +16,7 @@ import common.evaluation.command
 import onnx_impl.eval
 import torch_impl.eval
 from common.checkpoints.checkpoint import Checkpoint, read, write
+from common.checkpoints.meta import CheckpointMeta
 from common.command_line import run_command
 from common.files import sha256
 from tests.places import PROJECT
@@ -152,7 +153,9 @@ def test_the_training_list_can_be_judged(exported, tmp_path):
 @pytest.mark.parametrize("main", [torch_impl.eval.main, onnx_impl.eval.main], ids=["torch", "onnx"])
 def test_what_does_not_fit_is_named(exported, tmp_path, capsys, main, changes, arguments, message):
     stored = read(exported.checkpoint)
-    write(tmp_path / "changed.safetensors", dataclasses.replace(stored, meta=stored.meta | changes))
+    write(
+        tmp_path / "changed.safetensors", dataclasses.replace(stored, meta=dataclasses.replace(stored.meta, **changes))
+    )
     assert evaluate(main, tmp_path / "changed.safetensors", tmp_path, *arguments) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "result.json").exists()
@@ -172,8 +175,7 @@ def test_settings_that_only_matter_in_training_may_differ(exported, reference, t
 
 def test_a_file_of_another_program_is_described_by_the_experiment(exported, reference, tmp_path):
     stored = read(exported.checkpoint)
-    meta = {"format_version": stored.meta["format_version"], "origin": {}}
-    write(tmp_path / "foreign.safetensors", Checkpoint(meta=meta, networks=stored.networks))
+    write(tmp_path / "foreign.safetensors", Checkpoint(meta=CheckpointMeta(), networks=stored.networks))
     assert evaluate(torch_impl.eval.main, tmp_path / "foreign.safetensors", tmp_path) == 0
     assert result(tmp_path)["confusion_matrix"] == result(reference)["confusion_matrix"]
 

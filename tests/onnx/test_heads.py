@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from common.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, write
+from common.checkpoints.checkpoint import Checkpoint, write
+from common.checkpoints.meta import CheckpointMeta
 from common.command_line import run_command
-from common.config.strict import to_plain
 from common.errors import UserError
 from common.experiment import compose
 from tests.onnx.conftest import blocks, fill
@@ -35,11 +35,7 @@ def models(tmp_path_factory) -> SimpleNamespace:
     with torch.no_grad():  # some features of images as prototypes, so that every class wins somewhere
         features = network(torch.from_numpy(blocks(2, 64, 64)))["features"].transpose(0, 1).flatten(1).T
         network.prototypes.copy_(features[:: len(features) // len(network.prototypes)][: len(network.prototypes)])
-    meta = {
-        "format_version": FORMAT_VERSION, "experiment": config.name, "network": to_plain(config.network),
-        "classes": list(config.dataset.classes), "mean": list(config.augment.mean), "std": list(config.augment.std),
-        "role": "teacher",
-    }  # fmt: skip
+    meta = CheckpointMeta.from_experiment(config, role="teacher")
     folder = tmp_path_factory.mktemp("heads")
     checkpoint = folder / "best.safetensors"
     write(checkpoint, Checkpoint(meta=meta, networks={"model": network_tensors(network)}))

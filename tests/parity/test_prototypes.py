@@ -14,9 +14,9 @@ import mindspore_impl.methods.pcr.prototypes as theirs
 import mindspore_impl.predictor
 import torch_impl.methods.pcr.prototypes as ours
 import torch_impl.predictor
-from common.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, read, write
+from common.checkpoints.checkpoint import Checkpoint, read, write
 from common.checkpoints.ckpt_file import read_ckpt
-from common.config.strict import to_plain
+from common.checkpoints.meta import CheckpointMeta
 from common.experiment import compose
 from common.models.stored_network import read_network
 from common.networks.initial import initial_tensors
@@ -179,7 +179,7 @@ def released(tmp_path_factory):
     tensors = initial_tensors(shapes, dataclasses.replace(SMALL.network, zero_init_residual=False), 1, "student")
     tensors["auxiliary.conv.bias"] = np.zeros_like(tensors["auxiliary.conv.bias"])
     tensors["prototypes"] = np.abs(tensors["prototypes"])
-    meta = {"format_version": FORMAT_VERSION, "role": "teacher"}
+    meta = CheckpointMeta(role="teacher")
     write(folder / "released.ckpt", Checkpoint(meta=meta, networks={"model": tensors}), "pcr-mindspore")
     return folder / "released.ckpt", tensors
 
@@ -208,13 +208,8 @@ def pools(released, tmp_path_factory):
     """The stages of a released file with both pools in both frameworks, on an image of 64 x 50."""
     path, tensors = released
     own = tmp_path_factory.mktemp("own") / "own.safetensors"
-    described = {
-        "network": to_plain(SMALL.network),
-        "classes": list(SMALL.dataset.classes),
-        "format_version": FORMAT_VERSION,
-    }
-    described |= {"mean": list(SMALL.augment.mean), "std": list(SMALL.augment.std), "role": "teacher"}
-    write(own, Checkpoint(meta=described, networks={"model": tensors}))
+    meta = CheckpointMeta.from_experiment(SMALL, role="teacher")
+    write(own, Checkpoint(meta=meta, networks={"model": tensors}))
 
     def get(height: int, width: int):
         images = np.random.default_rng(3).standard_normal((1, 3, height, width)).astype(np.float32)

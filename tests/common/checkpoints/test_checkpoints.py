@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from common.checkpoints import checkpoint as checkpoints
-from common.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, file_format, layout, read, write
+from common.checkpoints.checkpoint import Checkpoint, file_format, layout, read, write
+from common.checkpoints.meta import FORMAT_VERSION, CheckpointMeta
 from common.command_line import run_command
 from common.config.schema import NetworkConfig
 from common.config.strict import to_plain
@@ -38,13 +39,9 @@ def tensors(seed: int = 0, classes: int = 3) -> dict[str, np.ndarray]:
 def deployable() -> Checkpoint:
     """One network as a best checkpoint holds it."""
     network = to_plain(NetworkConfig(encoder="tiny"))
-    meta = {
-        "experiment": "shapes/12/u2pl",
-        "network": network,
-        "classes": ["a", "b", "ü"],
-        "role": "teacher",
-        "miou": 0.5,
-    }
+    meta = CheckpointMeta(
+        experiment="shapes/12/u2pl", network=network, classes=("a", "b", "ü"), role="teacher", miou=0.5
+    )
     return Checkpoint(meta=meta, networks={"model": tensors()})
 
 
@@ -57,11 +54,11 @@ def training() -> Checkpoint:
         "used": np.array([True, False]),
     }
     networks = {"student": tensors(1), "teacher": tensors(2)}
-    return Checkpoint(meta={"role": "teacher", "iteration": 12}, networks=networks, state=state)
+    return Checkpoint(meta=CheckpointMeta(role="teacher", iteration=12), networks=networks, state=state)
 
 
 def assert_same(found: Checkpoint, wanted: Checkpoint) -> None:
-    assert found.meta == {**wanted.meta, "format_version": FORMAT_VERSION}
+    assert found.meta == wanted.meta
     for mine, other in [(found.state, wanted.state), *((found.networks[r], n) for r, n in wanted.networks.items())]:
         assert set(mine) == set(other)
         for name, array in other.items():
@@ -85,7 +82,7 @@ def test_a_training_state_survives_in_ckpt(tmp_path):
     write(tmp_path / "last.ckpt", training())
     assert_same(read(tmp_path / "last.ckpt"), training())
     student = read(tmp_path / "last.ckpt", role="student")
-    assert student.deployable and student.meta["role"] == "student"
+    assert student.deployable and student.meta.role == "student"
     np.testing.assert_array_equal(student.networks["model"]["encoder.bn1.bias"], tensors(1)["encoder.bn1.bias"])
     with pytest.raises(UserError, match="no network of the role 'branch1'; it has student, teacher"):
         read(tmp_path / "last.ckpt", role="branch1")
@@ -99,9 +96,12 @@ def test_a_training_state_does_not_fit_in_safetensors(tmp_path):
 
 def test_the_role_to_deploy():
     assert training().deployed_role() == "teacher"
-    assert Checkpoint(meta={"role": "student"}, networks={"teacher": {}, "student": {}}).deployed_role() == "student"
-    assert Checkpoint(meta={}, networks={"branch2": {}, "branch1": {}}).deployed_role() == "branch1"
-    assert Checkpoint(meta={}, networks={"other": {}}).deployed_role() == "other"
+    assert (
+        Checkpoint(meta=CheckpointMeta(role="student"), networks={"teacher": {}, "student": {}}).deployed_role()
+        == "student"
+    )
+    assert Checkpoint(meta=CheckpointMeta(), networks={"branch2": {}, "branch1": {}}).deployed_role() == "branch1"
+    assert Checkpoint(meta=CheckpointMeta(), networks={"other": {}}).deployed_role() == "other"
 
 
 def test_a_checkpoint_knows_its_network():
@@ -110,7 +110,7 @@ def test_a_checkpoint_knows_its_network():
     with pytest.raises(UserError, match="last.pth does not say which network"):
         training().built_from("last.pth")
     broken = deployable()
-    broken.meta["network"]["encoder"] = "resnet19"
+    broken.meta.network["encoder"] = "resnet19"
     with pytest.raises(UserError, match="best.pth: encoder = 'resnet19'"):
         broken.built_from("best.pth")
 
@@ -126,9 +126,9 @@ def test_safetensors_of_another_origin_is_recognised(tmp_path):
     save_file(resnet, tmp_path / "resnet.safetensors")
     found = read(tmp_path / "resnet.safetensors")
     assert list(found.networks["model"]) == ["encoder.conv1.weight", "encoder.layer1.0.conv1.weight"]
-    assert found.meta["origin"]["dialect"] == "torchvision"
+    assert found.meta.origin.dialect == "torchvision"
     save_file(tensors(), tmp_path / "bare.safetensors")
-    assert read(tmp_path / "bare.safetensors").meta["origin"]["dialect"] == "torch"
+    assert read(tmp_path / "bare.safetensors").meta.origin.dialect == "torch"
     save_file({"something.weight": np.ones(1)}, tmp_path / "odd.safetensors")
     with pytest.raises(UserError, match="names are of no known layout .*something.weight"):
         read(tmp_path / "odd.safetensors")
@@ -212,7 +212,7 @@ def test_layouts_belong_to_formats(tmp_path):
 
 
 def test_the_authors_layout_of_a_training_state():
-    state = Checkpoint(meta={"epoch": 3, "miou": 0.25}, networks=training().networks)
+    state = Checkpoint(meta=CheckpointMeta(epoch=3, miou=0.25), networks=training().networks)
     payload = layout("ckpt.pth", state, "u2pl")
     assert list(payload) == ["epoch", "model_state", "optimizer_state", "teacher_state", "best_miou"]
     assert payload["optimizer_state"] is None
@@ -225,7 +225,7 @@ def test_the_authors_layout_of_a_training_state():
     ("role", "key"), [("teacher", "teacher_state"), ("student", "model_state"), (None, "model_state")]
 )
 def test_a_single_network_goes_to_the_place_of_its_role(role, key):
-    single = Checkpoint(meta={"role": role}, networks={"model": tensors()})
+    single = Checkpoint(meta=CheckpointMeta(role=role), networks={"model": tensors()})
     payload = layout("a.pth", single, "u2pl")
     assert [name for name, value in payload.items() if isinstance(value, dict)] == [key]
     assert payload.keys() - {key} == {"epoch", "optimizer_state", "best_miou"}
@@ -253,7 +253,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, capsys, suffix, 
         monkeypatch.setattr(
             os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
         )
-    changed = Checkpoint(meta={}, networks={"model": tensors(5)})
+    changed = Checkpoint(meta=CheckpointMeta(), networks={"model": tensors(5)})
     code = run_command(lambda _: write(path, changed))
     monkeypatch.undo()
     assert code == 2

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from common.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, write
+from common.checkpoints.checkpoint import Checkpoint, write
+from common.checkpoints.meta import CheckpointMeta
 from common.config.strict import to_plain
 from common.errors import UserError
 from common.experiment import compose
@@ -17,18 +19,9 @@ from common.models.stored_network import check_fits, read_network
 EXPERIMENT = compose("shapes/12/suponly")
 
 
-def described(**changes) -> dict:
+def described(**changes) -> CheckpointMeta:
     """The description of a checkpoint of the experiment with changes; None removes an entry."""
-    values = {
-        "format_version": FORMAT_VERSION,
-        "experiment": EXPERIMENT.name,
-        "network": to_plain(EXPERIMENT.network),
-        "classes": list(EXPERIMENT.dataset.classes),
-        "mean": list(EXPERIMENT.augment.mean),
-        "std": list(EXPERIMENT.augment.std),
-        "role": "teacher",
-    }
-    return {key: value for key, value in (values | changes).items() if value is not None}
+    return dataclasses.replace(CheckpointMeta.from_experiment(EXPERIMENT, role="teacher"), **changes)
 
 
 def saved(path: Path, **changes) -> Path:
@@ -38,7 +31,7 @@ def saved(path: Path, **changes) -> Path:
 
 
 def test_a_described_network_needs_no_experiment(tmp_path):
-    stored = read_network(saved(tmp_path / "a.ckpt", mean=[1.0, 2.0, 3.0]))
+    stored = read_network(saved(tmp_path / "a.ckpt", mean=(1.0, 2.0, 3.0)))
     assert stored.config == EXPERIMENT.network and stored.classes == EXPERIMENT.dataset.classes
     assert (stored.role, stored.experiment) == ("teacher", "shapes/12/suponly")
     assert stored.mean == (1.0, 2.0, 3.0) and stored.std == EXPERIMENT.augment.std
@@ -69,11 +62,11 @@ def test_the_named_experiment_tells_the_normalisation(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": ["a", "b"]}, "file has 2 classes but data set shapes has 6"),
-        ({"classes": ["background", "ring", "square", "triangle", "disc", "cross"]}, "class 1 'ring' but .* 'disc'"),
+        ({"classes": ("a", "b")}, "file has 2 classes but data set shapes has 6"),
+        ({"classes": ("background", "ring", "square", "triangle", "disc", "cross")}, "class 1 'ring' but .* 'disc'"),
         ({"network": to_plain(EXPERIMENT.network) | {"width": 8}}, r"network.width=8 \(here 32\)"),
         ({"network": to_plain(EXPERIMENT.network) | {"aspp_dilations": [1]}}, r"aspp_dilations=\[1\] \(here \[2,4\]\)"),
-        ({"std": [1.0, 1.0, 1.0]}, r"augment.std=\[1.0,1.0,1.0\]"),
+        ({"std": (1.0, 1.0, 1.0)}, r"augment.std=\[1.0,1.0,1.0\]"),
     ],
 )
 def test_contradictions_are_named(changes, message):
@@ -84,7 +77,7 @@ def test_contradictions_are_named(changes, message):
 def test_what_only_training_uses_may_differ():
     network = to_plain(EXPERIMENT.network) | {"aspp_dropout": 0.5, "backbone_weights": "x", "zero_init_residual": True}
     check_fits(described(network=network), EXPERIMENT, Path("file"))
-    check_fits({}, EXPERIMENT, Path("file"))
+    check_fits(CheckpointMeta(), EXPERIMENT, Path("file"))
 
 
 def metadata() -> GraphMetadata:

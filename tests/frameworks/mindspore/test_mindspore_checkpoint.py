@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from common.checkpoints.checkpoint import Checkpoint, read
+from common.checkpoints.meta import CheckpointMeta
 from common.config.schema import NetworkConfig
 from common.errors import UserError
 
@@ -97,9 +98,11 @@ def test_another_class_count_loads_nothing():
 def test_files_are_read_by_mindspore(tmp_path):
     net = network()
     tensors = filled(net, 4)
-    save_checkpoint(tmp_path / "best.ckpt", Checkpoint(meta={"role": "teacher"}, networks={"model": tensors}))
+    save_checkpoint(
+        tmp_path / "best.ckpt", Checkpoint(meta=CheckpointMeta(role="teacher"), networks={"model": tensors})
+    )
     found = read(tmp_path / "best.ckpt")
-    assert found.meta == {"role": "teacher", "format_version": 1}
+    assert found.meta == CheckpointMeta(role="teacher")
     assert_equal(found.networks["model"], tensors)
     parameters = mindspore.load_checkpoint(str(tmp_path / "best.ckpt"), crc_check=True)
     description = parameters.pop("__meta__")

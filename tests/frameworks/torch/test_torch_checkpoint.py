@@ -1,5 +1,6 @@
 """PyTorch networks to and from neutral arrays, and .pth files."""
 
+import dataclasses
 import errno
 import io
 import json
@@ -9,6 +10,7 @@ import pytest
 
 from common.checkpoints.checkpoint import Checkpoint, read
 from common.checkpoints.layouts import DIALECTS
+from common.checkpoints.meta import CheckpointMeta
 from common.command_line import run_command
 from common.config.schema import NetworkConfig
 from common.errors import UserError
@@ -111,7 +113,7 @@ def test_another_architecture_or_class_count_loads_nothing(other, complaint):
 def training() -> Checkpoint:
     networks = {"student": network_tensors(network(0)), "teacher": network_tensors(network(1))}
     state = {"momentum/a": np.arange(3, dtype=np.float32), "count": np.array(3), "empty": np.zeros((0, 2), np.float32)}
-    return Checkpoint(meta={"role": "teacher", "classes": ["a", "b"]}, networks=networks, state=state)
+    return Checkpoint(meta=CheckpointMeta(role="teacher", classes=("a", "b")), networks=networks, state=state)
 
 
 def test_files_hold_plain_values_only(tmp_path):
@@ -130,7 +132,7 @@ def test_files_hold_plain_values_only(tmp_path):
 def test_a_training_state_survives(tmp_path, name):
     save_checkpoint(tmp_path / name, training())
     found = read(tmp_path / name)
-    assert found.meta == {**training().meta, "format_version": 1}
+    assert found.meta == training().meta
     assert_equal(found.state, training().state)
     for role, tensors in training().networks.items():
         assert_equal(found.networks[role], tensors)
@@ -138,8 +140,8 @@ def test_a_training_state_survives(tmp_path, name):
 
 def test_numpy_numbers_of_the_description_become_plain(tmp_path):
     checkpoint = training().only()
-    checkpoint.meta["miou"] = np.float64(0.5)
-    save_checkpoint(tmp_path / "best.pth", checkpoint)
+    meta = dataclasses.replace(checkpoint.meta, miou=np.float64(0.5))
+    save_checkpoint(tmp_path / "best.pth", dataclasses.replace(checkpoint, meta=meta))
     assert type(torch.load(tmp_path / "best.pth", weights_only=True)["meta"]["miou"]) is float
 
 

@@ -86,11 +86,11 @@ def compare(quantity: str, checkpoint: Checkpoint, payload: dict, prefix: str) -
         wrong += len(expected.keys() ^ found.keys())
         wrong += sum(not np.array_equal(found.get(name), array) for name, array in expected.items())
     beside = {name for name in ("class_criterion", "cutmix_bank") if name in payload}
-    plain = checkpoint.meta["origin"]["values"]
+    plain = checkpoint.meta.origin.values
     return [
         exact(f"{quantity}: networks", [len(checkpoint.networks), *found_by_role], [len(networks), *networks]),
         exact(f"{quantity}: names and values", wrong, 0),
-        exact(f"{quantity}: deployed network", checkpoint.only().meta["role"], list(networks)[-1]),
+        exact(f"{quantity}: deployed network", checkpoint.only().meta.role, list(networks)[-1]),
         exact(f"{quantity}: epoch, best_miou", [plain.get("epoch"), plain.get("best_miou")], [EPOCH, BEST_MIOU]),
         exact(f"{quantity}: banks", sum(not np.array_equal(checkpoint.state.get(n), payload[n]) for n in beside), 0),
     ]

@@ -14,7 +14,8 @@ import torch
 import mindspore_impl.optimizer
 import mindspore_impl.session
 import torch_impl.optimizer
-from common.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, read
+from common.checkpoints.checkpoint import Checkpoint, read
+from common.checkpoints.meta import CheckpointMeta
 from common.config.schema import CriterionConfig, ExperimentConfig, OptimizerConfig
 from common.experiment import compose
 from common.methods.interface import NonFiniteLoss
@@ -171,7 +172,7 @@ def test_other_dropout_masks_leave_the_gate(curve, monkeypatch):
 def test_a_resumed_run_is_the_uninterrupted_one(theirs, tmp_path):
     kept, stop = 7, 10
     losses = run(theirs, stop=kept)
-    checkpoint = Checkpoint({"format_version": FORMAT_VERSION, "role": "teacher"}, theirs.networks(), theirs.state())
+    checkpoint = Checkpoint(CheckpointMeta(role="teacher"), theirs.networks(), theirs.state())
     save_checkpoint(tmp_path / "last.ckpt", checkpoint)
     losses += run(theirs, kept, stop)
     networks, state = theirs.networks(), theirs.state()
