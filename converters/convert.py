@@ -31,7 +31,7 @@ def convert(
     narrow = role is not None or room == 1 or (room is not None and len(found.networks) > room)
     written = found.only(role, str(source)) if narrow else found
     if target_dialect and not find_dialect(target_dialect).own:
-        places = find_dialect(target_dialect).state
+        places = find_dialect(target_dialect).wrapper.state
         state = {name: array for name, array in written.state.items() if name in places}
         written = dataclasses.replace(written, state=state)
     save(target, written, target_dialect)

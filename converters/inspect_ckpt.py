@@ -58,7 +58,7 @@ def _origin(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         rows = [("layout", f"this project's own, version {meta.format_version}")]
     else:
         layout = DIALECTS[origin.dialect]
-        twins = [other.name for other in DIALECTS.values() if other.same_as == layout.name]
+        twins = [other.name for other in DIALECTS.values() if other.marks.same_as == layout.name]
         also = f" (files of {', '.join(twins)} are the same)" if twins else ""
         rows = [("layout", f"{layout.name}: {layout.description}{also}")]
         if layout.preset:

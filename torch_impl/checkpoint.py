@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.checkpoints.checkpoint import Checkpoint, file_format, layout, write
+from common.checkpoints.checkpoint import Checkpoint, content_for, file_format, write
 from common.files import atomic_path
 from common.networks.tensors import Tensors, is_counter, require_match
 
@@ -47,7 +47,7 @@ def save_checkpoint(path: str | os.PathLike, checkpoint: Checkpoint, dialect: st
     if file_format(path) != ".pth":
         write(path, checkpoint, dialect)
         return
-    payload = _to_torch(layout(path, checkpoint, dialect))
+    payload = _to_torch(content_for(path, checkpoint, dialect))
     with atomic_path(path) as temporary:
         _save(payload, temporary)
 

@@ -134,7 +134,7 @@ def write(path: str | os.PathLike, checkpoint: Checkpoint, dialect: str | None =
     suffix = file_format(path)
     if suffix == ".pth":
         raise UserError(f"{path}: writing .pth needs PyTorch; write .safetensors or .ckpt, or install the extra torch")
-    payload = layout(path, checkpoint, dialect)
+    payload = content_for(path, checkpoint, dialect)
     flat = _flattened(payload)
     if suffix == ".ckpt":
         write_ckpt(path, flat | _meta_tensor(payload))
@@ -142,7 +142,7 @@ def write(path: str | os.PathLike, checkpoint: Checkpoint, dialect: str | None =
         _write_safetensors(path, flat, payload)
 
 
-def layout(path: str | os.PathLike, checkpoint: Checkpoint, dialect: str | None = None) -> dict[str, Any]:
+def content_for(path: str | os.PathLike, checkpoint: Checkpoint, dialect: str | None = None) -> dict[str, Any]:
     """Return the nested dict of arrays and plain values that the file ``path`` will hold in ``dialect``."""
     suffix = file_format(path)
     chosen = find_dialect(dialect or ("mindspore" if suffix == ".ckpt" else "torch"))
@@ -151,8 +151,8 @@ def layout(path: str | os.PathLike, checkpoint: Checkpoint, dialect: str | None 
     for tensors in (*checkpoint.networks.values(), checkpoint.state):
         check_dtypes(tensors, str(path))
     if chosen.own:
-        return _own_layout(path, checkpoint, chosen)
-    return _foreign_layout(path, checkpoint, chosen)
+        return _own_content(path, checkpoint, chosen)
+    return _foreign_content(path, checkpoint, chosen)
 
 
 def capacity(path: str | os.PathLike, dialect: str | None = None) -> int | None:
@@ -274,7 +274,7 @@ def _from_foreign(payload: dict[str, Any], dialect: Dialect, path: Path) -> Chec
         places = ", ".join(f"{slot.key} {slot.prefix}".strip() or "the file itself" for slot in dialect.slots)
         found = f"{homeless[0]} lies elsewhere" if homeless else "there are none"
         raise UserError(f"{path}: the layout {dialect.name} keeps its networks in {places}; here {found}")
-    state = {name: payload[name] for name in dialect.state if isinstance(payload.get(name), np.ndarray)}
+    state = {name: payload[name] for name in dialect.wrapper.state if isinstance(payload.get(name), np.ndarray)}
     values = {name: value for name, value in payload.items() if _is_plain(value)}
     flat = not any(isinstance(payload.get(slot.key), dict) for slot in dialect.slots)
     taken = {*(payload if flat else ()), *state, *values, *(slot.key for slot in dialect.slots), *dialect.inside}
@@ -292,7 +292,7 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, (int, str, type(None))) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _own_layout(path: str | os.PathLike, checkpoint: Checkpoint, dialect: Dialect) -> dict[str, Any]:
+def _own_content(path: str | os.PathLike, checkpoint: Checkpoint, dialect: Dialect) -> dict[str, Any]:
     # By way of JSON: a NumPy number in it would make a .pth file more than plain values.
     meta = json.loads(json.dumps(checkpoint.meta.to_plain() | {"format_version": FORMAT_VERSION}, allow_nan=False))
     rename = mindspore_norms if dialect.norm == "mindspore" else dict
@@ -307,7 +307,7 @@ def _own_layout(path: str | os.PathLike, checkpoint: Checkpoint, dialect: Dialec
     return payload | {"networks": networks, "state": dict(checkpoint.state)}
 
 
-def _foreign_layout(path: str | os.PathLike, checkpoint: Checkpoint, dialect: Dialect) -> dict[str, Any]:
+def _foreign_content(path: str | os.PathLike, checkpoint: Checkpoint, dialect: Dialect) -> dict[str, Any]:
     slots = {slot.role: slot for slot in dialect.slots}
     networks = checkpoint.networks
     if checkpoint.deployable:
@@ -323,24 +323,27 @@ def _foreign_layout(path: str | os.PathLike, checkpoint: Checkpoint, dialect: Di
         foreign = dialect.from_neutral(tensors, str(path))
         content = payload.setdefault(slot.key, {}) if slot.key else payload
         content.update({f"{dialect.module_prefix}{slot.prefix}{name}": array for name, array in foreign.items()})
-    if not dialect.wrapper:
+    if not dialect.wrapper.keys:
         return payload
-    payload |= {name: checkpoint.state[name] for name in dialect.state if name in checkpoint.state}
+    payload |= {name: checkpoint.state[name] for name in dialect.wrapper.state if name in checkpoint.state}
     values = _foreign_values(checkpoint.meta, dialect)
     places = {slot.key for slot in dialect.slots}
-    whole = {key: payload.get(key, values.get(key)) for key in dialect.wrapper if key in payload or key not in places}
+    whole = {
+        key: payload.get(key, values.get(key)) for key in dialect.wrapper.keys if key in payload or key not in places
+    }
     return whole | values | payload
 
 
 def _foreign_values(meta: CheckpointMeta, dialect: Dialect) -> dict[str, Any]:
     """The plain entries of a file: those it came with, else what our ``meta`` says in the layout's words."""
+    wrapper = dialect.wrapper
     if meta.origin is not None and find_dialect(meta.origin.dialect).rules == dialect.rules:
-        return dict(dialect.constants) | meta.origin.values
-    values = dict(dialect.constants) | {
-        foreign: getattr(meta, own) for foreign, own in dialect.values if getattr(meta, own) is not None
+        return dict(wrapper.constants) | meta.origin.values
+    values = dict(wrapper.constants) | {
+        foreign: getattr(meta, entry) for foreign, entry in wrapper.values if getattr(meta, entry) is not None
     }
-    if dialect.percent and meta.miou is not None:
-        values[dialect.percent] = round(100 * meta.miou, 2)
+    if wrapper.percent and meta.miou is not None:
+        values[wrapper.percent] = round(100 * meta.miou, 2)
     return values
 
 

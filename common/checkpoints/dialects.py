@@ -34,44 +34,60 @@ class Slot:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Marks:
+    """By what a layout is told from the others.
+
+    ``name`` is the start of one of its foreign names, ``entries`` must lie at the file's top level. ``same_as`` is the layout
+    that is recognised in place of this one because their files do not differ.
+    """
+
+    name: str
+    entries: tuple[str, ...] = ()
+    same_as: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrapper:
+    """What a file holds at its top level, beside the networks or around them.
+
+    ``keys`` are all entries in order; one that we have nothing for is written as None. Of these, ``values`` are plain
+    (foreign name, name in :class:`CheckpointMeta`), ``constants`` always the same, ``percent`` the mIoU in percent.
+    ``state`` are arrays that only some files have.
+    """
+
+    keys: tuple[str, ...] = ()
+    values: tuple[tuple[str, str], ...] = ()
+    constants: tuple[tuple[str, Any], ...] = ()
+    percent: str = ""
+    state: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """One layout of checkpoint files.
+    """One layout of checkpoint files: its names (``rules``), where its networks lie (``slots``), what is around them.
 
-    ``signature`` is the start of a foreign name by which the layout is recognised. ``module_prefix`` is written before
-    every name; on reading ``module.`` is dropped where all names have it. ``values`` are plain entries beside the
-    networks (foreign name, name in ``meta``), ``state`` arrays beside them, ``ignored`` names that are not read.
-    ``zero_bias`` are convolutions that have a bias here and none there; ``counters`` tells whether BatchNorm batches
-    are counted there, ``own`` whether the layout is this project's.
-
-    ``wrapper`` are the top-level entries of a file in order, ``constants`` those that are always the same, ``percent``
-    the one that holds the mIoU in percent; an entry of the wrapper that we have nothing for is written as None.
-    ``inside`` are entries that a flat layout's names may also lie in.
-    ``marks`` are top-level entries by which a layout is told from another one with the same names; ``same_as`` names
-    the layout that is recognised in place of this one because their files do not differ. ``preset`` is the file of
-    ``configs/networks`` whose network the layout holds.
+    ``module_prefix`` is written before every name; on reading ``module.`` is dropped where all names have it. ``norm`` says
+    whose names a BatchNorm's tensors have, ``counters`` whether its batches are counted. ``ignored`` names are not read;
+    ``zero_bias`` are convolutions that have a bias here and none there; ``inside`` are entries that a flat layout's names
+    may also lie in. ``preset`` is the file of ``configs/networks`` whose network the layout holds, ``own`` whether the
+    layout is this project's.
     """
 
     name: str
     description: str
     rules: Rules
-    signature: str
     slots: tuple[Slot, ...]
+    marks: Marks
+    wrapper: Wrapper = Wrapper()
     suffixes: tuple[str, ...] = (".pth",)
     module_prefix: str = ""
     norm: NormStyle = "torch"
-    values: tuple[tuple[str, str], ...] = ()
-    state: tuple[str, ...] = ()
+    counters: bool = True
     ignored: tuple[str, ...] = ()
     zero_bias: tuple[str, ...] = ()
-    counters: bool = True
-    own: bool = False
-    wrapper: tuple[str, ...] = ()
-    constants: tuple[tuple[str, Any], ...] = ()
-    percent: str = ""
     inside: tuple[str, ...] = ()
-    marks: tuple[str, ...] = ()
-    same_as: str = ""
     preset: str = ""
+    own: bool = False
 
     def neutral_name(self, name: str) -> str | None:
         """Return the neutral name of a foreign one, or None where the table has no way there and back."""
@@ -140,8 +156,8 @@ class Dialect:
         return networks, homeless
 
     def fits(self, payload: Mapping[str, Any]) -> bool:
-        """Whether all names of a file's networks are this layout's, and its signature and marks are among them."""
-        if self.same_as or not all(mark in payload for mark in self.marks):
+        """Whether all names of a file's networks are this layout's, and its marks are among them."""
+        if self.marks.same_as or not all(entry in payload for entry in self.marks.entries):
             return False
         networks, homeless = self.networks(payload)
         styles = {style for tensors in networks.values() for style in [_norm_style(tensors)] if style}
@@ -150,7 +166,7 @@ class Dialect:
             not homeless
             and styles <= {self.norm}
             and all(self.neutral_name(name) or _starts(name, self.ignored) for name in names)
-            and any(name.startswith(self.signature) for name in names)
+            and any(name.startswith(self.marks.name) for name in names)
         )
 
 

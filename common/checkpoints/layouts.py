@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from common.checkpoints.dialects import Dialect, Rules, Slot, sequence
+from dataclasses import replace
+
+from common.checkpoints.dialects import Dialect, Marks, Rules, Slot, Wrapper, sequence
 
 HEAD = ("conv1", "bn1", "conv2", "bn2", "project")
 TOP_MODULES = (
@@ -82,20 +84,25 @@ TORCHVISION_RULES: Rules = tuple(
     (f"encoder.{name}", name) for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 )
 
+OWN_SLOTS, OWN_MARKS = (Slot("model"),), Marks(name="classifier.project.")
 U2PL_SLOTS = (Slot("student", "model_state"), Slot("teacher", "teacher_state"))
-U2PL_VALUES = (("epoch", "epoch"), ("best_miou", "miou"))
-U2PL_WRAPPER = ("epoch", "model_state", "optimizer_state", "teacher_state", "best_miou")
+U2PL_WRAPPER = Wrapper(
+    keys=("epoch", "model_state", "optimizer_state", "teacher_state", "best_miou"),
+    values=(("epoch", "epoch"), ("best_miou", "miou")),
+)
 CPCL_SLOTS = (Slot("branch1", "model", "branch1."), Slot("branch2", "model", "branch2."))
 CPCL_VALUES = (("epoch", "epoch"), ("iteration", "iteration"))
-UCCL_WRAPPER = ("model", "optimizer", "epoch", "previous_best")
+UCCL_WRAPPER = Wrapper(
+    keys=("model", "optimizer", "epoch", "previous_best"), values=(("epoch", "epoch"),), percent="previous_best"
+)
 
 _ALL = (
     Dialect(
         name="torch",
         description="this project's names",
         rules=OWN_RULES,
-        signature="classifier.project.",
-        slots=(Slot("model"),),
+        slots=OWN_SLOTS,
+        marks=OWN_MARKS,
         suffixes=(".pth", ".ckpt", ".safetensors"),
         own=True,
     ),
@@ -103,116 +110,107 @@ _ALL = (
         name="mindspore",
         description="this project's names with MindSpore's names in BatchNorms",
         rules=OWN_RULES,
-        signature="classifier.project.",
-        slots=(Slot("model"),),
+        slots=OWN_SLOTS,
+        marks=OWN_MARKS,
         suffixes=(".pth", ".ckpt", ".safetensors"),
-        own=True,
         norm="mindspore",
+        own=True,
     ),
     Dialect(
         name="u2pl",
         description="U2PL, also its branch with_AEL (specs/u2pl.md section 15)",
         rules=U2PL_RULES,
-        signature="decoder.aspp.conv5.",
         slots=U2PL_SLOTS,
+        marks=Marks(name="decoder.aspp.conv5."),
+        wrapper=replace(U2PL_WRAPPER, state=("class_criterion", "cutmix_bank")),
         module_prefix="module.",
-        values=U2PL_VALUES,
-        state=("class_criterion", "cutmix_bank"),
-        wrapper=U2PL_WRAPPER,
         preset="u2pl",
     ),
     Dialect(
         name="pcr",
         description="PCR in PyTorch's names, U2PL's layout (specs/pcr.md section 2)",
         rules=PCR_RULES,
-        signature="proto_net.",
         slots=U2PL_SLOTS,
-        module_prefix="module.",
-        values=U2PL_VALUES,
+        marks=Marks(name="proto_net."),
         wrapper=U2PL_WRAPPER,
+        module_prefix="module.",
         preset="pcr",
     ),
     Dialect(
         name="pcr-mindspore",
         description="PCR's released MindSpore files: the teacher, flat (specs/pcr.md section 2)",
         rules=PCR_RULES,
-        signature="proto_net.",
         slots=(Slot("teacher"),),
+        marks=Marks(name="proto_net."),
         suffixes=(".ckpt",),
         module_prefix="module.",
         norm="mindspore",
-        zero_bias=("auxiliary.conv",),
         counters=False,
+        zero_bias=("auxiliary.conv",),
         preset="pcr",
     ),
     Dialect(
         name="cps",
         description="CPS, both branches: CPCL's names beside the optimisers l and r (specs/cpcl.md section 5.4)",
         rules=CPCL_RULES,
-        signature="head.aspp.map_convs.",
         slots=CPCL_SLOTS,
-        values=CPCL_VALUES,
-        wrapper=("model", "optimizer_l", "optimizer_r", "epoch", "iteration"),
-        marks=("optimizer_l", "optimizer_r"),
+        marks=Marks(name="head.aspp.map_convs.", entries=("optimizer_l", "optimizer_r")),
+        wrapper=Wrapper(keys=("model", "optimizer_l", "optimizer_r", "epoch", "iteration"), values=CPCL_VALUES),
         preset="cpcl",
     ),
     Dialect(
         name="cpcl",
         description="CPCL, both branches (specs/cpcl.md section 5.4)",
         rules=CPCL_RULES,
-        signature="head.aspp.map_convs.",
         slots=CPCL_SLOTS,
-        values=CPCL_VALUES,
-        wrapper=("model", "optimizer_1", "optimizer_2", "epoch", "iteration"),
+        marks=Marks(name="head.aspp.map_convs."),
+        wrapper=Wrapper(keys=("model", "optimizer_1", "optimizer_2", "epoch", "iteration"), values=CPCL_VALUES),
         preset="cpcl",
     ),
     Dialect(
         name="usrn",
         description="USRN, the baseline and the two-branch network (specs/usrn.md section 10)",
         rules=USRN_RULES,
-        signature="encoder.backbone.",
         slots=(Slot("student", "state_dict"),),
+        marks=Marks(name="encoder.backbone."),
+        wrapper=Wrapper(
+            keys=("arch", "epoch", "state_dict", "monitor_best"),
+            values=(("epoch", "epoch"),),
+            constants=(("arch", "DistributedDataParallel"),),
+            percent="monitor_best",
+        ),
         module_prefix="module.",
-        values=(("epoch", "epoch"),),
-        wrapper=("arch", "epoch", "state_dict", "monitor_best"),
-        constants=(("arch", "DistributedDataParallel"),),
-        percent="monitor_best",
         preset="usrn",
     ),
     Dialect(
         name="uccl",
         description="UCCL (specs/uccl.md section 9)",
         rules=UCCL_RULES,
-        signature="head.b0.",
         slots=(Slot("student", "model"),),
-        module_prefix="module.",
-        values=(("epoch", "epoch"),),
+        marks=Marks(name="head.b0."),
         wrapper=UCCL_WRAPPER,
-        percent="previous_best",
+        module_prefix="module.",
         preset="uccl",
     ),
     Dialect(
         name="unimatch",
         description="UniMatch: the same files as UCCL's, and recognised as such",
         rules=UCCL_RULES,
-        signature="head.b0.",
         slots=(Slot("student", "model"),),
-        module_prefix="module.",
-        values=(("epoch", "epoch"),),
+        marks=Marks(name="head.b0.", same_as="uccl"),
         wrapper=UCCL_WRAPPER,
-        percent="previous_best",
-        same_as="uccl",
+        module_prefix="module.",
         preset="uccl",
     ),
     Dialect(
         name="torchvision",
         description="a ResNet alone, 7x7 or three-3x3 stem, without its classifier (torchvision, timm, CPS, U2PL)",
         rules=TORCHVISION_RULES,
-        signature="layer1.0.conv1.",
         slots=(Slot("model"),),
-        inside=("state_dict", "model"),
+        marks=Marks(name="layer1.0.conv1."),
         suffixes=(".pth", ".safetensors"),
         ignored=("fc", "classifier", "head"),
+        inside=("state_dict", "model"),
     ),
 )
 

@@ -116,8 +116,10 @@ def authors_file(path: Path, dialect: str) -> dict:
                 array = rng.standard_normal(5).astype(np.float32) if "num" not in leaf else np.array(9)
                 part[f"{layout.module_prefix}{slot.prefix}{foreign}.0.{leaf}"] = array
     optimizer = {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
-    content = parts[""] if "" in parts else {key: parts.get(key, VALUES.get(key, optimizer)) for key in layout.wrapper}
-    content |= {name: np.ones((2, 3), np.float32) for name in layout.state}
+    content = (
+        parts[""] if "" in parts else {key: parts.get(key, VALUES.get(key, optimizer)) for key in layout.wrapper.keys}
+    )
+    content |= {name: np.ones((2, 3), np.float32) for name in layout.wrapper.state}
 
     def tensors(value):
         if isinstance(value, np.ndarray):
@@ -136,7 +138,7 @@ def test_the_authors_files_go_there_and_back(tmp_path, dialect, middle):
     content = authors_file(tmp_path / "theirs.pth", dialect)
     written, left = convert(tmp_path / "theirs.pth", tmp_path / f"ours{middle}")
     optimizers = [key for key in content if key.startswith("optimizer")]
-    assert written.meta.origin.dialect == (DIALECTS[dialect].same_as or dialect) and left == optimizers
+    assert written.meta.origin.dialect == (DIALECTS[dialect].marks.same_as or dialect) and left == optimizers
     roles = [slot.role for slot in DIALECTS[dialect].slots]
     assert list(written.networks) == (roles if len(roles) > 1 else ["model"])
     convert(tmp_path / f"ours{middle}", tmp_path / "back.pth", target_dialect=dialect)
@@ -179,7 +181,7 @@ def test_a_run_of_ours_in_the_words_of_another_program(tmp_path):
         convert(tmp_path / "best.ckpt", tmp_path / "theirs.pth", target_dialect=dialect)
         theirs = torch.load(tmp_path / "theirs.pth", weights_only=True)
         assert {key: value for key, value in theirs.items() if not isinstance(value, dict)} == wanted
-        assert set(theirs) == set(DIALECTS[dialect].wrapper) - {"teacher_state"}
+        assert set(theirs) == set(DIALECTS[dialect].wrapper.keys) - {"teacher_state"}
 
 
 def test_counters_that_mindspore_does_not_have_are_written_for_pytorch(tmp_path):
@@ -230,7 +232,7 @@ def test_our_own_network_in_the_authors_layout(tmp_path):
     written, left = convert(tmp_path / "last.ckpt", tmp_path / "u2pl.pth", target_dialect="u2pl")
     assert left == ["momentum/encoder.bn1.weight", "empty"] and not written.state
     theirs = torch.load(tmp_path / "u2pl.pth", weights_only=True)
-    assert set(theirs) == set(DIALECTS["u2pl"].wrapper) and theirs["optimizer_state"] is None
+    assert set(theirs) == set(DIALECTS["u2pl"].wrapper.keys) and theirs["optimizer_state"] is None
     bias = theirs["teacher_state"]["module.decoder.classifier.8.bias"].numpy()
     np.testing.assert_array_equal(bias, tensors(2)["classifier.project.bias"])
 

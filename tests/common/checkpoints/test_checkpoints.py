@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from common.checkpoints import checkpoint as checkpoints
-from common.checkpoints.checkpoint import Checkpoint, file_format, layout, read, write
+from common.checkpoints.checkpoint import Checkpoint, content_for, file_format, read, write
 from common.checkpoints.meta import FORMAT_VERSION, CheckpointMeta
 from common.command_line import run_command
 from common.config.schema import NetworkConfig
@@ -208,12 +208,12 @@ def test_layouts_belong_to_formats(tmp_path):
     with pytest.raises(UserError, match="writing .pth needs PyTorch"):
         write(tmp_path / "a.pth", deployable())
     with pytest.raises(UserError, match="the layout cpcl holds branch1, branch2, not student, teacher"):
-        layout(tmp_path / "a.pth", training(), "cpcl")
+        content_for(tmp_path / "a.pth", training(), "cpcl")
 
 
 def test_the_authors_layout_of_a_training_state():
     state = Checkpoint(meta=CheckpointMeta(epoch=3, miou=0.25), networks=training().networks)
-    payload = layout("ckpt.pth", state, "u2pl")
+    payload = content_for("ckpt.pth", state, "u2pl")
     assert list(payload) == ["epoch", "model_state", "optimizer_state", "teacher_state", "best_miou"]
     assert payload["optimizer_state"] is None
     assert (payload["epoch"], payload["best_miou"]) == (3, 0.25)
@@ -226,7 +226,7 @@ def test_the_authors_layout_of_a_training_state():
 )
 def test_a_single_network_goes_to_the_place_of_its_role(role, key):
     single = Checkpoint(meta=CheckpointMeta(role=role), networks={"model": tensors()})
-    payload = layout("a.pth", single, "u2pl")
+    payload = content_for("a.pth", single, "u2pl")
     assert [name for name, value in payload.items() if isinstance(value, dict)] == [key]
     assert payload.keys() - {key} == {"epoch", "optimizer_state", "best_miou"}
 
