@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from common.arrays import IGNORE, center_box
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import open_dataset
 from common.files import write_text_atomic
@@ -128,9 +129,8 @@ def judged(image: np.ndarray, label: np.ndarray, config: ExperimentConfig) -> tu
         return image, label
     size = config.evaluation.size
     image, label = pad_to(image, size, 0), pad_to(label, size, config.evaluation.pad_label)
-    top, left = ((side - size) // 2 for side in label.shape)
-    window = (slice(top, top + size), slice(left, left + size))
-    return image[window], label[window]
+    box = center_box(label.shape, (size, size))
+    return image[box.rows, box.columns], label[box.rows, box.columns]
 
 
 def _strip(
@@ -142,7 +142,7 @@ def _strip(
     reference = ids[runtimes[0]]
     panels = [(f"{name}", image), ("ground truth", palette[label])]
     for runtime in runtimes:
-        wrong = int(((ids[runtime] != label) & (label != 255)).sum())
+        wrong = int(((ids[runtime] != label) & (label != IGNORE)).sum())
         panels.append((f"{runtime}: {wrong} pixels wrong", palette[ids[runtime]]))
     for runtime in runtimes[1:]:
         count = int((ids[runtime] != reference).sum())

@@ -8,10 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from common.arrays import Size, Window
+from common.arrays import Box, Size
 from common.config.schema import Accumulate, AugmentConfig, Head
 from common.errors import UserError
 from common.evaluation.predictor import UsedRuntime
+from common.evaluation.sliding import join_windows
 from common.images.normalise import normalise
 from common.images.resize import resize_bilinear
 from common.models.exported_graph import GraphMetadata, read_properties
@@ -103,19 +104,17 @@ class OnnxPredictor:
         images = np.stack([normalise(picture, scale).transpose(2, 0, 1) for picture in pictures])
         return self.class_ids(images, pictures.shape[1:3])
 
-    def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Window], accumulate: Accumulate) -> np.ndarray:
+    def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Box], accumulate: Accumulate) -> np.ndarray:
         """Return uint8 ``[H,W]`` class ids of one image ``[1,3,H,W]`` from overlapping windows, joined on the host."""
         self._needs_logits("sliding windows")
+
+        def values(window: Box) -> np.ndarray:
+            logits = self.run(image[:, :, window.rows, window.columns], "logits")[0]
+            return _softmax(logits) if accumulate == "sum_softmax" else logits
+
         total = np.zeros((self.classes, *image.shape[2:]), np.float32)
-        visits = np.zeros(image.shape[2:], np.float32)
-        for window in windows:
-            rows, columns = slice(window.top, window.bottom), slice(window.left, window.right)
-            logits = self.run(image[:, :, rows, columns], "logits")[0]
-            total[:, rows, columns] += _softmax(logits) if accumulate == "sum_softmax" else logits
-            visits[rows, columns] += 1
-        if accumulate == "mean_logits":
-            total /= visits
-        return total.argmax(0).astype(np.uint8)
+        visits = np.zeros(image.shape[2:], np.float32) if accumulate == "mean_logits" else None
+        return join_windows(windows, values, total, visits).argmax(0).astype(np.uint8)
 
     def stages(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Return every intermediate result for images ``[B,3,H,W]``, in order; empty unless exported with stages."""

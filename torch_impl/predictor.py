@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.arrays import Size, Window
+from common.arrays import Box, Size
 from common.config.schema import Accumulate, Head
 from common.evaluation.predictor import STRIP_ROWS, UsedRuntime
+from common.evaluation.sliding import join_windows
 from torch_impl.device import describe_device, exact
 from torch_impl.resize import resize
 
@@ -40,20 +41,17 @@ class TorchPredictor:
         with exact():
             return resize(self._eval()(self._tensor(images))["decoder"], size).cpu().numpy()
 
-    def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Window], accumulate: Accumulate) -> np.ndarray:
+    def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Box], accumulate: Accumulate) -> np.ndarray:
         """Return uint8 ``[H,W]`` class ids of one image ``[1,3,H,W]`` from overlapping windows."""
-        height, width = image.shape[2:]
-        total = torch.zeros((self.classes, height, width), device=self.device)
-        visits = torch.zeros((height, width), device=self.device)
-        for window in windows:
-            rows, columns = slice(window.top, window.bottom), slice(window.left, window.right)
-            crop = image[:, :, rows, columns]
+
+        def values(window: Box) -> Tensor:
+            crop = image[:, :, window.rows, window.columns]
             logits = self._logits(crop, crop.shape[2:])[0]
-            total[:, rows, columns] += logits.softmax(0) if accumulate == "sum_softmax" else logits
-            visits[rows, columns] += 1
-        if accumulate == "mean_logits":
-            total /= visits
-        return total.argmax(0).to(torch.uint8).cpu().numpy()
+            return logits.softmax(0) if accumulate == "sum_softmax" else logits
+
+        total = torch.zeros((self.classes, *image.shape[2:]), device=self.device)
+        visits = torch.zeros(image.shape[2:], device=self.device) if accumulate == "mean_logits" else None
+        return join_windows(windows, values, total, visits).argmax(0).to(torch.uint8).cpu().numpy()
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Return the fused features float32 ``[B,C,h,w]`` of images ``[B,3,H,W]``, before the classifier."""

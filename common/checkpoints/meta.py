@@ -28,9 +28,8 @@ class CheckpointMeta:
 
     ``network`` is the plain form of :class:`common.config.schema.NetworkConfig`, ``mean`` and ``std`` normalise RGB
     pixels in 0..255 per channel. ``role`` is the network to deploy, ``epoch`` the number of finished ones, ``miou`` that
-    of this network and ``best_miou`` the run's so far, both in 0..1; ``data`` are the digests of the lists and subclass labels
-    that a run learns from. ``more`` are entries that this program does not know;
-    they are kept.
+    of this network and ``best_miou`` the run's so far, both in 0..1; ``data`` are digests of the lists and subclass labels
+    that a run learns from. ``more`` are entries that this program does not know; they are kept.
     """
 
     format_version: int = FORMAT_VERSION

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.arrays import Size, Window
+from common.arrays import Box, Size
 from common.config.schema import Accumulate
 from common.evaluation.predictor import Predictor
+from common.evaluation.sliding import join_windows
 
 
 class BranchMean:
@@ -26,14 +27,15 @@ class BranchMean:
         """Return uint8 ``[B,h,w]`` class ids at ``size``."""
         return self._probabilities(images, size).argmax(1).astype(np.uint8)
 
-    def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Window], accumulate: Accumulate) -> np.ndarray:
+    def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Box], accumulate: Accumulate) -> np.ndarray:
         """Return uint8 ``[H,W]`` class ids of one image; windows are always joined by summed probabilities."""
+
+        def probabilities(window: Box) -> np.ndarray:
+            crop = np.ascontiguousarray(image[:, :, window.rows, window.columns])
+            return self._probabilities(crop, crop.shape[2:])[0]
+
         total = np.zeros((self.classes, *image.shape[2:]), np.float32)
-        for window in windows:
-            rows, columns = slice(window.top, window.bottom), slice(window.left, window.right)
-            crop = np.ascontiguousarray(image[:, :, rows, columns])
-            total[:, rows, columns] += self._probabilities(crop, crop.shape[2:])[0]
-        return total.argmax(0).astype(np.uint8)
+        return join_windows(windows, probabilities, total, None).argmax(0).astype(np.uint8)
 
     def _probabilities(self, images: np.ndarray, size: Size) -> np.ndarray:
         return (_softmax(self.branches[0].logits(images, size)) + _softmax(self.branches[1].logits(images, size))) / 2

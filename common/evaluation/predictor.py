@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from common.arrays import Size, Window
+from common.arrays import Box, Size
 from common.config.schema import Accumulate
 
 
@@ -37,5 +37,5 @@ class Predictor(Protocol):
     def class_ids(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return uint8 ``[B,h,w]`` arg-max class ids at ``size``, computed on the device."""
 
-    def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Window], accumulate: Accumulate) -> np.ndarray:
+    def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Box], accumulate: Accumulate) -> np.ndarray:
         """Return uint8 ``[H,W]`` class ids of one image ``[1,3,H,W]`` from overlapping windows, joined on the device."""

@@ -1,18 +1,19 @@
-"""Where the windows of the protocol ``slide`` lie."""
+"""Where the windows of the protocol ``slide`` lie, and how their values are joined."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
-from common.arrays import Window
+from common.arrays import Box
 from common.errors import UserError
 
 WindowRule = Literal["shift_back", "cut_off"]
 """What happens to a window that reaches over the border: it moves back (U2PL, CPCL, PCR) or is cut (UCCL)."""
 
 
-def windows(height: int, width: int, size: int, stride: int, rule: WindowRule) -> list[Window]:
+def windows(height: int, width: int, size: int, stride: int, rule: WindowRule) -> list[Box]:
     """Return the windows of an image, rows from top to bottom, each row from left to right; they cover every pixel.
 
     ``shift_back`` (``specs/u2pl.md`` section 14): starts 0, stride, ..., ceil((L - size) / stride) + 1 of them, the
@@ -29,10 +30,25 @@ def windows(height: int, width: int, size: int, stride: int, rule: WindowRule) -
     spans = _shift_back if rule == "shift_back" else _cut_off
     columns = spans(width, size, stride)
     return [
-        Window(top=top, left=left, bottom=bottom, right=right)
+        Box(top=top, left=left, bottom=bottom, right=right)
         for top, bottom in spans(height, size, stride)
         for left, right in columns
     ]
+
+
+def join_windows(layout: Sequence[Box], values_of: Callable[[Box], Any], total: Any, visits: Any | None) -> Any:
+    """Add ``values_of(window)`` ``[K,h,w]`` of every window to its place in ``total`` ``[K,H,W]`` and return the sum.
+
+    With ``visits`` ``[H,W]`` the sum is divided by how many windows show a pixel. Both are zeros on entry, arrays of NumPy or
+    of a framework alike, and are changed.
+    """
+    for window in layout:
+        total[:, window.rows, window.columns] += values_of(window)
+        if visits is not None:
+            visits[window.rows, window.columns] += 1
+    if visits is not None:
+        total /= visits
+    return total
 
 
 def _shift_back(length: int, size: int, stride: int) -> list[tuple[int, int]]:

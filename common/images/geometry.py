@@ -57,7 +57,7 @@ def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
     return max(int(height * scale), 1), max(int(width * scale), 1)
 
 
-def nearest_index(old: int, new: int) -> np.ndarray:
+def nearest_float32(old: int, new: int) -> np.ndarray:
     """Return the source index floor(i * old / new) of every output position i, computed in float32 as PyTorch does."""
     ratio = np.float32(old) / np.float32(new)
     return np.minimum((np.arange(new, dtype=np.float32) * ratio).astype(np.int64), old - 1)

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import numpy as np
 
-Box = tuple[int, int, int, int]
-"""Half-open rectangle: top, left, bottom, right."""
+from common.arrays import Box, Size
 
 
-def half_area_box(size: tuple[int, int], width: int, left: int, top: int) -> Box:
+def half_area_box(size: Size, width: int, left: int, top: int) -> Box:
     """The box of ``width`` columns at (``top``, ``left``) that covers half of ``size`` = (H, W); height rounds half to even."""
     height = round(size[0] * size[1] / 2 / width)
-    return top, left, top + height, left + width
+    return Box(top, left, top + height, left + width)
 
 
-def draw_half_area_box(size: tuple[int, int], rng: np.random.Generator) -> Box:
+def draw_half_area_box(size: Size, rng: np.random.Generator) -> Box:
     """Draw width, left and top (in this order) of a box of half the area, wider than half the image."""
     image_height, image_width = size
     width = int(rng.integers(int(image_width / 2 + 1), image_width))
-    height = half_area_box(size, width, 0, 0)[2]
+    height = half_area_box(size, width, 0, 0).bottom
     left = int(rng.integers(0, image_width - width + 1))
     top = int(rng.integers(0, image_height - height + 1))
     return half_area_box(size, width, left, top)
 
 
-def box_mask(size: tuple[int, int], box: Box) -> np.ndarray:
+def box_mask(size: Size, box: Box) -> np.ndarray:
     """Return bool ``[H,W]``: false inside ``box`` (those pixels are replaced), true elsewhere."""
     mask = np.ones(size, dtype=bool)
-    top, left, bottom, right = box
-    mask[top:bottom, left:right] = False
+    mask[box.rows, box.columns] = False
     return mask
 
 

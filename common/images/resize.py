@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from common.arrays import Size
 
-def resize_bilinear(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+
+def resize_bilinear(maps: np.ndarray, size: Size) -> np.ndarray:
     """Resize float32 ``[B,C,h,w]`` to ``[B,C,H,W]`` with ``size`` = (H, W); corner pixels keep their values.
 
     Output pixel i lies at i * (h - 1) / (H - 1) of the input, at 0 when H is 1. Returns ``maps`` itself when it already
@@ -50,7 +52,7 @@ def blend(maps: np.ndarray, of_axis: Taps, axis: int) -> np.ndarray:
     return result
 
 
-def neighbours(pixels: np.ndarray, size: tuple[int, int], source: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def neighbours(pixels: np.ndarray, size: Size, source: Size) -> tuple[np.ndarray, np.ndarray]:
     """Return where single pixels of a map resized to ``size`` = (H, W) come from, and with which weights.
 
     ``pixels`` ``[N]`` are flat positions row * W + column; ``source`` = (h, w) is the size before. The result is flat

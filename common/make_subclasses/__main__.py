@@ -19,7 +19,7 @@ from common.datasets.file_dataset import Dataset, open_dataset
 from common.errors import UserError
 from common.experiment import compose
 from common.files import sha256
-from common.make_subclasses.cluster import ClusterClasses, nearest, subclass_maps
+from common.make_subclasses.cluster import ClusterClasses, nearest_opencv, subclass_maps
 from common.make_subclasses.features import Description as FeatureDescription
 from common.make_subclasses.features import read_description
 from common.methods.usrn.subclasses import (
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     ids = sorted(split.labelled, key=lambda image_id: file_stem(config.dataset, image_id))
     features = _open_features(options.features, [file_stem(config.dataset, image_id) for image_id in ids])
     labels = [dataset.label(image_id) for image_id in ids]
-    small = [nearest(label, feature.shape[1:]) for label, feature in zip(labels, features)]
+    small = [nearest_opencv(label, feature.shape[1:]) for label, feature in zip(labels, features)]
     settings = config.method
     counts = settings.subclass_counts or counts_by_share(_histogram(labels, dataset), settings.subclass_share)
     rule = "table" if settings.subclass_counts else f"share {settings.subclass_share}"
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     shutil.rmtree(part, ignore_errors=True)
     files = [part / f"{file_stem(config.dataset, image_id)}.png" for image_id in ids]
     for file, found, label in zip(files, maps, labels):
-        write_subclass_image(file, nearest(found, label.shape))
+        write_subclass_image(file, nearest_opencv(found, label.shape))
     Description(
         dataset=dataset.name, split=split.id, split_digest=split.digest, counts=tuple(counts), rule=rule,
         seed=config.trainer.seed, quantise=settings.clustering.quantise, sample=settings.clustering.sample,

@@ -23,7 +23,7 @@ LARGEST = 32767
 """Quantised features are clipped here: 32.767 and above do not fit into 16 bits (section 5.3)."""
 
 
-def nearest(labels: np.ndarray, size: Size) -> np.ndarray:
+def nearest_opencv(labels: np.ndarray, size: Size) -> np.ndarray:
     """Resize uint8 ``[H,W]`` to ``size`` by OpenCV's nearest neighbour: source index floor(i / (out / in))."""
     return cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST)
 

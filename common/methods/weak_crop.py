@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.config.schema import AugmentConfig
-from common.images.geometry import nearest_index, resize_linear, scaled_size
+from common.images.geometry import nearest_float32, resize_linear, scaled_size
 
 Labels = Mapping[str, np.ndarray]
 """Label images uint8 ``[H,W]`` by name; all of them follow the geometry of the image."""
@@ -61,7 +61,7 @@ def apply_weak(image: np.ndarray, labels: Labels, draws: WeakDraws, config: Augm
     pixels = resize_linear(image, size, rows, columns, config)
     sample = {"image": np.pad(pixels, [(0, 0), row_margin, column_margin])}
     for name, label in labels.items():
-        down, along = (nearest_index(old, new) for old, new in zip(label.shape, size))
+        down, along = (nearest_float32(old, new) for old, new in zip(label.shape, size))
         picked = label[down[rows][:, None], along[columns]]
         sample[name] = np.pad(picked, [row_margin, column_margin], constant_values=config.pad_label)
     return sample

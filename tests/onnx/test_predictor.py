@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from common.arrays import Window
+from common.arrays import Box
 from common.errors import UserError
 from common.evaluation.sliding import windows
 
@@ -95,7 +95,7 @@ def test_sliding_windows_are_joined_as_in_pytorch(predictor, torch_predictor, im
 
 def test_the_kind_of_accumulation_matters(predictor, images):
     image = images(1, 70, 90)
-    layout = [*windows(70, 90, 48, 20, "cut_off"), *[Window(top=0, left=0, bottom=40, right=40)] * 3]
+    layout = [*windows(70, 90, 48, 20, "cut_off"), *[Box(top=0, left=0, bottom=40, right=40)] * 3]
     kinds = [predictor.sliding_class_ids(image, layout, kind) for kind in ("mean_logits", "sum_softmax")]
     assert (kinds[0] != kinds[1]).any()
 

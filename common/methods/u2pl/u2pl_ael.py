@@ -14,8 +14,9 @@ from typing import ClassVar, Literal, Protocol
 import cv2
 import numpy as np
 
+from common.arrays import Box
 from common.config.strict import ranged
-from common.images.mixing import Box, box_mask
+from common.images.mixing import box_mask
 from common.methods.interface import Clock, Stream
 from common.methods.u2pl.u2pl import ContrastiveDraws, ContrastiveStepDraws, TeacherBankSettings
 from common.rng import generator
@@ -218,7 +219,7 @@ def proportioned_box(size: tuple[int, int], u: float, v_top: float, v_left: floa
     """
     height, width = (round(0.5**power * side) for power, side in zip((u, 1 - u), size))
     top, left = (round(v * (side - length)) for v, side, length in zip((v_top, v_left), size, (height, width)))
-    return top, left, top + height, left + width
+    return Box(top, left, top + height, left + width)
 
 
 def component_boxes(labels: np.ndarray, category: int, area: float) -> list[Box]:
@@ -226,7 +227,7 @@ def component_boxes(labels: np.ndarray, category: int, area: float) -> list[Box]
     member = (labels == category).astype(np.uint8)
     _, _, components, _ = cv2.connectedComponentsWithStats(member, connectivity=8)
     large = components[1:][components[1:, cv2.CC_STAT_AREA] > area].tolist()
-    return [(top, left, top + height, left + width) for left, top, width, height, _ in large]
+    return [Box(top, left, top + height, left + width) for left, top, width, height, _ in large]
 
 
 def paste_classes(

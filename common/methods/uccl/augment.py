@@ -13,10 +13,10 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from common.arrays import IGNORE
+from common.arrays import IGNORE, Box
 from common.config.schema import AugmentConfig
 from common.images.colour import ColourJitter, draw_colour_jitter, gaussian_blur, grey
-from common.images.mixing import Box, box_mask
+from common.images.mixing import box_mask
 from common.images.normalise import normalise
 from common.methods.weak_crop import Labels
 
@@ -176,4 +176,4 @@ def draw_area_box(size: int, rng: np.random.Generator, probability: float = 0.5)
         width, height = int(np.sqrt(area / ratio)), int(np.sqrt(area * ratio))
         left, top = int(rng.integers(0, size)), int(rng.integers(0, size))
         if left + width <= size and top + height <= size:
-            return top, left, top + height, left + width
+            return Box(top, left, top + height, left + width)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from common.arrays import Window
+from common.arrays import Box
 from common.config.schema import ExperimentConfig
 from common.errors import UserError
 from common.evaluation.evaluate import evaluate, predict
@@ -83,7 +83,7 @@ def unscaled(augment: dict = IDENTITY, **evaluation) -> ExperimentConfig:
     return experiment(("a", "b"), dataset={"name": "arrays"}, augment=augment, evaluation=evaluation)
 
 
-def starts(layout: list[Window]) -> tuple[list[int], list[int]]:
+def starts(layout: list[Box]) -> tuple[list[int], list[int]]:
     return sorted({window.top for window in layout}), sorted({window.left for window in layout})
 
 
@@ -112,8 +112,8 @@ def test_cityscapes_layouts_of_uccl():
 
 def test_windows_run_row_by_row():
     assert windows(4, 6, 4, 2, "shift_back") == [
-        Window(top=0, left=0, bottom=4, right=4),
-        Window(top=0, left=2, bottom=4, right=6),
+        Box(top=0, left=0, bottom=4, right=4),
+        Box(top=0, left=2, bottom=4, right=6),
     ]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.config.schema import AugmentConfig
-from common.images.geometry import center_crop, nearest_index, pad_to, scaled_size
+from common.images.geometry import center_crop, nearest_float32, pad_to, scaled_size
 from common.images.normalise import normalise
 from common.methods.weak_crop import PIPELINES, WeakDraws, apply_weak, draw_weak, scale_from_draws
 from common.rng import generator
@@ -91,14 +91,14 @@ def test_against_pytorch(sample):
         np.testing.assert_array_equal(out["label"][seen], nearest)
 
 
-def test_nearest_index_rounds_as_float32():
+def test_nearest_float32_rounds_as_float32():
     torch = pytest.importorskip("torch")
     differs = 0
     for old in range(3, 60):
         for new in range(1, 130):
             expected = torch.nn.functional.interpolate(torch.arange(float(old))[None, None], size=new, mode="nearest")
-            np.testing.assert_array_equal(nearest_index(old, new), expected[0, 0].numpy())
-            differs += not np.array_equal(nearest_index(old, new), np.arange(new) * old // new)
+            np.testing.assert_array_equal(nearest_float32(old, new), expected[0, 0].numpy())
+            differs += not np.array_equal(nearest_float32(old, new), np.arange(new) * old // new)
     assert differs, "exact integer arithmetic gives the same: the float32 rule would go untested"
 
 

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from common.arrays import Window
+from common.arrays import Box, Window
 from common.config.schema import EvaluationConfig
 from common.errors import UserError
 from common.evaluation.metrics import ConfusionMatrix
@@ -31,7 +31,7 @@ def cutmix_box(golden: Golden, framework: None) -> list[Check]:
 
 def masks_of(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return masks bool ``[B,H,W]`` of boxes (first and last row, first and last column), true = keep."""
-    return np.stack([box_mask(size, (top, left, bottom, right)) for top, bottom, left, right in boxes.tolist()])
+    return np.stack([box_mask(size, Box(top, left, bottom, right)) for top, bottom, left, right in boxes.tolist()])
 
 
 def cutmix(golden: Golden, framework: Framework) -> list[Check]:

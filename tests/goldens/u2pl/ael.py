@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from common.arrays import Box
 from common.images.mixing import box_mask
 from common.methods.u2pl.u2pl_ael import (
     ClassBanks,
@@ -46,14 +47,14 @@ def sample_from_bank(golden: Golden, framework: None) -> list[Check]:
 
 def cutmix_mask(golden: Golden, framework: None) -> list[Check]:
     """The box of a large component (the recorded one, if several qualify), or the box of the recorded draws."""
-    labels, recorded = golden["pred"], tuple(golden["box_y0x0y1x1"].astype(int).tolist())
+    labels, recorded = golden["pred"], Box(*golden["box_y0x0y1x1"].astype(int).tolist())
     boxes = component_boxes(labels, golden.number("category"), golden.number("area_thresh") * labels.size)
     draws = golden["uniform_draws"]
     checks = [exact("used_random_half_area_box", not boxes, golden["used_random_half_area_box"])]
     if len(draws):
         checks.append(exact("area of the random box", draws[0], HALF_AREA))
         boxes = [proportioned_box(labels.shape, *draws[1:].tolist())]
-    ours = recorded if recorded in boxes else (boxes or [(0, 0, 0, 0)])[0]
+    ours = recorded if recorded in boxes else (boxes or [Box(0, 0, 0, 0)])[0]
     return [
         *checks,
         exact("box_y0x0y1x1", ours, recorded),

@@ -12,7 +12,7 @@ from common.evaluation.evaluate import predict
 from common.evaluation.metrics import ConfusionMatrix
 from common.images.geometry import reflect_pad
 from common.make_subclasses.balanced_kmeans import balanced_assignment, balanced_kmeans, fill_costs
-from common.make_subclasses.cluster import gather_points, nearest, quantise, subclass_maps
+from common.make_subclasses.cluster import gather_points, nearest_opencv, quantise, subclass_maps
 from common.make_subclasses.features import PAD_MULTIPLE, feature_size
 from common.methods.usrn.augment import apply_geometry, blur, draw_geometry, planes
 from common.methods.usrn.subclasses import file_stem
@@ -142,7 +142,7 @@ def subclass_labels(golden: Golden, framework: None) -> list[Check]:
     order = sorted(numbers, key=stems.get)
     features = [golden[f"in_feature_{number}"] for number in order]
     labels = [golden[f"in_label_{number}"] for number in order]
-    small = [nearest(label, feature.shape[1:]) for label, feature in zip(labels, features)]
+    small = [nearest_opencv(label, feature.shape[1:]) for label, feature in zip(labels, features)]
     seen = {}
 
     def cluster(points: np.ndarray, count: int, class_id: int) -> np.ndarray:
@@ -165,7 +165,9 @@ def subclass_labels(golden: Golden, framework: None) -> list[Check]:
         alone = gather_points(features, small, class_id, True)
         checks.append(exact(f"points of class {class_id} alone", alone, points))
     for number, found, label in zip(order, maps, labels):
-        checks.append(exact(f"out_subclass_{number}", nearest(found, label.shape), golden[f"out_subclass_{number}"]))
+        checks.append(
+            exact(f"out_subclass_{number}", nearest_opencv(found, label.shape), golden[f"out_subclass_{number}"])
+        )
     return checks
 
 

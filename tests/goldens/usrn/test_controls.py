@@ -163,14 +163,14 @@ def rounded_quantisation(monkeypatch) -> None:
 
 def exact_nearest(monkeypatch) -> None:
     """Subclass labels are enlarged by another rule of nearest neighbours."""
-    original = usrn_data.nearest
+    original = usrn_data.nearest_opencv
 
     def nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         if size < labels.shape:
             return original(labels, size)
         return cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
-    monkeypatch.setattr(usrn_data, "nearest", nearest)
+    monkeypatch.setattr(usrn_data, "nearest_opencv", nearest)
 
 
 def unbalanced(monkeypatch) -> None:
