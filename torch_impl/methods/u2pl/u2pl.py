@@ -152,6 +152,6 @@ class U2PL(TeacherMethod):
             representation, teacher_representation, probabilities, maps, low, high, len(labels), self.bank, settings,
             draws, self.prototype.value if self.prototype else None, self.settings.prototype_decay(clock),
         )  # fmt: skip
-        if self.prototype:
+        if result.prototype is not None:
             self.prototype.value = result.prototype
         return result.loss
