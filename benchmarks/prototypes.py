@@ -122,7 +122,7 @@ def evaluate_case(form: str):
     """Return a function that gives the prototype head's logits of one large image."""
     import torch
 
-    from common.evaluation.predictor import STRIP_ROWS
+    from common.prediction.predictor import STRIP_ROWS
     from tests.oracles.prototypes import plain_prototype_map
     from torch_impl.networks.prototype_head import prototype_map
 

@@ -18,24 +18,34 @@ use different lists of the same size; any other id of the registry, ``all``, and
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from common.config.layers import _known, _Layers, _names, _read
-from common.config.schema import ExperimentConfig
-from common.config.strict import build, to_plain
+from common.config.layers import Layers, check_name, file_names, read_file
+from common.config.schema import ExperimentConfig, Layout
+from common.config.strict import build, member, to_plain
+from common.config.unread import Section, settle, unread
 from common.config.yaml_files import format_yaml, parse_yaml, read_yaml
 from common.errors import UserError
 from common.methods import SETTINGS
 from common.paths import CONFIGS
+from common.prediction.protocols import PROTOCOLS
 from common.splits.registry import LABELLED_FILE, known_splits, list_folder
 
 COMMAND_LINE = "command line"
 OPTIONAL_SECTIONS = ("augment", "loader", "optimizer", "criterion", "trainer", "evaluation", "reference")
+PLAIN_SECTIONS = {
+    name: cls
+    for name, cls in get_type_hints(ExperimentConfig).items()
+    if dataclasses.is_dataclass(cls) and not hasattr(cls, "chosen_by")
+}
 METHOD_FILE_KEYS = ("datasets", "splits", "split_lists", "base")
 REPLACED_SECTIONS = ("splits", "split_lists")
+FORMAT = 2
+"""Version of ``config.yaml``; in files of version 1, which have no number, any method could have any option."""
 SHORT_FORMS = {"branch": "evaluation.branch"}
 """Overrides without a section, and what they stand for."""
 
@@ -48,61 +58,84 @@ def compose(name: str, overrides: Sequence[str] = (), configs: Path = CONFIGS) -
     dataset, split, method = _parts(name, configs)
     method_source, method_file = _read_method(method, configs)
     aliases = _section(method_file, "split_lists", dataset, method_source)
-    upper = _Layers()
-    upper.merge({key: value for key, value in method_file.items() if key not in METHOD_FILE_KEYS}, method_source)
-    for kind, key in (("datasets", dataset), ("splits", f"{dataset}/{split}")):
-        upper.merge(_section(method_file, kind, key, method_source), f"{method_source} ({kind}: {key})")
-    for override in overrides:
-        upper.merge(_override(override), COMMAND_LINE)
-    preset = _pop_preset(upper, method_source, configs)
-
-    layers = _Layers()
-    layers.merge(*_read(configs, "datasets", dataset))
-    values, source = _read(configs, "networks", preset)
-    layers.merge({"network": values}, source)
-    layers.merge({"name": name, "split": {"id": aliases.get(split, split)}}, f"experiment {name}")
-    layers.merge({"method": {"name": _method_name(method_file, method)}}, method_source)
-    layers.put_over(upper)
-    for section in OPTIONAL_SECTIONS:
-        layers.values.setdefault(section, {})
-    config = _build(layers.values, layers.sources)
+    method_layer = _method_layer(method_file, method_source, dataset, split)
+    override_layer = [(_override(text), COMMAND_LINE) for text in overrides]
+    identity = {
+        "name": name,
+        "split": {"id": aliases.get(split, split)},
+        "method": {"name": _method_name(method_file, method)},
+    }
+    layers = Layers()
+    for values, source in (
+        read_file(configs, "datasets", dataset),
+        _network_layer([*method_layer, *override_layer], method_source, configs),
+        (identity, method_source),
+        *method_layer,
+        *override_layer,
+    ):
+        layers.merge(values, source)
+    layers.drop("network.preset")
+    config = _build(layers)
     _check_split(config, dataset, split, aliases, configs)
     return config
 
 
 def dump(config: ExperimentConfig) -> str:
-    """Return the resolved configuration as YAML, every default written out."""
-    return format_yaml(to_plain(config))
+    """Return the resolved configuration as YAML: every option that is read, defaults written out."""
+    values = to_plain(config)
+    for option in unread(values, _sections(values, {})):
+        section, _, key = option.partition(".")
+        del values[section][key]
+    return format_yaml({"format": FORMAT, **values})
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Read a configuration that :func:`dump` wrote (``config.yaml`` of a run folder), with ``overrides`` over it."""
-    values = read_yaml(Path(path))
-    layers = _Layers()
-    layers.merge(values, str(path))
+    layers = Layers()
+    layers.merge(read_yaml(Path(path)), str(path))
+    version = layers.values.pop("format", 1)
+    if version not in (1, FORMAT):
+        raise UserError(f"{path}: format {version}, but this program reads 1 and {FORMAT}; use a newer program")
     for override in overrides:
         layers.merge(_override(override), COMMAND_LINE)
-    return _build(layers.values, layers.sources)
+    return _build(layers, old=version == 1)
 
 
 def known_experiments(configs: Path = CONFIGS) -> list[str]:
     """Return the names of all experiments the method files list, sorted by data set, then method, in their files' order."""
     names = []
-    for dataset in _names(configs, "datasets"):
-        for method in _names(configs, "methods"):
+    for dataset in file_names(configs, "datasets"):
+        for method in file_names(configs, "methods"):
             source, values = _read_method(method, configs)
             names += [f"{dataset}/{split}/{method}" for split in _section(values, "split_lists", dataset, source)]
     return names
 
 
-def _build(values: Mapping[str, Any], sources: Mapping[str, str]) -> ExperimentConfig:
-    method = values.get("method")
+def _build(layers: Layers, old: bool = False) -> ExperimentConfig:
+    for section in OPTIONAL_SECTIONS:
+        layers.values.setdefault(section, {})
+    method = layers.values.get("method")
     name = method.get("name") if isinstance(method, Mapping) else None
     if name not in SETTINGS:
-        source = sources.get("method.name") or next(iter(sources.values()), "configuration")
+        source = layers.sources.get("method.name") or next(iter(layers.sources.values()), "configuration")
         raise UserError(f"{source}: method.name = {name!r} is not one of {', '.join(sorted(SETTINGS))}")
-    settings = build(SETTINGS[name], method, sources, "method")
-    return build(ExperimentConfig, {**values, "method": settings}, sources)
+    sections = _sections(layers.values, layers.sources)
+    settle(layers, sections, old)
+    built = {"method": build(SETTINGS[name], method, layers.sources, "method")}
+    for section in ("dataset", "evaluation"):
+        if section in layers.values:
+            built[section] = build(sections[section].chosen, layers.values[section], layers.sources, section)
+    return build(ExperimentConfig, {**layers.values, **built}, layers.sources)
+
+
+def _sections(values: Mapping[str, Any], sources: Mapping[str, str]) -> dict[str, Section]:
+    """The class of every section but ``method``, as data set and protocol choose."""
+    sections = {name: Section(cls) for name, cls in PLAIN_SECTIONS.items()}
+    for name, union in (("dataset", Layout), ("evaluation", PROTOCOLS)):
+        part = values.get(name)
+        chosen = member(union, part if isinstance(part, Mapping) else {}, sources, name)
+        sections[name] = Section(chosen, get_args(union), f"{name}.{chosen.chosen_by}")
+    return sections
 
 
 def _parts(name: str, configs: Path) -> tuple[str, str, str]:
@@ -110,8 +143,8 @@ def _parts(name: str, configs: Path) -> tuple[str, str, str]:
     if len(parts) != 3 or not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", part) for part in parts):
         raise UserError(f"experiment {name!r}: expected DATASET/SPLIT/METHOD, for example voc/366/u2pl")
     dataset, split, method = parts
-    _known(dataset, _names(configs, "datasets"), "data set", name)
-    _known(method, _names(configs, "methods"), "method", name)
+    check_name(dataset, file_names(configs, "datasets"), "data set", name)
+    check_name(method, file_names(configs, "methods"), "method", name)
     return dataset, split, method
 
 
@@ -120,18 +153,18 @@ def _check_split(config: ExperimentConfig, dataset: str, split: str, aliases: Ma
     own = list_folder(config.dataset.name, config.split) / LABELLED_FILE
     if config.split.id in registered or own.is_file():
         return
-    _known(split, dict.fromkeys([*aliases, *registered]), f"split of {dataset}", config.name)
+    check_name(split, dict.fromkeys([*aliases, *registered]), f"split of {dataset}", config.name)
 
 
 def _read_method(name: str, configs: Path) -> tuple[str, Mapping[str, Any]]:
-    values, source = _read(configs, "methods", name)
+    values, source = read_file(configs, "methods", name)
     if not isinstance(values, Mapping):
         raise UserError(f"{source}: must be a mapping of sections, not {values!r}")
     base = values.get("base")
     if base is None:
         return source, values
-    _known(str(base), _names(configs, "methods"), "method", source)
-    layers = _Layers()
+    check_name(str(base), file_names(configs, "methods"), "method", source)
+    layers = Layers()
     below = _read_method(str(base), configs)[1]
     layers.merge({key: value for key, value in below.items() if key not in values or key not in REPLACED_SECTIONS}, "")
     layers.merge({**values, "base": _method_name(below, str(base))}, "")
@@ -166,11 +199,27 @@ def _override(text: str) -> dict[str, Any]:
     return nested
 
 
-def _pop_preset(upper: _Layers, method_source: str, configs: Path) -> str:
-    network = upper.values.get("network")
-    preset = network.pop("preset", None) if isinstance(network, dict) else None
-    source = upper.sources.pop("network.preset", method_source)
+def _method_layer(
+    method_file: Mapping[str, Any], source: str, dataset: str, split: str
+) -> list[tuple[Mapping[str, Any], str]]:
+    """What a method's file says for this data set and split, the later over the earlier, with the source of each part."""
+    parts = [({key: value for key, value in method_file.items() if key not in METHOD_FILE_KEYS}, source)]
+    for kind, key in (("datasets", dataset), ("splits", f"{dataset}/{split}")):
+        parts.append((_section(method_file, kind, key, source), f"{source} ({kind}: {key})"))
+    return parts
+
+
+def _network_layer(
+    upper: Sequence[tuple[Mapping[str, Any], str]], method_source: str, configs: Path
+) -> tuple[dict[str, Any], str]:
+    """The network that the last of the layers above names as ``network.preset``."""
+    preset, preset_source = None, method_source
+    for values, source in upper:
+        network = values.get("network")
+        if isinstance(network, Mapping) and "preset" in network:
+            preset, preset_source = network["preset"], source
     if preset is None:
-        raise UserError(f"{source}: network.preset is missing; it names a file of {configs.name}/networks")
-    _known(str(preset), _names(configs, "networks"), "network preset", source)
-    return str(preset)
+        raise UserError(f"{preset_source}: network.preset is missing; it names a file of {configs.name}/networks")
+    check_name(str(preset), file_names(configs, "networks"), "network preset", preset_source)
+    values, source = read_file(configs, "networks", str(preset))
+    return {"network": values}, source

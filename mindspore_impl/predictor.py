@@ -11,8 +11,8 @@ from mindspore import Tensor, nn, ops
 
 from common.arrays import Box, Size
 from common.config.schema import Accumulate, Head
-from common.evaluation.predictor import STRIP_ROWS, UsedRuntime
-from common.evaluation.sliding import join_windows
+from common.prediction.predictor import STRIP_ROWS, UsedRuntime
+from common.prediction.sliding import join_windows
 from mindspore_impl.device import describe_device
 from mindspore_impl.networks.deeplab import forward
 from mindspore_impl.resize import resize
@@ -29,7 +29,7 @@ before, because a return of memory throws away all compiled graphs of the proces
 
 
 class MindSporePredictor:
-    """Runs a network in eval mode without gradient; implements :class:`common.evaluation.predictor.Predictor`.
+    """Runs a network in eval mode without gradient; implements :class:`common.prediction.predictor.Predictor`.
 
     Its logits are those of ``head``.
     """

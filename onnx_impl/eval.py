@@ -11,10 +11,10 @@ from common.command_line import run_command, run_module
 from common.config.schema import ExperimentConfig
 from common.errors import UserError
 from common.evaluation.command import run
-from common.evaluation.predictor import Predictor
 from common.experiment import dump
 from common.models.model_folder import CONFIG
 from common.models.stored_network import check_fits
+from common.prediction.predictor import Predictor
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -17,14 +17,14 @@ from tqdm import tqdm
 from common.command_line import positive, run_command
 from common.config.schema import AugmentConfig
 from common.errors import UserError
-from common.evaluation.predictor import Predictor
-from common.evaluation.sliding import windows
 from common.experiment import load
 from common.files import atomic_path
 from common.images.geometry import pad_to
 from common.images.normalise import normalise
 from common.images.picture import SUFFIXES, PixelLimit, is_picture_name, read_rgb
 from common.models.model_folder import CONFIG, is_model_folder, model_file
+from common.prediction.predictor import Predictor
+from common.prediction.sliding import windows
 from common.reports.palettes import colours, write_label_png
 from common.reports.pictures import overlay
 

@@ -11,11 +11,11 @@ import numpy as np
 from common.arrays import Box, Size
 from common.config.schema import Accumulate, AugmentConfig, Head
 from common.errors import UserError
-from common.evaluation.predictor import UsedRuntime
-from common.evaluation.sliding import join_windows
 from common.images.normalise import normalise
 from common.images.resize import resize_bilinear
 from common.models.exported_graph import GraphMetadata, read_properties
+from common.prediction.predictor import UsedRuntime
+from common.prediction.sliding import join_windows
 from onnx_impl.file_contents import FileContents, read_contents
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
@@ -52,7 +52,7 @@ STAGE_PREFIX = "stages."
 
 
 class OnnxPredictor:
-    """Runs an exported network; implements :class:`common.evaluation.predictor.Predictor`.
+    """Runs an exported network; implements :class:`common.prediction.predictor.Predictor`.
 
     ``threads`` is the number of CPU threads, None leaves it to ONNX Runtime. Raises :class:`UserError` when ``path`` is
     not a model of ``converters.export_onnx`` or ``provider`` cannot really run it.

@@ -8,9 +8,8 @@ from typing import Any
 from common.config.schema import (
     AugmentConfig,
     CriterionConfig,
-    DatasetConfig,
-    EvaluationConfig,
     ExperimentConfig,
+    Layout,
     LoaderConfig,
     NetworkConfig,
     OptimizerConfig,
@@ -18,10 +17,12 @@ from common.config.schema import (
     SplitConfig,
     TrainerConfig,
 )
+from common.config.strict import member
+from common.prediction.protocols import PROTOCOLS
 
 SECTIONS = {
-    "dataset": DatasetConfig, "split": SplitConfig, "network": NetworkConfig, "augment": AugmentConfig, "loader": LoaderConfig,
-    "optimizer": OptimizerConfig, "criterion": CriterionConfig, "trainer": TrainerConfig, "evaluation": EvaluationConfig,
+    "dataset": Layout, "split": SplitConfig, "network": NetworkConfig, "augment": AugmentConfig, "loader": LoaderConfig,
+    "optimizer": OptimizerConfig, "criterion": CriterionConfig, "trainer": TrainerConfig, "evaluation": PROTOCOLS,
     "reference": Reference,
 }  # fmt: skip
 
@@ -41,7 +42,10 @@ def experiment(classes: int | Sequence[str], method: Any = None, **sections: Any
     made = {}
     for name, kind in SECTIONS.items():
         section = sections.pop(name, {})
-        made[name] = section if isinstance(section, kind) else kind(**stand_ins.get(name, {}) | section)
+        if not isinstance(section, kind):
+            values = stand_ins.get(name, {}) | section
+            section = member(kind, values, {})(**values)
+        made[name] = section
     if sections:
         raise TypeError(f"no sections: {', '.join(sections)}")
     title = f"{made['dataset'].name}/{made['split'].id}/{getattr(method, 'name', 'suponly')}"

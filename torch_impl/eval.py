@@ -8,8 +8,8 @@ from pathlib import Path
 from common.command_line import run_command
 from common.config.schema import ExperimentConfig
 from common.evaluation.command import run
-from common.evaluation.predictor import Predictor
 from common.models.stored_network import read_network
+from common.prediction.predictor import Predictor
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

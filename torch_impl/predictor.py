@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from common.arrays import Box, Size
 from common.config.schema import Accumulate, Head
-from common.evaluation.predictor import STRIP_ROWS, UsedRuntime
-from common.evaluation.sliding import join_windows
+from common.prediction.predictor import STRIP_ROWS, UsedRuntime
+from common.prediction.sliding import join_windows
 from torch_impl.device import describe_device, exact
 from torch_impl.resize import resize
 
 
 class TorchPredictor:
-    """Runs a network in eval mode without gradient; implements :class:`common.evaluation.predictor.Predictor`.
+    """Runs a network in eval mode without gradient; implements :class:`common.prediction.predictor.Predictor`.
 
     Its logits are those of ``head``.
     """

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, field
 
 from common.check_data.findings import Histogram, Problems, counts_of
+from common.config.schema import Folders
 from common.datasets.file_dataset import Dataset, FileDataset
 from common.errors import UserError
 from common.images.picture import remarks
@@ -24,7 +25,7 @@ def check_lists(dataset: Dataset, split: Split | None, problems: Problems) -> No
     """Report ids that a list names more than once, and images of two lists that must be apart."""
     if isinstance(dataset, FileDataset):
         # A split of the user's own can do without a training list, when both of its lists are there.
-        unused = split is not None and not dataset.config.train_list and dataset.config.layout in ("voc", "folders")
+        unused = split is not None and not dataset.config.train_list and isinstance(dataset.config, Folders)
         for key in ("val_list",) if unused else ("train_list", "val_list"):
             lines = collections.defaultdict(list)
             for entry in problems.attempt(dataset.entries, key) or ():

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from common.config.strict import ranged
 
@@ -16,41 +16,78 @@ MOST_SUBCLASSES = 254
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
-    """Where images and labels lie and what the labels mean; the layouts are those of ``common/datasets/layouts.py``.
+    """What the labels of a data set mean; a subclass says where its images are.
 
-    ``root`` is relative to the data root (environment variable ``DATA_ROOT``, else ``data/``) unless absolute. Lists are
-    relative to ``root``; in Cityscapes' layouts an empty one stands for ``train.txt`` or ``val.txt``, or without such a
-    file for the images in the folder. ``label_encoding``: ``index`` (the pixel is the class), ``cityscapes_ids``
-    (official ids are mapped to train ids), ``auto`` (as the file's name says). A label that is not in ``label_dir`` is
-    looked for in ``extra_label_dir``. ``cache`` is a folder for decoded images (``common/datasets/decoded_cache.py``),
-    relative to the data root; empty: none. A picture of more than ``max_pixels`` is refused.
+    ``image_suffix`` is what a list may write behind an id.
     """
 
+    chosen_by: ClassVar[str] = "layout"
+    image_suffix: ClassVar[str] = ".jpg"
+
     name: str
-    layout: Literal["voc", "voc_cps", "cityscapes", "cityscapes_cps", "cityscapes_usrn", "folders", "shapes"]
-    root: str = ""
+    layout: str
     classes: tuple[str, ...]
     palette: Literal["voc", "cityscapes", "camvid"] = "voc"
-    ignore_index: int = 255
-    image_dir: str = "JPEGImages"
-    label_dir: str = "SegmentationClass"
-    image_suffix: str = ".jpg"
-    label_suffix: str = ".png"
-    label_encoding: Literal["index", "cityscapes_ids", "auto"] = "index"
-    train_list: str = ""
-    val_list: str = ""
-    size: int = ranged(64, low=16)
-    images: tuple[int, int] = ranged((0, 0), low=0)
-    seed: int = ranged(0, low=0)
-    extra_label_dir: str = ""
-    cache: str = ""
-    max_pixels: int = ranged(178_956_970, low=1)
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.classes) <= 254:
             raise ValueError(
                 f"{len(self.classes)} classes; between 2 and 254 are possible (labels are 8-bit, 255 is ignore)"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileDatasetConfig(DatasetConfig):
+    """A data set of files; where they lie is told in ``common/datasets/layouts.py``.
+
+    ``root`` is relative to the data root (environment variable ``DATA_ROOT``, else ``data/``) unless absolute. Lists are
+    relative to ``root``; in Cityscapes' layouts an empty one stands for ``train.txt`` or ``val.txt``, or without such a
+    file for the images in the folder. ``label_encoding``: ``index`` (the pixel is the class), ``cityscapes_ids``
+    (official ids are mapped to train ids), ``auto`` (as the file's name says). ``cache`` is a folder for decoded images
+    (``common/datasets/decoded_cache.py``), relative to the data root; empty: none. A picture of more than ``max_pixels`` is
+    refused.
+    """
+
+    root: str = ""
+    ignore_index: int = 255
+    label_encoding: Literal["index", "cityscapes_ids", "auto"] = "index"
+    train_list: str = ""
+    val_list: str = ""
+    cache: str = ""
+    max_pixels: int = ranged(178_956_970, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders(FileDatasetConfig):
+    """One folder of images and one of labels; a label that is not in ``label_dir`` is looked for in ``extra_label_dir``."""
+
+    layout: Literal["voc", "folders"]
+    image_dir: str = "JPEGImages"
+    label_dir: str = "SegmentationClass"
+    image_suffix: str = ".jpg"
+    label_suffix: str = ".png"
+    extra_label_dir: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedFolders(FileDatasetConfig):
+    """Folders whose names are those of a download: Cityscapes' own, or the rearranged copies of CPS and USRN."""
+
+    layout: Literal["cityscapes", "cityscapes_cps", "cityscapes_usrn", "voc_cps"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnShapes(DatasetConfig):
+    """``images`` (training, validation) of ``size`` pixels a side, drawn from ``seed`` (``common/datasets/shapes.py``)."""
+
+    layout: Literal["shapes"] = "shapes"
+    size: int = ranged(64, low=16)
+    images: tuple[int, int] = ranged((0, 0), low=0)
+    seed: int = ranged(0, low=0)
+
+
+Layout = Folders | FixedFolders | DrawnShapes
+"""What ``dataset.layout`` chooses from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +151,15 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
+class Normalisation:
+    """What the input of a network is made with: mean and standard deviation per channel of RGB pixels in 0..255."""
+
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = ranged((58.395, 57.12, 57.375), low=1e-6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig(Normalisation):
     """Numbers of the augmentation pipelines; which pipeline a stream uses is the method's business.
 
     ``scales`` and ``crop_off_by_one`` (a crop may start one position too late) belong to the pipeline ``cpcl``;
@@ -128,8 +173,6 @@ class AugmentConfig:
     resize_range: tuple[float, float] = ranged((0.5, 2.0), low=0.01)
     flip: float = ranged(0.5, low=0.0, high=1.0)
     pad_label: int = ranged(255, low=0, high=255)
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[float, float, float] = ranged((58.395, 57.12, 57.375), low=1e-6)
     scales: tuple[float, ...] = ranged((0.5, 0.75, 1.0, 1.5, 1.75, 2.0), low=0.01)
     crop_off_by_one: bool = True
     paste_resize_range: tuple[float, float] = ranged((0.1, 2.0), low=0.01)
@@ -237,44 +280,28 @@ class TrainerConfig:
     snapshot_after_part: int = ranged(0, low=0)
 
 
+Accumulate = Literal["mean_logits", "sum_logits", "sum_softmax"]
+"""How overlapping windows are joined: averaged logits (U2PL), summed logits (CPCL), summed probabilities (UCCL)."""
+
+
+Head = Literal["linear", "prototype"]
+"""Whose logits count: the classifier's, or those of PCR's prototypes (networks with ``network.prototypes``)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """Named protocol (``common/evaluation/evaluate.py``). ``size`` is the window of ``slide``, the crop of ``center_crop``, the
-    square of ``resize``; ``stride`` of ``slide``; ``pad_label`` what the padding of ``center_crop`` counts as.
+    """What every protocol of ``common/prediction/protocols.py`` has; ``protocol`` names it.
 
-    ``scales`` and ``flip`` add up logits of resized and mirrored images (``slide`` with ``sum_logits``), ``larger_pad`` is
-    the padding of an image that is larger than the window in one direction only (``specs/cpcl.md`` section 8).
     ``branch`` says which network of a method with two is judged, or the mean of both soft maxima. ``head`` is the
-    predictor that is evaluated: the classifier, or the prototypes of a network that has some. ``pad_multiple`` of
-    ``whole``: reflect-pad bottom and right to multiples of it and cut the logits back.
+    predictor that is evaluated. ``absent_class``: what a class without any pixel counts in the mean.
     """
 
-    protocol: Literal["whole", "slide", "center_crop", "resize"] = "whole"
-    size: int | None = ranged(None, low=1)
-    stride: int | None = ranged(None, low=1)
-    accumulate: Literal["mean_logits", "sum_logits", "sum_softmax"] = "mean_logits"
-    window_rule: Literal["shift_back", "cut_off"] = "shift_back"
-    pad_label: int = ranged(255, low=0, high=255)
-    absent_class: Literal["zero", "skip"] = "zero"
-    scales: tuple[float, ...] = ranged((1.0,), low=0.01)
-    flip: bool = False
-    larger_pad: Literal["mean", "black"] = "mean"
-    branch: Literal[1, 2, "mean"] = 1
-    head: Literal["linear", "prototype"] = "linear"
-    pad_multiple: int = ranged(1, low=1)
+    chosen_by: ClassVar[str] = "protocol"
 
-    def __post_init__(self) -> None:
-        if self.protocol != "whole" and self.size is None:
-            raise ValueError(f"protocol {self.protocol} needs evaluation.size")
-        if self.protocol == "slide" and self.stride is None:
-            raise ValueError("protocol slide needs evaluation.stride")
-        sums = self.protocol == "slide" and self.accumulate == "sum_logits" and self.window_rule == "shift_back"
-        if (self.scales != (1.0,) or self.flip or self.larger_pad == "black") and not sums:
-            raise ValueError("scales, flip and larger_pad=black need protocol: slide with accumulate: sum_logits")
-        if not self.scales:
-            raise ValueError("scales must name at least one factor, e.g. [1.0]")
-        if self.protocol != "whole" and self.pad_multiple > 1:
-            raise ValueError("pad_multiple belongs to the protocol whole; set evaluation.pad_multiple=1 for another")
+    protocol: str
+    absent_class: Literal["zero", "skip"] = "zero"
+    branch: Literal[1, 2, "mean"] = 1
+    head: Head = "linear"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,10 +349,7 @@ class ExperimentConfig:
                 "evaluation.head=prototype needs a network with prototypes (network.prototypes, method pcr)"
             )
 
-
-Accumulate = Literal["mean_logits", "sum_logits", "sum_softmax"]
-"""How overlapping windows are joined: averaged logits (U2PL), summed logits (CPCL), summed probabilities (UCCL)."""
-
-
-Head = Literal["linear", "prototype"]
-"""Whose logits count: the classifier's, or those of PCR's prototypes (networks with ``network.prototypes``)."""
+    @property
+    def normalisation(self) -> Normalisation:
+        """How images are normalised: ``augment.mean`` and ``augment.std``."""
+        return self.augment

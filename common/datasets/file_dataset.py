@@ -11,10 +11,9 @@ from typing import Literal, Protocol, TypeVar, get_args
 import numpy as np
 
 from common.arrays import IGNORE
-from common.config.schema import DatasetConfig
+from common.config.schema import DatasetConfig, DrawnShapes, FileDatasetConfig, FixedFolders
 from common.datasets.decoded_cache import cached
 from common.datasets.layouts import (
-    FIXED,
     Encoding,
     Part,
     image_places,
@@ -35,7 +34,7 @@ CITYSCAPES_TRAIN_IDS = {
 """Official Cityscapes id to train id; every other id is ignored (``specs/u2pl.md`` section 2.1)."""
 
 ListKey = Literal["train_list", "val_list"]
-"""The lists of a data set, as :class:`DatasetConfig` calls them."""
+"""The lists of a data set, as :class:`FileDatasetConfig` calls them."""
 PARTS: dict[ListKey, Part] = {"train_list": "train", "val_list": "val"}
 
 Value = TypeVar("Value")
@@ -71,13 +70,13 @@ class Dataset(Protocol):
 
 def open_dataset(config: DatasetConfig) -> Dataset:
     """Return the data set that ``config`` describes; files are looked at when they are first needed."""
-    return ShapesDataset(config) if config.layout == "shapes" else FileDataset(config)
+    return ShapesDataset(config) if isinstance(config, DrawnShapes) else FileDataset(config)
 
 
 class FileDataset:
-    """Every layout with files (see :class:`DatasetConfig`); implements :class:`Dataset`."""
+    """Every layout with files (see :class:`FileDatasetConfig`); implements :class:`Dataset`."""
 
-    def __init__(self, config: DatasetConfig) -> None:
+    def __init__(self, config: FileDatasetConfig) -> None:
         self.config = config
         self.name = config.name
         self.classes = config.classes
@@ -138,7 +137,7 @@ class FileDataset:
 
     def part(self, image_id: str) -> Part:
         """Whether an image belongs to the validation list; only layouts with a folder for each part ask the list."""
-        return "val" if self.config.layout in FIXED and image_id in self._val_set else "train"
+        return "val" if isinstance(self.config, FixedFolders) and image_id in self._val_set else "train"
 
     def image_path(self, image_id: str) -> Path:
         """The image file of an id; it need not exist."""

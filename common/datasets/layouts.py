@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.config.schema import DatasetConfig
+from common.config.schema import FileDatasetConfig, Folders
 from common.images.picture import is_picture_name
 
 Part = Literal["train", "val"]
@@ -49,22 +49,22 @@ FIXED: dict[str, Places] = {
         label={"train": ("train_aug/label/{id}.png",), "val": ("val/label/{id}.png",)},
     ),
 }
-"""Layouts whose folders have fixed names; ``voc`` and ``folders`` take them from the data set's configuration."""
+"""Layouts of :class:`common.config.schema.FixedFolders`."""
 
 KINDS: dict[str, Encoding] = {"labelTrainIds": "index", "labelIds": "cityscapes_ids"}
 """How the pixels of Cityscapes' two kinds of label files are read; ``auto`` prefers the first that is there."""
 
 
-def image_places(config: DatasetConfig, root: Path, image_id: str, part: Part) -> list[Path]:
+def image_places(config: FileDatasetConfig, root: Path, image_id: str, part: Part) -> list[Path]:
     """Return where the image of an id may lie, the usual place first."""
-    if config.layout not in FIXED:
+    if isinstance(config, Folders):
         return [root / config.image_dir / f"{image_id}{config.image_suffix}"]
     return [root / _fill(template, image_id, part) for template in FIXED[config.layout].image[part]]
 
 
-def label_places(config: DatasetConfig, root: Path, image_id: str, part: Part) -> list[tuple[Path, Encoding]]:
+def label_places(config: FileDatasetConfig, root: Path, image_id: str, part: Part) -> list[tuple[Path, Encoding]]:
     """Return where the label of an id may lie and how its pixels are to be read, the usual place first."""
-    if config.layout not in FIXED:
+    if isinstance(config, Folders):
         encoding: Encoding = "cityscapes_ids" if config.label_encoding == "cityscapes_ids" else "index"
         folders = [config.label_dir, *filter(None, [config.extra_label_dir])]
         return [(root / folder / f"{image_id}{config.label_suffix}", encoding) for folder in folders]
@@ -81,7 +81,7 @@ def label_places(config: DatasetConfig, root: Path, image_id: str, part: Part) -
     return places
 
 
-def listed_by_folder(config: DatasetConfig, root: Path, part: Part) -> list[str] | None:
+def listed_by_folder(config: FileDatasetConfig, root: Path, part: Part) -> list[str] | None:
     """Return the sorted ids of the images in the folder of ``part``; None for layouts that cannot be listed so."""
     if not config.layout.startswith("cityscapes"):
         return None
@@ -91,7 +91,7 @@ def listed_by_folder(config: DatasetConfig, root: Path, part: Part) -> list[str]
     return sorted({path.name.removesuffix(suffix) for path in root.glob(pattern) if is_picture_name(path)})
 
 
-def other_layouts(config: DatasetConfig, root: Path, image_id: str, part: Part) -> Iterator[str]:
+def other_layouts(config: FileDatasetConfig, root: Path, image_id: str, part: Part) -> Iterator[str]:
     """Yield the other layouts of the same data set in which the image of an id is there."""
     family = config.layout.partition("_")[0]
     for layout, places in FIXED.items():
@@ -99,7 +99,7 @@ def other_layouts(config: DatasetConfig, root: Path, image_id: str, part: Part) 
             found = (root / _fill(template, image_id, part) for template in places.image[part])
             if any(path.is_file() for path in found):
                 yield layout
-    if config.layout == "voc_cps" and (root / config.image_dir / f"{image_id}{config.image_suffix}").is_file():
+    if config.layout == "voc_cps" and (root / Folders.image_dir / f"{image_id}{Folders.image_suffix}").is_file():
         yield "voc"
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from common.arrays import IGNORE
-from common.config.schema import DatasetConfig
+from common.config.schema import DrawnShapes
 from common.errors import UserError
 from common.rng import generator
 
@@ -31,7 +31,7 @@ class ShapesDataset:
     Implements :class:`common.datasets.file_dataset.Dataset`.
     """
 
-    def __init__(self, config: DatasetConfig) -> None:
+    def __init__(self, config: DrawnShapes) -> None:
         if config.classes != CLASSES:
             raise UserError(f"dataset.classes of layout shapes must be {', '.join(CLASSES)}")
         if min(config.images) < 1:

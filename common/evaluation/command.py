@@ -14,13 +14,13 @@ from common.command_line import positive
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import Dataset, open_dataset
 from common.errors import UserError
-from common.evaluation.branch_mean import BranchMean
 from common.evaluation.evaluate import OnImage, evaluate
-from common.evaluation.predictor import Predictor
 from common.evaluation.results import format_table, result
 from common.files import atomic_path, write_json_atomic, write_text_atomic
 from common.images.normalise import normalise
 from common.models.model_folder import experiment_of, is_model_folder, model_file
+from common.prediction.branch_mean import BranchMean
+from common.prediction.predictor import Predictor
 from common.reports.charts import line_chart
 from common.reports.palettes import colours, write_label_png
 from common.reports.pictures import comparison, write_png

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.config.schema import AugmentConfig
+from common.config.schema import Normalisation
 from common.errors import UserError
 from common.images.normalise import normalise
 
 
 def resize_linear(
-    image: np.ndarray, size: tuple[int, int], rows: np.ndarray, columns: np.ndarray, config: AugmentConfig
+    image: np.ndarray, size: tuple[int, int], rows: np.ndarray, columns: np.ndarray, normalisation: Normalisation
 ) -> np.ndarray:
     """Return the pixels at ``rows`` and ``columns`` of the normalised image resized to ``size``, float32 ``[3,R,C]``.
 
@@ -22,7 +22,7 @@ def resize_linear(
         _linear_taps(old, new, picked) for old, new, picked in zip(image.shape, size, (rows, columns))
     )
     row, column = top.min(), left.min()
-    used = normalise(image[row : bottom.max() + 1, column : right.max() + 1], config)
+    used = normalise(image[row : bottom.max() + 1, column : right.max() + 1], normalisation)
     used = np.ascontiguousarray(used.transpose(2, 0, 1))
     across = np.take(used, left - column, 2) * (1 - along) + np.take(used, right - column, 2) * along
     return np.take(across, top - row, 1) * (1 - down[:, None]) + np.take(across, bottom - row, 1) * down[:, None]
@@ -38,14 +38,14 @@ def _linear_taps(old: int, new: int, picked: np.ndarray) -> tuple[np.ndarray, np
 
 
 def center_crop(
-    image: np.ndarray, label: np.ndarray, size: int, config: AugmentConfig, pad_label: int = 0
+    image: np.ndarray, label: np.ndarray, size: int, normalisation: Normalisation, pad_label: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the authors' validation input: the normalised centre window, padded where the image is smaller.
 
     float32 ``[3,size,size]`` (padding 0) and uint8 ``[size,size]`` (padding ``pad_label``); ``specs/u2pl.md`` section
     2.2, last paragraph.
     """
-    image = pad_to(normalise(image, config), size, 0.0)
+    image = pad_to(normalise(image, normalisation), size, 0.0)
     label = pad_to(label, size, pad_label)
     top, left = ((side - size) // 2 for side in label.shape)
     window = (slice(top, top + size), slice(left, left + size))

@@ -141,7 +141,7 @@ class Method(Protocol):
         """Return the role of the network that is validated and deployed at this point of the run."""
 
     def predictor(self, role: str):
-        """Return a :class:`common.evaluation.predictor.Predictor` over the live network of ``role``."""
+        """Return a :class:`common.prediction.predictor.Predictor` over the live network of ``role``."""
 
 
 class NonFiniteLoss(Exception):

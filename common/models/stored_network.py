@@ -14,6 +14,7 @@ from common.checkpoints.describe import described
 from common.checkpoints.meta import CheckpointMeta
 from common.config.schema import ExperimentConfig, NetworkConfig
 from common.config.strict import to_plain
+from common.config.unread import unread
 from common.errors import UserError
 from common.experiment import compose
 from common.models.exported_graph import GraphMetadata
@@ -108,7 +109,9 @@ def _check_classes(names: Sequence[str], experiment: ExperimentConfig, path: Pat
 
 def _check_network(found: dict[str, Any], experiment: ExperimentConfig, path: Path) -> None:
     wanted = to_plain(experiment.network)
-    keys = [key for key in wanted if key not in TRAINING_ONLY and found.get(key, wanted[key]) != wanted[key]]
+    idle = {option.partition(".")[2] for option in unread({"network": wanted}, {})}
+    compared = [key for key in wanted if key not in TRAINING_ONLY and key not in idle]
+    keys = [key for key in compared if found.get(key, wanted[key]) != wanted[key]]
     if keys:
         listed = ", ".join(f"network.{key}={_text(found[key])} (here {_text(wanted[key])})" for key in keys)
         raise UserError(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from common.config.layers import dataset_config
-from common.config.schema import DatasetConfig, SplitConfig
+from common.config.schema import DatasetConfig, DrawnShapes, SplitConfig
 from common.datasets.file_dataset import FileDataset, open_dataset
 from common.errors import UserError
 from common.files import write_text_atomic
@@ -149,7 +149,7 @@ def _own(path: Path, lists: Lists) -> dict[str, tuple[str, ...]]:
 def import_whole(config: DatasetConfig, part: str, lists: Lists, path: Path) -> None:
     """Put a data set's training or validation list in its place; the training list may come as labelled + unlabelled."""
     known = registry().get(config.name)
-    if known is None or config.layout == "shapes":
+    if known is None or isinstance(config, DrawnShapes):
         raise UserError(f"the {part} list of {config.name} is not registered; put it in the data set's folder yourself")
     facts = known.train if part == TRAIN else known.val
     candidates = list(lists.values()) + (_unions(known, lists) if part == TRAIN else [])

@@ -45,7 +45,7 @@ class Framework(Protocol):
         """Return our network with values that mean nothing: a checkpoint must be loaded before it runs."""
 
     def predictor(self, network: Any) -> Any:
-        """Return our :class:`common.evaluation.predictor.Predictor` over ``network``."""
+        """Return our :class:`common.prediction.predictor.Predictor` over ``network``."""
 
     def outputs(self, network: Any, images: np.ndarray) -> dict[str, np.ndarray]:
         """Return everything ``network`` gives for ``images`` in eval mode."""

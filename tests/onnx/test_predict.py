@@ -14,9 +14,9 @@ from PIL import Image
 from common.command_line import run_command
 from common.config.schema import AugmentConfig
 from common.errors import UserError
-from common.evaluation.sliding import windows
 from common.images.normalise import normalise
 from common.images.picture import read_rgb
+from common.prediction.sliding import windows
 from common.reports.palettes import colours
 from onnx_impl.predict import find_pictures, main, output_paths
 from tests.places import PROJECT

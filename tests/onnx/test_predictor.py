@@ -12,7 +12,7 @@ import pytest
 
 from common.arrays import Box
 from common.errors import UserError
-from common.evaluation.sliding import windows
+from common.prediction.sliding import windows
 
 onnxruntime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")

@@ -10,7 +10,7 @@ ms = pytest.importorskip("mindspore")
 
 import mindspore_impl.predictor as ms_predictor  # noqa: E402
 from common.errors import UserError  # noqa: E402
-from common.evaluation.sliding import windows  # noqa: E402
+from common.prediction.sliding import windows  # noqa: E402
 from mindspore_impl.device import choose_device  # noqa: E402
 from mindspore_impl.predictor import MindSporePredictor  # noqa: E402
 from tests.parity.pairs import RELATIVE_ERROR, images, network_config, pair, relative_error  # noqa: E402

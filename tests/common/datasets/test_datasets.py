@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config.schema import DatasetConfig
+from common.config.schema import FileDatasetConfig, Folders, Layout
+from common.config.strict import build
 from common.datasets.file_dataset import FileDataset, open_dataset
 from common.datasets.lists import read_list, reduce_to_id
 from common.errors import UserError
@@ -18,12 +19,14 @@ LABEL = np.array([[0, 1, 2, 255, 0, 1]] * 4, dtype=np.uint8)
 CITYSCAPES = tuple(f"class{index}" for index in range(19))
 
 
-def config_of(root, **changes) -> DatasetConfig:
+def config_of(root, layout="folders", **changes) -> FileDatasetConfig:
     values = {
-        "name": "own", "layout": "folders", "root": str(root), "classes": ("a", "b", "c"), "image_suffix": ".png",
-        "image_dir": "images", "label_dir": "labels", "train_list": "train.txt", "val_list": "val.txt",
+        "name": "own", "layout": layout, "root": str(root), "classes": ("a", "b", "c"),
+        "train_list": "train.txt", "val_list": "val.txt",
     }  # fmt: skip
-    return DatasetConfig(**{**values, **changes})
+    if layout in ("folders", "voc"):
+        values |= {"image_suffix": ".png", "image_dir": "images", "label_dir": "labels"}
+    return build(Layout, {**values, **changes}, {})
 
 
 def save(path, array, **options) -> None:
@@ -110,7 +113,7 @@ def test_entries_know_their_lines(root):
     ],
 )
 def test_ids_of_other_peoples_lists(field, expected):
-    config = DatasetConfig(name="x", layout="voc", classes=("a", "b"))
+    config = Folders(name="x", layout="voc", classes=("a", "b"))
     assert reduce_to_id(field, config) == expected
 
 

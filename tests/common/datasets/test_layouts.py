@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from common.config.layers import dataset_config
-from common.config.schema import DatasetConfig
+from common.config.schema import Folders
 from common.datasets.file_dataset import FileDataset, open_dataset
 from common.errors import UserError
 from common.experiment import compose
@@ -162,7 +162,7 @@ def test_any_number_of_classes(count, tmp_path):
     label = np.array([[0, count - 1], [255, 1]], np.uint8)
     save(tmp_path / "images" / "a.png", np.zeros((2, 2, 3), np.uint8))
     save(tmp_path / "labels" / "a.png", label)
-    config = DatasetConfig(
+    config = Folders(
         name="own", layout="folders", root=str(tmp_path), classes=tuple(f"c{index}" for index in range(count)),
         image_dir="images", label_dir="labels", image_suffix=".png",
     )  # fmt: skip

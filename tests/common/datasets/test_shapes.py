@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from common.config.schema import DatasetConfig
+from common.config.schema import DrawnShapes
 from common.datasets.file_dataset import open_dataset
 from common.datasets.shapes import CLASSES, COLOURS, OUTLINES
 from common.errors import UserError
@@ -18,8 +18,8 @@ DIGEST = "800827e0d12d6228cb38ed25eb004a43d6ffa89ebaf98ebc1beb4de937a3065d"
 
 
 def shapes(**changes):
-    values = {"name": "shapes", "layout": "shapes", "classes": CLASSES, "images": (40, 20)}
-    return open_dataset(DatasetConfig(**{**values, **changes}))
+    values = {"name": "shapes", "classes": CLASSES, "images": (40, 20)}
+    return open_dataset(DrawnShapes(**{**values, **changes}))
 
 
 def digest(data, ids) -> str:

@@ -10,8 +10,8 @@ import pytest
 from common.config.schema import AugmentConfig, ExperimentConfig
 from common.errors import UserError
 from common.evaluation.evaluate import describe_protocol, evaluate, predict
-from common.evaluation.predictor import UsedRuntime
 from common.images.resize import resize_bilinear
+from common.prediction.predictor import UsedRuntime
 from tests.builders import experiment
 from tests.places import SHARED
 

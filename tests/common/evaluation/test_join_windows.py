@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.arrays import Box
-from common.evaluation.sliding import join_windows
+from common.prediction.sliding import join_windows
 
 WINDOWS = [Box(0, 0, 2, 2), Box(0, 1, 2, 3), Box(0, 1, 2, 3)]
 

@@ -10,8 +10,8 @@ import pytest
 from common.errors import UserError
 from common.evaluation.evaluate import Evaluation, describe_protocol
 from common.evaluation.metrics import ConfusionMatrix
-from common.evaluation.predictor import UsedRuntime
 from common.evaluation.results import format_table, read_result, result, write_result
+from common.prediction.predictor import UsedRuntime
 from tests.builders import experiment
 
 CONFIG = experiment(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config.schema import DatasetConfig
+from common.config.schema import Folders
 from common.datasets.file_dataset import open_dataset
 from common.errors import UserError
 from common.experiment import compose
@@ -246,7 +246,7 @@ def damaged(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     (tmp_path / "list.txt").write_text("0\n1\n2\n3\n4\n5\n")
     return open_dataset(
-        DatasetConfig(
+        Folders(
             name="own", layout="folders", root=str(tmp_path), classes=("a", "b"), image_suffix=".png", image_dir="images",
             label_dir="labels", train_list="list.txt", val_list="list.txt",
         )

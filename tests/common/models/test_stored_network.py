@@ -44,6 +44,15 @@ def test_a_fitting_experiment_changes_nothing(tmp_path):
     assert read_network(path, experiment=EXPERIMENT).config == read_network(path).config
 
 
+def test_what_the_network_does_not_read_is_not_compared(tmp_path):
+    """The tiny encoder has one stem whatever its configuration of former times says."""
+    network = to_plain(EXPERIMENT.network) | {"stem": "deep", "prototype_temperature": 3.0}
+    path = saved(tmp_path / "a.ckpt", network=network)
+    assert read_network(path, experiment=EXPERIMENT).config.stem == "deep"
+    with pytest.raises(UserError, match="network.width=33"):
+        read_network(saved(tmp_path / "b.ckpt", network=network | {"width": 33}), experiment=EXPERIMENT)
+
+
 def test_the_experiment_tells_what_the_file_does_not(tmp_path):
     path = saved(tmp_path / "a.ckpt", network=None, classes=None, mean=None, std=None, experiment=None)
     with pytest.raises(UserError, match="a.ckpt does not say which network"):

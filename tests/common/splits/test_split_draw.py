@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from common.config.layers import dataset_config
-from common.config.schema import DatasetConfig
+from common.config.schema import Folders
 from common.datasets.file_dataset import open_dataset
 from common.errors import UserError
 from common.splits.__main__ import main
@@ -52,7 +52,7 @@ def test_images_without_masks_stay_unlabelled(tmp_path):
     for index in (1, 4, 6):
         Image.fromarray(np.array([[0, 1], [255, 1]], np.uint8)).save(tmp_path / "labels" / f"{index}.png")
     (tmp_path / "train.txt").write_text("\n".join(map(str, range(8))))
-    own = DatasetConfig(
+    own = Folders(
         name="own", layout="folders", root=str(tmp_path), classes=("a", "b"), image_dir="images", label_dir="labels",
         image_suffix=".png", train_list="train.txt",
     )  # fmt: skip

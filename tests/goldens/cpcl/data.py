@@ -7,15 +7,15 @@ import math
 
 import numpy as np
 
-from common.config.schema import AugmentConfig, EvaluationConfig, OptimizerConfig
+from common.config.schema import AugmentConfig, OptimizerConfig
 from common.evaluation.evaluate import predict
 from common.evaluation.metrics import ConfusionMatrix
-from common.evaluation.score_sum import summed_logits
 from common.experiment import compose
 from common.loading.sampling import repeated_files
 from common.methods.cpcl.augment import CropDraws, apply_flip_scale_crop
 from common.methods.cpcl.collaborative import area_sides, placed_boxes, toggled_mask
 from common.methods.interface import Clock
+from common.prediction.protocols import Slide
 from tests.goldens.cpcl.settings import numbered
 from tests.goldens.frameworks import Framework
 from tests.goldens.golden import Check, Golden, close, exact
@@ -114,15 +114,16 @@ def slide(golden: Golden, framework: Framework) -> list[Check]:
     """Summed logits of all windows, scales and mirror images, and the class ids that the evaluation makes of them."""
     predictor = framework.predictor(framework.stand_in(golden["conv_weight"], golden["conv_bias"], 1))
     size = golden.number("crop_size")
-    evaluation = EvaluationConfig(
-        protocol="slide", size=size, stride=math.ceil(size * golden.number("stride_rate")), accumulate="sum_logits",
+    evaluation = Slide(
+        size=size, stride=math.ceil(size * golden.number("stride_rate")), accumulate="sum_logits",
         scales=tuple(golden["scales"].tolist()), flip=bool(golden["flip"]), larger_pad="black",
     )  # fmt: skip
     config = dataclasses.replace(numbered(compose("shapes/12/cpcl"), predictor.classes), evaluation=evaluation)
     image, expected = golden["image_rgb"], golden["score_sum"]
     second, best = np.sort(expected, axis=2)[..., -2:].transpose(2, 0, 1)
     decided = best - second > 1e-5 * np.abs(expected).max()
+    total = evaluation.summed_logits(predictor, image, config.normalisation)
     return [
-        close("score_sum", summed_logits(predictor, image, config).transpose(1, 2, 0), expected),
+        close("score_sum", total.transpose(1, 2, 0), expected),
         exact("pred", predict(predictor, image, config)[decided], golden["pred"][decided]),
     ]

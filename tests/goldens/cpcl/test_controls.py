@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from common.methods.cpcl import cpcl as settings
+from common.prediction.protocols import Slide
 from tests.goldens import controls
 from tests.goldens.controls import ohem_below_threshold, other_batch_norm_momentum, save_changed
 from tests.goldens.cpcl import data as cpcl_data
@@ -150,14 +151,7 @@ def test_a_broken_rule_turns_the_check_red(rule: str, framework: Framework, monk
 
 def black_everywhere(monkeypatch) -> None:
     """Padding with the mean colour where the authors pad with black."""
-    monkeypatch.setattr(cpcl_data, "summed_logits", lambda *arguments: mean_padded(*arguments))
-
-
-def mean_padded(predictor, image, config):
-    from common.evaluation.score_sum import summed_logits
-
-    evaluation = dataclasses.replace(config.evaluation, larger_pad="mean")
-    return summed_logits(predictor, image, dataclasses.replace(config, evaluation=evaluation))
+    monkeypatch.setattr(cpcl_data, "Slide", lambda **settings: Slide(**{**settings, "larger_pad": "mean"}))
 
 
 def test_another_padding_turns_the_check_red(monkeypatch) -> None:

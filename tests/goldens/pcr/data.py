@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
 
-from common.arrays import Box, Window
-from common.config.schema import EvaluationConfig
+from common.arrays import Box
 from common.errors import UserError
 from common.evaluation.metrics import ConfusionMatrix
-from common.evaluation.sliding import windows
 from common.images.mixing import box_mask, half_area_box
 from common.images.resize import resize_bilinear
 from common.methods.interface import Clock
 from common.methods.pcr.pcr import PCRSettings
+from common.prediction.protocols import Slide
+from common.prediction.sliding import windows
 from common.training.schedules import distributed_epoch, poly
 from tests.goldens.frameworks import Framework
 from tests.goldens.golden import Check, Golden, close, exact
@@ -148,7 +147,7 @@ class ToyPredictor:
         """Return ``[1,h,w]`` at ``size``."""
         return self.logits(images, size).argmax(1).astype(np.uint8)
 
-    def sliding_class_ids(self, image: np.ndarray, layout: list[Window], accumulate: str) -> np.ndarray:
+    def sliding_class_ids(self, image: np.ndarray, layout: list[Box], accumulate: str) -> np.ndarray:
         """Return ``[H,W]`` of averaged windows."""
         return average(self, image, layout)[0].argmax(0).astype(np.uint8)
 
@@ -167,19 +166,19 @@ def sliding(golden: Golden, framework: Framework) -> list[Check]:
     logits = resize_bilinear(np.ascontiguousarray(logits), tuple(golden["output_size"].tolist()))
     checks = [exact("windows", len(layout), golden["windows"]), close("prediction", logits[0], golden["prediction"])]
     if crop[0] == crop[1] and tuple(golden["output_size"]) == image.shape[2:]:
-        evaluation = EvaluationConfig(protocol="slide", size=crop[0], stride=strides[0])
+        evaluation = Slide(size=crop[0], stride=strides[0])
         checks.append(class_ids("class ids", predictor, golden, evaluation, golden["prediction"]))
     return checks
 
 
-def window_layout(size: tuple[int, int], crop: list[int], strides: list[int]) -> list[Window]:
+def window_layout(size: tuple[int, int], crop: list[int], strides: list[int]) -> list[Box]:
     """Return our windows; one that is not square takes its rows and columns from two square layouts."""
     rows = windows(size[0], crop[0], crop[0], strides[0], "shift_back")
     columns = windows(crop[1], size[1], crop[1], strides[1], "shift_back")
-    return [dataclasses.replace(column, top=row.top, bottom=row.bottom) for row in rows for column in columns]
+    return [column._replace(top=row.top, bottom=row.bottom) for row in rows for column in columns]
 
 
-def average(predictor: ToyPredictor, image: np.ndarray, layout: list[Window]) -> np.ndarray:
+def average(predictor: ToyPredictor, image: np.ndarray, layout: list[Box]) -> np.ndarray:
     """Return ``[1,K,H,W]`` logits averaged over windows."""
     total, visits = (
         np.zeros((1, predictor.classes, *image.shape[2:]), np.float32),

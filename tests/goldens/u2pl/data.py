@@ -6,16 +6,17 @@ import dataclasses
 
 import numpy as np
 
-from common.config.schema import AugmentConfig, EvaluationConfig, OptimizerConfig
+from common.config.schema import AugmentConfig, OptimizerConfig
 from common.evaluation.evaluate import predict
 from common.evaluation.metrics import ConfusionMatrix
-from common.evaluation.sliding import windows
 from common.experiment import compose
 from common.images.geometry import center_crop, pad_to
 from common.images.mixing import box_mask, class_mask, half_area_box
 from common.images.resize import resize_bilinear
 from common.methods.interface import Clock
 from common.methods.weak_crop import apply_weak, draw_weak
+from common.prediction.protocols import EvaluationProtocol, Slide, Whole
+from common.prediction.sliding import windows
 from tests.goldens.frameworks import Framework
 from tests.goldens.golden import Check, Golden, close, exact
 
@@ -157,9 +158,9 @@ def sliding(golden: Golden, framework: Framework) -> list[Check]:
         close("logits_whole", resize_bilinear(whole, out_size)[0], golden["logits_whole"]),
     ]
     if out_size == image.shape[2:]:
-        evaluation = EvaluationConfig(protocol="slide", size=size, stride=golden.number("stride"))
+        evaluation = Slide(size=size, stride=golden.number("stride"))
         checks.append(class_ids("class ids, slide", predictor, golden, evaluation, golden["logits"]))
-        checks.append(class_ids("class ids, whole", predictor, golden, EvaluationConfig(), golden["logits_whole"]))
+        checks.append(class_ids("class ids, whole", predictor, golden, Whole(), golden["logits_whole"]))
     return checks
 
 
@@ -177,7 +178,7 @@ def window_average(predictor, image: np.ndarray, size: int, stride: int) -> np.n
     return (total / visits)[:, :, top : top + height, left : left + width]
 
 
-def class_ids(quantity: str, predictor, golden: Golden, evaluation: EvaluationConfig, logits: np.ndarray) -> Check:
+def class_ids(quantity: str, predictor, golden: Golden, evaluation: EvaluationProtocol, logits: np.ndarray) -> Check:
     """Count pixels whose class differs although the golden's two best logits are further apart than the gate."""
     augment = AugmentConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     config = dataclasses.replace(compose("shapes/12/u2pl"), evaluation=evaluation, augment=augment)

@@ -10,15 +10,16 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
-from common.config.schema import AugmentConfig, EvaluationConfig, OptimizerConfig
+from common.config.schema import AugmentConfig, OptimizerConfig
 from common.evaluation.evaluate import predict
 from common.evaluation.metrics import ConfusionMatrix
-from common.evaluation.sliding import windows
 from common.experiment import compose
 from common.images import colour, geometry
 from common.methods.interface import Clock
 from common.methods.uccl import augment as weak_to_strong
 from common.methods.uccl.augment import draw_area_box
+from common.prediction.protocols import Slide, Whole
+from common.prediction.sliding import windows
 from tests.goldens.frameworks import Framework
 from tests.goldens.golden import Check, Golden, close, exact
 
@@ -184,7 +185,7 @@ def evaluate(golden: Golden, framework: Framework) -> list[Check]:
     parameters = {name[6:]: golden[name] for name in golden.arrays if name.startswith("param_")}
     predictor = framework.predictor(stubs(framework).TwoConvolutions(parameters))
     slide = {"protocol": "slide", "size": size, "stride": stride, **authors_windows()}
-    modes = {"original": EvaluationConfig(), "sliding_window": EvaluationConfig(**slide)}
+    modes = {"original": Whole(), "sliding_window": Slide(**slide)}
     plain = AugmentConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     config = dataclasses.replace(compose("shapes/12/suponly"), augment=plain)
     images, masks, checks = golden["images"].transpose(0, 2, 3, 1), golden["masks"], []

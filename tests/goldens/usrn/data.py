@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from common.config.layers import dataset_config
-from common.config.schema import AugmentConfig, EvaluationConfig
+from common.config.schema import AugmentConfig, Normalisation
 from common.evaluation.evaluate import predict
 from common.evaluation.metrics import ConfusionMatrix
 from common.images.geometry import reflect_pad
@@ -16,6 +16,7 @@ from common.make_subclasses.cluster import gather_points, nearest_opencv, quanti
 from common.make_subclasses.features import PAD_MULTIPLE, feature_size
 from common.methods.usrn.augment import apply_geometry, blur, draw_geometry, planes
 from common.methods.usrn.subclasses import file_stem
+from common.prediction.protocols import Whole
 from tests.goldens.frameworks import Framework
 from tests.goldens.golden import Check, Golden, close, exact
 from tests.goldens.u2pl.data import RecordedNumbers
@@ -217,7 +218,7 @@ def validation(golden: Golden, framework: Framework) -> list[Check]:
     """What the network is given, class ids, counts, mIoU and the mean loss of whole images with padding."""
     predictor = PooledPredictor(golden["in_weight"], framework)
     config = SimpleNamespace(
-        augment=AugmentConfig(mean=(0, 0, 0), std=(1, 1, 1)), evaluation=EvaluationConfig(pad_multiple=PAD_MULTIPLE)
+        normalisation=Normalisation(mean=(0, 0, 0), std=(1, 1, 1)), evaluation=Whole(pad_multiple=PAD_MULTIPLE)
     )
     total, checks, losses = ConfusionMatrix(golden.number("hp_classes"), golden.number("hp_ignore")), [], []
     for repeat in repeats(golden, "in_image"):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from common.config.schema import OptimizerConfig
-from common.evaluation import evaluate
 from common.make_subclasses import balanced_kmeans
 from common.methods.usrn import augment as augment_usrn
+from common.prediction import protocols
 from common.training.schedules import poly
 from tests.goldens import controls
 from tests.goldens.controls import half_pixel_resize, save_changed
@@ -186,7 +186,7 @@ def zero_padding(monkeypatch) -> None:
         margins = [-side % multiple for side in images.shape[2:]]
         return np.pad(images, [(0, 0), (0, 0), (0, margins[0]), (0, margins[1])])
 
-    monkeypatch.setattr(evaluate, "reflect_pad", pad)
+    monkeypatch.setattr(protocols, "reflect_pad", pad)
 
 
 NEUTRAL_RULES = {

@@ -8,12 +8,12 @@ import numpy as np
 
 from common.arrays import Box, Size
 from common.config.schema import Accumulate
-from common.evaluation.predictor import Predictor
-from common.evaluation.sliding import join_windows
+from common.prediction.predictor import Predictor
+from common.prediction.sliding import join_windows
 
 
 class BranchMean:
-    """Implements :class:`common.evaluation.predictor.Predictor` over two predictors with the same classes."""
+    """Implements :class:`common.prediction.predictor.Predictor` over two predictors with the same classes."""
 
     def __init__(self, first: Predictor, second: Predictor) -> None:
         self.branches = (first, second)

@@ -9,9 +9,9 @@ from common.arrays import Box
 from common.config.schema import ExperimentConfig
 from common.errors import UserError
 from common.evaluation.evaluate import evaluate, predict
-from common.evaluation.predictor import UsedRuntime
-from common.evaluation.sliding import windows
 from common.images.resize import resize_bilinear
+from common.prediction.predictor import UsedRuntime
+from common.prediction.sliding import windows
 from tests.builders import experiment
 from tests.places import SHARED
 
@@ -189,16 +189,21 @@ def test_cpcl_golden(case):
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
 @pytest.mark.parametrize(
-    ("mode", "settings"),
+    ("mode", "settings", "sides"),
     [
-        ("original", {}),
-        ("sliding_window", {"protocol": "slide", "window_rule": "cut_off", "accumulate": "sum_softmax"}),
-        ("center_crop", {"protocol": "center_crop"}),
+        ("original", {}, ()),
+        (
+            "sliding_window",
+            {"protocol": "slide", "window_rule": "cut_off", "accumulate": "sum_softmax"},
+            ("size", "stride"),
+        ),
+        ("center_crop", {"protocol": "center_crop"}, ("size",)),
     ],
 )
-def test_uccl_golden(mode, settings):
+def test_uccl_golden(mode, settings, sides):
     arrays = golden("uccl/evaluate.npz")
-    size, stride, classes = (int(arrays[key]) for key in ("crop_size", "stride", "nclass"))
+    lengths = {"size": int(arrays["crop_size"]), "stride": int(arrays["stride"])}
+    classes = int(arrays["nclass"])
 
     def network(images: np.ndarray) -> np.ndarray:
         hidden = convolution(images, arrays["param_c1_weight"], arrays["param_c1_bias"])
@@ -210,7 +215,7 @@ def test_uccl_golden(mode, settings):
         StandIn(network, classes),
         dataset,
         ("0", "1"),
-        unscaled(size=size, stride=stride, **settings),
+        unscaled(**settings, **{side: lengths[side] for side in sides}),
         progress=False,
         on_image=lambda identifier, image, label, prediction: predictions.append(prediction),
     )
