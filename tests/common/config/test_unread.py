@@ -102,7 +102,7 @@ def test_files_of_format_1_still_load_without_what_nothing_reads(path, tmp_path)
     new, old = flat(to_plain(config)), flat(read_yaml(path))
     assert config.name.replace("/", "_") == path.stem
     kept = {key for key in new if key in old}
-    assert len(kept) > 50 and not {key for key in new if key not in old}
+    assert len(kept) > 70
     different = {key for key in kept if new[key] != old[key] and old[key] not in ("auto", None)}
     assert different <= {"criterion.min_kept_per_image", "network.prototype_temperature", "optimizer.counted_steps"}
     again = tmp_path / "config.yaml"
