@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import collections
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from common.check_data.findings import Histogram, Problems, counts_of
 from common.config.schema import Folders
 from common.datasets.file_dataset import Dataset, FileDataset
+from common.datasets.lists import ListEntry, read_list
 from common.errors import UserError
 from common.images.picture import remarks
 from common.splits.split import Split
@@ -27,12 +30,10 @@ def check_lists(dataset: Dataset, split: Split | None, problems: Problems) -> No
         # A split of the user's own can do without a training list, when both of its lists are there.
         unused = split is not None and not dataset.config.train_list and isinstance(dataset.config, Folders)
         for key in ("val_list",) if unused else ("train_list", "val_list"):
-            lines = collections.defaultdict(list)
-            for entry in problems.attempt(dataset.entries, key) or ():
-                lines[entry.id].append(str(entry.line))
-            for image_id, numbers in lines.items():
-                if len(numbers) > 1:
-                    problems.add(f"{dataset.list_path(key)} names {image_id} in lines {', '.join(numbers)}; keep one")
+            if entries := problems.attempt(dataset.entries, key):
+                _check_repeated(dataset.list_path(key), entries, problems)
+        for path in filter(Path.is_file, dataset.more_lists):
+            _check_repeated(path, problems.attempt(read_list, path, dataset.config) or (), problems)
     lists = parts(dataset, split)
     where = dataset.where if isinstance(dataset, FileDataset) else lambda image_id: ""
     pairs = [("labelled", "validation"), ("unlabelled", "validation")]
@@ -42,6 +43,15 @@ def check_lists(dataset: Dataset, split: Split | None, problems: Problems) -> No
         shared = set(lists[second])
         for image_id in (image_id for image_id in lists[first] if image_id in shared):
             problems.add(f"{image_id} is {first} and also in the {second} list; take it out of one{where(image_id)}")
+
+
+def _check_repeated(path: Path, entries: Iterable[ListEntry], problems: Problems) -> None:
+    lines = collections.defaultdict(list)
+    for entry in entries:
+        lines[entry.id].append(str(entry.line))
+    for image_id, numbers in lines.items():
+        if len(numbers) > 1:
+            problems.add(f"{path} names {image_id} in lines {', '.join(numbers)}; keep one")
 
 
 def parts(dataset: Dataset, split: Split | None) -> dict[str, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from typing import Literal, Protocol, TypeVar, get_args
 import numpy as np
 
 from common.arrays import IGNORE
-from common.config.schema import DatasetConfig, DrawnShapes, FileDatasetConfig, FixedFolders
+from common.config.schema import DatasetConfig, DrawnShapes, FileDatasetConfig, FixedFolders, Folders
 from common.datasets.decoded_cache import cached
 from common.datasets.layouts import (
     Encoding,
@@ -20,11 +20,12 @@ from common.datasets.layouts import (
     label_places,
     listed_by_folder,
     other_layouts,
+    unusual_places,
 )
 from common.datasets.lists import ListEntry, read_list
 from common.datasets.shapes import ShapesDataset
 from common.errors import UserError
-from common.images.picture import TURNED, PixelLimit, read_indices, read_rgb, remarks, upright_size
+from common.images.picture import LOSSLESS, SUFFIXES, TURNED, PixelLimit, read_indices, read_rgb, remarks, upright_size
 from common.paths import data_root
 
 CITYSCAPES_TRAIN_IDS = {
@@ -36,6 +37,12 @@ CITYSCAPES_TRAIN_IDS = {
 ListKey = Literal["train_list", "val_list"]
 """The lists of a data set, as :class:`FileDatasetConfig` calls them."""
 PARTS: dict[ListKey, Part] = {"train_list": "train", "val_list": "val"}
+
+LINE_RULES: tuple[tuple[Callable[[str], str], str], ...] = (
+    (lambda image_id: image_id.rpartition("/")[2], "a path in a list begins below dataset.image_dir, or names it"),
+    (lambda image_id: image_id.partition(" ")[0], "a field of a list ends at a tab, or behind the suffix of a picture"),
+)
+"""Shorter names that a missing image may have been meant by, and why the longer one was read."""
 
 Value = TypeVar("Value")
 
@@ -140,11 +147,12 @@ class FileDataset:
         return "val" if isinstance(self.config, FixedFolders) and image_id in self._val_set else "train"
 
     def image_path(self, image_id: str) -> Path:
-        """The image file of an id; it need not exist."""
-        return _first_file(image_places(self.config, self.root, image_id, self.part(image_id)))
+        """The image file of an id; it need not exist. Raises :class:`UserError` where two files could be it."""
+        usual = _first_file(image_places(self.config, self.root, image_id, self.part(image_id)))
+        return self._other_suffix(usual, "image_suffix", SUFFIXES) or usual
 
     def label_path(self, image_id: str) -> Path:
-        """The label file of an id; it need not exist."""
+        """The label file of an id; it need not exist. Raises :class:`UserError` where two files could be it."""
         return self._label_place(image_id)[0]
 
     def image(self, image_id: str) -> np.ndarray:
@@ -190,7 +198,28 @@ class FileDataset:
 
     def _label_place(self, image_id: str) -> tuple[Path, Encoding]:
         places = label_places(self.config, self.root, image_id, self.part(image_id))
-        return next((place for place in places if place[0].is_file()), places[0])
+        there = next((place for place in places if place[0].is_file()), None)
+        if there is not None:
+            return there
+        for usual, encoding in places:
+            if path := self._other_suffix(usual, "label_suffix", LOSSLESS):
+                return path, encoding
+        return places[0]
+
+    def _other_suffix(self, usual: Path, key: str, formats: Sequence[str]) -> Path | None:
+        """The one file that ends otherwise than ``usual`` and stands for it where that does not exist; None if there is none.
+
+        ``key`` is the setting that says how ``usual`` ends.
+        """
+        if usual.is_file() or not isinstance(self.config, Folders):
+            return None
+        places = unusual_places(self.config, usual, getattr(self.config, key), formats)
+        there = [path for path in places if path.is_file()]
+        if there and not all(path.samefile(there[0]) for path in there):
+            raise UserError(
+                f"{usual} does not exist, and both {there[0].name} and {there[1].name} could stand for it; keep one of them"
+            )
+        return there[0] if there else None
 
     def _kept(self, path: Path, decode: Callable[[], np.ndarray]) -> np.ndarray:
         if not self.config.cache or not path.is_file():
@@ -219,6 +248,10 @@ class FileDataset:
         other = Path(str(path).replace("_labelTrainIds.png", "_labelIds.png"))
         if kind == "label" and other != path and other.is_file():
             return ", but its labelIds file does; set dataset.label_encoding=cityscapes_ids"
+        for shorter, rule in LINE_RULES if kind == "image" and isinstance(self.config, Folders) else ():
+            other = self.image_path(shorter(image_id))
+            if shorter(image_id) != image_id and other.is_file():
+                return f", but {other} does: {rule}"
         for layout in other_layouts(self.config, self.root, image_id, self.part(image_id)):
             return f", but it is there in the layout {layout}; set dataset.layout={layout}"
         return ""

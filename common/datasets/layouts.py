@@ -6,13 +6,13 @@ what stands before the first underscore of a Cityscapes id (``specs/splits_cps.m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from common.config.schema import FileDatasetConfig, Folders
-from common.images.picture import is_picture_name
+from common.images.picture import SUFFIXES, is_picture_name
 
 Part = Literal["train", "val"]
 Encoding = Literal["index", "cityscapes_ids"]
@@ -60,6 +60,22 @@ def image_places(config: FileDatasetConfig, root: Path, image_id: str, part: Par
     if isinstance(config, Folders):
         return [root / config.image_dir / f"{image_id}{config.image_suffix}"]
     return [root / _fill(template, image_id, part) for template in FIXED[config.layout].image[part]]
+
+
+def unusual_places(config: Folders, usual: Path, suffix: str, formats: Sequence[str]) -> list[Path]:
+    """Return where a file is looked for if it is not in its ``usual`` place.
+
+    ``suffix`` is what follows the id there. These are the same name with the suffix in another case, or, where images and
+    labels lie apart, with that of one of ``formats``.
+    """
+    beginning, _, ending = suffix.rpartition(".")
+    if f".{ending}".lower() not in SUFFIXES:
+        return []
+    apart = Path(config.image_dir) != Path(config.label_dir)
+    stem = f"{usual.name.removesuffix(suffix)}{beginning}"
+    endings = [f".{ending}".lower(), *(formats if apart else ())]
+    names = dict.fromkeys(f"{stem}{form}" for end in endings for form in (end, end.upper()))
+    return [usual.with_name(name) for name in names if name != usual.name]
 
 
 def label_places(config: FileDatasetConfig, root: Path, image_id: str, part: Part) -> list[tuple[Path, Encoding]]:

@@ -19,6 +19,8 @@ from common.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 """Ends of the names of pictures, in lower case."""
+LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".pgm")
+"""Those of formats that keep every value of a label."""
 
 ORIENTATION = 0x0112
 """The EXIF tag that says how a camera was held."""

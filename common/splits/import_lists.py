@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from common.config.layers import dataset_config
@@ -11,7 +11,7 @@ from common.datasets.file_dataset import FileDataset, open_dataset
 from common.errors import UserError
 from common.files import write_text_atomic
 from common.paths import PROJECT
-from common.splits.list_files import Lists, find_lists, list_ids, write_lists
+from common.splits.list_files import Lists, counted, find_lists, list_ids, write_lists
 from common.splits.registry import (
     LABELLED_FILE,
     UNLABELLED_FILE,
@@ -39,7 +39,8 @@ def import_all(path: Path, folder: str) -> None:
     :class:`UserError` when nothing in ``path`` is registered.
     """
     # Any data set's configuration reduces all authors' lines to ids: their images are .jpg and .png files.
-    lists = find_lists(path, dataset_config("cityscapes"))
+    lists, refused = find_lists(path, dataset_config("cityscapes"))
+    _say_refused(refused)
     unknown = []
     wanted: dict[Found, tuple[str, ...]] = {}
     for name, ids in lists.items():
@@ -47,12 +48,11 @@ def import_all(path: Path, folder: str) -> None:
         if not found:
             unknown.append(name)
             continue
-        print(f"{name}: {len(set(ids))} ids, {' = '.join(map(str, found))}")
+        print(f"{name}: {counted(ids)}, {' = '.join(map(str, found))}")
         for entry in found:
             wanted.setdefault(entry, ids)
     if unknown:
-        more = f" and {len(unknown) - UNKNOWN_SHOWN} more" if len(unknown) > UNKNOWN_SHOWN else ""
-        print(f"no registered list: {', '.join(unknown[:UNKNOWN_SHOWN])}{more}")
+        print(f"no registered list: {listed(unknown)}")
     if not wanted:
         raise UserError(f"{path}: none of its {len(lists)} lists is registered; nothing was written")
     for found, ids in wanted.items():
@@ -64,14 +64,15 @@ def import_all(path: Path, folder: str) -> None:
 def import_one(name: str, split: str, path: Path, folder: str) -> None:
     """Take one split, ``train``, ``val`` or another registered list of the data set ``name`` from ``path``."""
     config = dataset_config(name)
-    lists = find_lists(path, config)
+    lists, refused = find_lists(path, config)
+    _say_refused(refused)
     known = registry().get(name)
     if split in (TRAIN, VAL):
         import_whole(config, split, lists, path)
     elif known and split in known.others:
         _import_other(name, split, lists, path, folder)
     else:
-        _import_split(config, split, lists, path, folder)
+        _import_split(config, split, lists, refused, path, folder)
 
 
 def _target(found: Found, folder: str) -> Path:
@@ -119,11 +120,13 @@ def _import_other(dataset: str, name: str, lists: Lists, path: Path, folder: str
     _put(Found(dataset, name, "other"), ids, folder)
 
 
-def _import_split(config: DatasetConfig, split: str, lists: Lists, path: Path, folder: str) -> None:
+def _import_split(
+    config: DatasetConfig, split: str, lists: Lists, refused: Mapping[str, str], path: Path, folder: str
+) -> None:
     name = f"{config.name}/{split}"
     known = known_splits(config.name).get(split)
     if known is None:
-        chosen = _own(path, lists)
+        chosen = _own(path, lists, refused)
     else:
         wanted = {LABELLED_FILE: known.labelled, UNLABELLED_FILE: known.unlabelled}
         chosen = {file: _find(lists.values(), facts.digest) for file, facts in wanted.items() if facts}
@@ -136,14 +139,28 @@ def _import_split(config: DatasetConfig, split: str, lists: Lists, path: Path, f
         print(f"note: this is the same list as {same}")
 
 
-def _own(path: Path, lists: Lists) -> dict[str, tuple[str, ...]]:
+def _own(path: Path, lists: Lists, refused: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """The labelled and perhaps the unlabelled list of a split that the registry does not know."""
-    if len(lists) == 1:
+    if len(lists) == 1 and not refused and Path(next(iter(lists))).name != UNLABELLED_FILE:
         return {LABELLED_FILE: next(iter(lists.values()))}
-    chosen = {file: lists[str(path / file)] for file in (LABELLED_FILE, UNLABELLED_FILE) if str(path / file) in lists}
-    if LABELLED_FILE not in chosen:
-        raise UserError(f"{path}: expected one list, or a folder with {LABELLED_FILE} and perhaps {UNLABELLED_FILE}")
-    return chosen
+    for name, reason in refused.items():
+        if Path(name).name in FILES.values():
+            raise UserError(reason)
+    named = {file: [ids for name, ids in lists.items() if Path(name).name == file] for file in FILES.values()}
+    if len(named[LABELLED_FILE]) != 1 or len(named[UNLABELLED_FILE]) > 1:
+        raise UserError(
+            f"{path}: expected one list, or a folder with {LABELLED_FILE} and perhaps {UNLABELLED_FILE}, each once; it "
+            f"has {listed(lists)}"
+        )
+    return {file: found[0] for file, found in named.items() if found}
+
+
+def _say_refused(refused: Mapping[str, str]) -> None:
+    """Say which text files are no lists, and why."""
+    for reason in list(refused.values())[:UNKNOWN_SHOWN]:
+        print(f"left out: {reason}")
+    if len(refused) > UNKNOWN_SHOWN:
+        print(f"left out: {len(refused) - UNKNOWN_SHOWN} more text files that are no lists")
 
 
 def import_whole(config: DatasetConfig, part: str, lists: Lists, path: Path) -> None:
@@ -173,11 +190,18 @@ def _unions(known: KnownDataset, lists: Lists) -> list[tuple[str, ...]]:
 def _write_in_order(target: Path, ids: tuple[str, ...]) -> None:
     """Write a list in the authors' order, by which CPS's rule goes."""
     write_text_atomic(target, "".join(f"{name}\n" for name in dict.fromkeys(ids)))
-    print(f"{target}: {len(set(ids))} ids, {digest(ids)}")
+    print(f"{target}: {counted(ids)}, {digest(ids)}")
 
 
 def _find(lists: Iterable[tuple[str, ...]], wanted: str) -> tuple[str, ...] | None:
     return next((ids for ids in lists if digest(ids) == wanted), None)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the first names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - UNKNOWN_SHOWN} more" if len(names) > UNKNOWN_SHOWN else ""
+    return f"{', '.join(names[:UNKNOWN_SHOWN])}{more}"
 
 
 def _not_found(what: str, path: Path, lists: Lists) -> str:

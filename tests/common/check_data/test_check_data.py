@@ -87,6 +87,16 @@ def test_every_problem_is_listed_and_nothing_is_changed(data, capsys):
     assert state(data.parent) == before
 
 
+def test_lines_that_name_an_image_again(data, capsys):
+    write_lists(data, ["t0", "t1", "t2", "t3", "t4", "t5"], ["v0", "v1", "v0"])
+    labelled = data.parent / "splits/camvid/few/labeled.txt"
+    labelled.write_text("t0\nt1.jpg\nJPEGImages/t0.jpg\n")
+    code, problems, _ = check(data, capsys)
+    val = data / "ImageSets" / "Segmentation" / "val.txt"
+    expected = [f"{val} names v0 in lines 1, 3; keep one", f"{labelled} names t0 in lines 1, 3; keep one"]
+    assert (code, problems) == (1, expected)
+
+
 def test_lists_that_overlap(data, capsys):
     write_lists(data, ["t0", "t1", "t2", "t0", "v1"], ["v0", "v1", "t1"])
     (data.parent / "splits/camvid/few/unlabeled.txt").write_text("t0\nt2\nv1\n")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config.schema import FileDatasetConfig, Folders, Layout
+from common.config.schema import FileDatasetConfig, FixedFolders, Folders, Layout
 from common.config.strict import build
 from common.datasets.file_dataset import FileDataset, open_dataset
 from common.datasets.lists import read_list, reduce_to_id
@@ -89,11 +89,110 @@ def test_relative_root_starts_at_data_root(root, monkeypatch):
         ("no_end.txt", b"\n\nb\na", ("b", "a")),
         ("fields.txt", b"/JPEGImages/b.jpg /SegmentationClassAug/b.png\n  JPEGImages/a.JPG\n", ("b", "a")),
         ("twice.txt", b"b\na\nb\n", ("b", "a")),
+        ("utf16le.txt", "\ufeffb\r\nä\r\n".encode("utf-16-le"), ("b", "ä")),
+        ("utf16be.txt", "\ufeffb\nä".encode("utf-16-be"), ("b", "ä")),
+        ("utf32.txt", "b\nä\n".encode("utf-32"), ("b", "ä")),
+        ("spaces.txt", b"my photo 3\n my photo 4.jpg \nJPEGImages/my photo 5.jpg  masks/my photo 5.png\n",
+         ("my photo 3", "my photo 4", "my photo 5")),
+        ("tabs.txt", b"my photo 3\tmasks/my photo 3.png\na\tb\n", ("my photo 3", "a")),
+        ("table.txt", b"b.jpg,b.png\na.jpg;a.png\n", ("b", "a")),
+        ("folders.txt", b"A/0000.jpg\nJPEGImages/B/0000.jpg\n/data/x/JPEGImages/C/D/0000.jpg\n./0000.jpg\n",
+         ("A/0000", "B/0000", "C/D/0000", "0000")),
+        ("windows.txt", b"A\\0000.jpg\r\nC:\\data\\JPEGImages\\B\\0000.jpg\r\nD:\\0000.jpg\r\n",
+         ("A/0000", "B/0000", "0000")),
+        ("elsewhere.txt", b"/other/place/b.jpg\n", ("b",)),
+        ("cases.txt", b"b.JPG\na.Jpeg\nc.png\n", ("b", "a", "c")),
     ],
-)
+)  # fmt: skip
 def test_lists_are_read_whatever_their_form(root, name, content, ids):
     (root / name).write_bytes(content)
-    assert open_dataset(config_of(root, train_list=name, image_suffix=".jpg")).train_ids == ids
+    config = config_of(root, train_list=name, image_suffix=".jpg", image_dir="JPEGImages")
+    assert open_dataset(config).train_ids == ids
+    (root / "again.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
+    assert tuple(entry.id for entry in read_list(root / "again.txt", config)) == ids, (
+        "an id in a list is read otherwise"
+    )
+
+
+@pytest.mark.parametrize(
+    ("layout", "lines", "image_id"),
+    [
+        ("cityscapes", ("A/0000.png", "B/0000.png"), "0000"),
+        ("folders", ("a.jpg", "a.png"), "a"),
+        ("folders", ("a.jpg", "a.JPG"), "a"),
+        ("voc", ("/one/a.jpg", "/two/a.jpg"), "a"),
+        ("folders", ("images/a.jpg", "images/images/a.jpg"), "a"),
+    ],
+)
+def test_two_lines_that_would_become_one_image_are_named(root, layout, lines, image_id):
+    (root / "train.txt").write_text("\n".join(["x", *lines]))
+    config = config_of(root, layout=layout, classes=CITYSCAPES)
+    with pytest.raises(UserError) as caught:
+        open_dataset(config).train_ids  # noqa: B018
+    assert f"line 2 ({lines[0]}) and line 3 ({lines[1]}) would both become the image {image_id};" in str(caught.value)
+
+
+def test_an_image_named_twice_in_one_way_is_one_image(root):
+    (root / "train.txt").write_text("images/one.png\none\n/one.png\n")
+    assert open_dataset(config_of(root)).train_ids == ("one",)
+
+
+@pytest.mark.parametrize("line", ["../secret", "images/../../secret.png", ".."])
+def test_a_line_cannot_leave_the_folder_of_images(root, line):
+    (root / "train.txt").write_text(f"one\n{line}\n")
+    with pytest.raises(UserError, match="train.txt, line 2: .* names no file in the folder of images"):
+        open_dataset(config_of(root)).train_ids  # noqa: B018
+
+
+def test_sub_folders_hold_different_images(root):
+    for number, name in enumerate(("0000", "A/0000", "B/0000", "my photo 3")):
+        save(root / "images" / f"{name}.png", IMAGE + np.uint8(number))
+        save(root / "labels" / f"{name}.png", np.full_like(LABEL, number % 3))
+    (root / "train.txt").write_text("0000.png\nA/0000.png\nB\\0000.png\nmy photo 3.png\n")
+    data = open_dataset(config_of(root))
+    assert data.train_ids == ("0000", "A/0000", "B/0000", "my photo 3")
+    for number, image_id in enumerate(data.train_ids):
+        np.testing.assert_array_equal(data.image(image_id), IMAGE + np.uint8(number))
+        assert (data.label(image_id) == number % 3).all()
+
+
+def test_suffixes_may_be_mixed(root):
+    save(root / "images" / "two.bmp", IMAGE)
+    (root / "images" / "two.png").unlink()
+    (root / "images" / "one.png").rename(root / "images" / "one.PNG")
+    (root / "labels" / "one.png").rename(root / "labels" / "one.PNG")
+    (root / "labels" / "two.png").unlink()
+    save(root / "labels" / "two.jpg", Image.fromarray(IMAGE))
+    save(root / "labels" / "two.tif", LABEL)
+    data = open_dataset(config_of(root))
+    for image_id in ("one", "two"):
+        np.testing.assert_array_equal(data.image(image_id), IMAGE)
+        np.testing.assert_array_equal(data.label(image_id), LABEL)
+    save(root / "images" / "two.TIF", IMAGE)
+    with pytest.raises(UserError, match="two.png does not exist, and both two.* and two.* could stand for it"):
+        data.image("two")
+
+
+def test_a_label_beside_its_image_is_not_taken_for_one(root):
+    config = config_of(root, label_dir="images", label_suffix=".bmp")
+    save(root / "images" / "one.bmp", LABEL)
+    (root / "images" / "one.png").unlink()
+    with pytest.raises(UserError, match="image .*one.png does not exist"):
+        open_dataset(config).image("one")
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("data/one.png", "but .*one.png does: a path in a list begins below dataset.image_dir"),
+        ("one 1", "but .*one.png does: a field of a list ends at a tab"),
+    ],
+)
+def test_a_line_that_is_read_otherwise_than_meant_says_how(root, line, hint):
+    (root / "train.txt").write_text(f"{line}\n")
+    data = open_dataset(config_of(root))
+    with pytest.raises(UserError, match=hint):
+        data.image(data.train_ids[0])
 
 
 def test_entries_know_their_lines(root):
@@ -113,7 +212,8 @@ def test_entries_know_their_lines(root):
     ],
 )
 def test_ids_of_other_peoples_lists(field, expected):
-    config = Folders(name="x", layout="voc", classes=("a", "b"))
+    cityscapes = FixedFolders(name="x", layout="cityscapes", classes=("a", "b"))
+    config = cityscapes if "_0000" in field else Folders(name="x", layout="voc", classes=("a", "b"))
     assert reduce_to_id(field, config) == expected
 
 
@@ -204,6 +304,8 @@ def broken(root, *what: str) -> FileDataset:
             return open_dataset(config_of(root, train_list=""))
         case ("list", "binary"):
             (root / "train.txt").write_bytes(b"\xff\x00one")
+        case ("list", "unmarked"):
+            (root / "train.txt").write_bytes("one\ntwo\n".encode("utf-16-le"))
         case ("list", "folder"):
             return open_dataset(config_of(root, train_list="images"))
         case ("image", "missing"):
@@ -241,6 +343,10 @@ def broken(root, *what: str) -> FileDataset:
         ("list empty", "list .*train.txt of data set own is empty"),
         ("list unset", "dataset.train_list of data set own is not set"),
         ("list binary", "list .*train.txt is not UTF-8 text"),
+        (
+            "list unmarked",
+            "list .*train.txt is not UTF-8 text .*zero, as in UTF-16 without a byte-order mark.; save it as",
+        ),
         ("list folder", "list .*images of data set own cannot be read"),
     ],
 )

@@ -159,7 +159,8 @@ def test_archives_are_read_within_bounds(known, monkeypatch):
         archive.writestr("large.txt", "a" * 5000)
         archive.writestr("small.txt", "a\nb\n")
     monkeypatch.setattr(list_files, "LARGEST_LIST", 4000)
-    assert list(find_lists(known / "bomb.zip", config)) == ["small.txt"]
+    lists, refused = find_lists(known / "bomb.zip", config)
+    assert list(lists) == ["small.txt"] and "large.txt has more than" in refused["large.txt"]
     monkeypatch.setattr(list_files, "LARGEST_LIST", 6000)
     monkeypatch.setattr(list_files, "LARGEST_ARCHIVE", 5001)
     with pytest.raises(UserError, match="bomb.zip: its lists unpack to more than"):
@@ -168,6 +169,57 @@ def test_archives_are_read_within_bounds(known, monkeypatch):
     (known / "cut.zip").write_bytes(data[:60] + bytes(20) + data[80:])
     with pytest.raises(UserError, match="cut.zip cannot be read as an archive"):
         find_lists(known / "cut.zip", config)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"p0\n\xff\xfe\n", "is not UTF-8 text"),
+        ("p0\n".encode("utf-16-le"), "UTF-16 without a byte-order mark"),
+        (b"/one/a.jpg\n/two/a.jpg\n", r"line 1 \(/one/a.jpg\) and line 2 \(/two/a.jpg\) would both become the image a"),
+        (b"\n \n", "is empty"),
+    ],
+)
+def test_the_real_reason_of_a_failure_is_told(known, content, reason):
+    (known / "mine.txt").write_bytes(content)
+    for name in ("import", "voc/mine"), ("import",):
+        with pytest.raises(UserError, match=f"mine.txt.*{reason}"):
+            main([*name, str(known / "mine.txt"), "--folder", str(known / "splits")])
+    assert not (known / "splits").exists()
+
+
+def test_a_list_that_cannot_be_read_is_not_passed_over(known, capsys):
+    (known / "copy").mkdir()
+    (known / "copy" / "labeled.txt").write_bytes(b"/one/a.jpg\n/two/a.jpg\n")
+    (known / "copy" / "unlabeled.txt").write_text("b\n")
+    with pytest.raises(UserError, match="labeled.txt: line 1"):
+        main(["import", "voc/mine", str(known / "copy"), "--folder", str(known / "splits")])
+    (known / "copy" / "fourth.txt").write_text("\n".join(VOC[LABELLED]))
+    main(["import", str(known / "copy"), "--folder", str(known / "splits")])
+    said = capsys.readouterr().out
+    assert re.search("left out: list .*labeled.txt: line 1 .* would both become the image a", said)
+    (known / "copy" / "labeled.txt").unlink()
+    (known / "copy" / "fourth.txt").unlink()
+    with pytest.raises(UserError, match="expected one list, or a folder with labeled.txt"):
+        main(["import", "voc/mine", str(known / "copy"), "--folder", str(known / "splits")])
+
+
+def test_as_many_images_are_written_as_lines_were_read_or_it_is_said(known, capsys):
+    (known / "mine.txt").write_bytes("\ufeffmy photo 3.jpg\r\nA\\0.JPG\r\nB/0.jpg\r\nmy photo 3\r\n".encode("utf-16"))
+    main(["import", "voc/mine", str(known / "mine.txt"), "--folder", str(known / "splits")])
+    assert (known / "splits/voc/mine/labeled.txt").read_text() == "A/0\nB/0\nmy photo 3\n"
+    assert "labeled.txt: 3 ids (4 lines, 1 name an image again), " in capsys.readouterr().out
+
+
+def test_companions_of_macos_are_no_lists(known, capsys):
+    with zipfile.ZipFile(known / "copy.zip", "w") as archive:
+        archive.writestr("copy/labeled.txt", "a\nb\n")
+        archive.writestr("__MACOSX/copy/._labeled.txt", b"\x00\x05\x16\x07")
+    with zipfile.ZipFile(known / "copy.zip") as archive:
+        archive.extractall(known / "copy")
+    for path in (known / "copy.zip", known / "copy"):
+        main(["import", "voc/mine", str(path), "--folder", str(known / "splits")])
+        assert (known / "splits/voc/mine/labeled.txt").read_text() == "a\nb\n"
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no specification of the published lists beside the checkout (SHARED)")

@@ -246,7 +246,7 @@ def test_import_of_the_wrong_list_says_what_is_there(authors_copy, tmp_path):
         DigestMismatch, match=r"none of its 2 lists is the labelled list of shapes/12; it has shapes/24 \(labelled\)"
     ):
         main(["import", "shapes/12", str(authors_copy / "data" / "24"), "--folder", folder])
-    with pytest.raises(UserError, match="no .txt list"):
+    with pytest.raises(UserError, match="empty.txt of data set shapes is empty"):
         main(["import", "shapes/12", str(write(tmp_path / "empty.txt", [])), "--folder", folder])
     with pytest.raises(UserError, match="no such file or folder"):
         main(["import", "shapes/12", str(tmp_path / "none"), "--folder", folder])
