@@ -7,7 +7,7 @@ from mindspore import Tensor
 
 from common.arrays import IGNORE
 from common.methods.percentile import interpolate_percentile, percentile_position
-from mindspore_impl.losses import cross_entropy
+from mindspore_impl.losses import weighted_cross_entropy
 
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:
@@ -45,10 +45,18 @@ def drop_unreliable(
     return np.where(unreliable, pseudo_label.dtype.type(IGNORE), pseudo_label), threshold
 
 
+def kept_cross_entropy(logits: Tensor, target: np.ndarray, divisor: float) -> Tensor:
+    """Return the cross entropy summed over the pixels that have a target (not 255), over ``divisor``.
+
+    ``logits`` ``[B,K,...]``, ``target`` ``[B,...]``. Without a target it is 0 with zero gradient.
+    """
+    return weighted_cross_entropy(logits, target, np.float32(1), divisor)
+
+
 def unsupervised_loss(logits: Tensor, pseudo_label: np.ndarray) -> Tensor:
-    """Return (all pixels / kept pixels) * mean cross entropy over the kept pixels (section 7); ``logits`` ``[B,K,H,W]``."""
+    """Return (all pixels / kept pixels) * mean cross entropy over the kept pixels (``specs/u2pl.md`` section 7)."""
     kept = max(int((pseudo_label != IGNORE).sum()), 1)
-    return pseudo_label.size / kept * cross_entropy(logits, pseudo_label)
+    return kept_cross_entropy(logits, pseudo_label, kept**2 / pseudo_label.size)
 
 
 def certainty(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -67,9 +75,8 @@ def certain_loss(
     (``specs/uccl.md`` section 4.3).
     """
     shown = ignore != IGNORE
-    certain = shown & (confidence >= np.float32(threshold))
-    share = certain.sum() / max(shown.sum(), 1)
-    return float(share) * cross_entropy(logits, np.where(certain, label, label.dtype.type(IGNORE)))
+    target = np.where(shown & (confidence >= np.float32(threshold)), label, label.dtype.type(IGNORE))
+    return kept_cross_entropy(logits, target, max(int(shown.sum()), 1))
 
 
 def certain_share(confidence: np.ndarray, ignore: np.ndarray, threshold: float) -> float:

@@ -15,11 +15,11 @@ from common.training.trainer import Framework
 
 def make_method(config: ExperimentConfig) -> tuple[Method, list[str]]:
     """Return the experiment's method on its device and notes on how its networks were started."""
-    from mindspore_impl.methods import METHODS
+    from mindspore_impl.methods import method_class
     from mindspore_impl.session import Session
 
     session = Session(config)
-    return METHODS[config.method.name](config, session), session.notes
+    return method_class(config.method.name)(config, session), session.notes
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

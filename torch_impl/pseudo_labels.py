@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from common.arrays import IGNORE
 from common.methods.percentile import interpolate_percentile, percentile_position
-from torch_impl.losses import cross_entropy
 
 
 def entropy(probabilities: Tensor) -> Tensor:
@@ -40,10 +40,18 @@ def drop_unreliable(uncertainty: Tensor, pseudo_label: Tensor, percent: float) -
     return pseudo_label.masked_fill((uncertainty >= threshold) & valid, IGNORE), threshold
 
 
+def kept_cross_entropy(logits: Tensor, target: Tensor, divisor: Tensor | float) -> Tensor:
+    """Return the cross entropy summed over the pixels that have a target (not 255), over ``divisor``.
+
+    ``logits`` ``[B,K,...]``, ``target`` ``[B,...]``. Without a target it is 0 with zero gradient.
+    """
+    return F.cross_entropy(logits, target.long(), ignore_index=IGNORE, reduction="sum") / divisor
+
+
 def unsupervised_loss(logits: Tensor, pseudo_label: Tensor) -> Tensor:
-    """Return (all pixels / kept pixels) * mean cross entropy over the kept pixels (section 7); ``logits`` ``[B,K,H,W]``."""
+    """Return (all pixels / kept pixels) * mean cross entropy over the kept pixels (``specs/u2pl.md`` section 7)."""
     kept = (pseudo_label != IGNORE).sum().clamp(min=1)
-    return pseudo_label.numel() / kept * cross_entropy(logits, pseudo_label)
+    return kept_cross_entropy(logits, pseudo_label, kept**2 / pseudo_label.numel())
 
 
 def certainty(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,9 +68,8 @@ def certain_loss(logits: Tensor, label: Tensor, confidence: Tensor, ignore: Tens
     (``specs/uccl.md`` section 4.3).
     """
     shown = ignore != IGNORE
-    certain = shown & (confidence >= threshold)
-    share = certain.sum() / shown.sum().clamp(min=1)
-    return share * cross_entropy(logits, label.masked_fill(~certain, IGNORE))
+    target = label.masked_fill(~(shown & (confidence >= threshold)), IGNORE)
+    return kept_cross_entropy(logits, target, shown.sum().clamp(min=1))
 
 
 def certain_share(confidence: Tensor, ignore: Tensor, threshold: float) -> Tensor:

@@ -1,26 +1,30 @@
-"""Settings and host-side draws of every method, one file each; ``SETTINGS`` maps a method's name to its dataclass."""
+"""Settings and host-side draws of every method; ``SETTINGS`` maps a method's name to its dataclass.
 
-from common.methods.cpcl.cpcl import CPCLSettings
-from common.methods.cpcl.cps import CPSSettings
-from common.methods.pcr.pcr import PCRSettings
-from common.methods.suponly import SupOnlySettings
-from common.methods.u2pl.u2pl import U2PLSettings
-from common.methods.u2pl.u2pl_ael import U2PLAELSettings
-from common.methods.uccl.fixmatch import FixMatchSettings
-from common.methods.uccl.uccl import UCCLSettings
-from common.methods.uccl.unimatch import UniMatchSettings
-from common.methods.usrn.usrn import USRNBaselineSettings, USRNSettings
+No list names the methods. Every settings class below that has a default for ``name`` is one, and the method itself is the class
+of the same name, without ``Settings``, in the file of the same place in ``torch_impl/methods`` and ``mindspore_impl/methods``.
+"""
 
-SETTINGS = {
-    "cpcl": CPCLSettings,
-    "cps": CPSSettings,
-    "fixmatch": FixMatchSettings,
-    "pcr": PCRSettings,
-    "suponly": SupOnlySettings,
-    "u2pl": U2PLSettings,
-    "u2pl_ael": U2PLAELSettings,
-    "uccl": UCCLSettings,
-    "unimatch": UniMatchSettings,
-    "usrn": USRNSettings,
-    "usrn_baseline": USRNBaselineSettings,
-}
+from __future__ import annotations
+
+import dataclasses
+import pkgutil
+from importlib import import_module
+
+from common.methods.interface import MethodSettings
+
+
+def implementation(name: str) -> tuple[str, str]:
+    """Return where a framework has the method ``name``: file and class below its ``methods``, as ``u2pl.u2pl``, ``U2PL``."""
+    settings = SETTINGS[name]
+    return settings.__module__.removeprefix(f"{__name__}."), settings.__name__.removesuffix("Settings")
+
+
+def _settings() -> dict[str, type[MethodSettings]]:
+    modules = [import_module(module.name) for module in pkgutil.walk_packages(__path__, f"{__name__}.")]
+    candidates = [value for module in modules for value in vars(module).values() if isinstance(value, type)]
+    classes = [value for value in candidates if issubclass(value, MethodSettings)]
+    names = {cls.__dataclass_fields__["name"].default: cls for cls in classes}
+    return {name: names[name] for name in sorted(names.keys() - {dataclasses.MISSING})}
+
+
+SETTINGS = _settings()

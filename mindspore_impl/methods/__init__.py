@@ -1,26 +1,14 @@
-"""Training methods by name."""
+"""Training methods; ``common/methods`` says which there are."""
 
-from mindspore_impl.methods.cpcl.cpcl import CPCL
-from mindspore_impl.methods.cpcl.cps import CPS
-from mindspore_impl.methods.pcr.pcr import PCR
-from mindspore_impl.methods.suponly import SupOnly
-from mindspore_impl.methods.u2pl.u2pl import U2PL
-from mindspore_impl.methods.u2pl.u2pl_ael import U2PLAEL
-from mindspore_impl.methods.uccl.fixmatch import FixMatch
-from mindspore_impl.methods.uccl.uccl import UCCL
-from mindspore_impl.methods.uccl.unimatch import UniMatch
-from mindspore_impl.methods.usrn.usrn import USRN
+from __future__ import annotations
 
-METHODS = {
-    "cpcl": CPCL,
-    "cps": CPS,
-    "fixmatch": FixMatch,
-    "pcr": PCR,
-    "suponly": SupOnly,
-    "u2pl": U2PL,
-    "u2pl_ael": U2PLAEL,
-    "uccl": UCCL,
-    "unimatch": UniMatch,
-    "usrn": USRN,
-    "usrn_baseline": SupOnly,
-}
+from importlib import import_module
+
+from common.methods import implementation
+from mindspore_impl.methods.base import Method
+
+
+def method_class(name: str) -> type[Method]:
+    """Return the class of the method ``name``."""
+    file, cls = implementation(name)
+    return getattr(import_module(f"{__name__}.{file}"), cls)

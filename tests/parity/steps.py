@@ -70,12 +70,12 @@ class CompiledOnce(mindspore_impl.session.Session):
 
 def in_torch(config: ExperimentConfig):
     """Return the method in PyTorch at its start."""
-    return torch_impl.methods.METHODS[config.method.name](config, torch_impl.session.Session(config))
+    return torch_impl.methods.method_class(config.method.name)(config, torch_impl.session.Session(config))
 
 
 def in_mindspore(config: ExperimentConfig):
     """Return the method in MindSpore at its start; all share their networks, so only the latest is usable."""
-    return mindspore_impl.methods.METHODS[config.method.name](config, CompiledOnce(config))
+    return mindspore_impl.methods.method_class(config.method.name)(config, CompiledOnce(config))
 
 
 def run(method, batches: list[dict], start: int = 0) -> list[dict[str, float]]:

@@ -35,7 +35,13 @@ from mindspore_impl.methods.pcr.prototypes import (
 )
 from mindspore_impl.mixing import mix
 from mindspore_impl.networks.prototype_head import prototype_logits
-from mindspore_impl.pseudo_labels import confident_labels, drop_unreliable, entropy, unsupervised_loss
+from mindspore_impl.pseudo_labels import (
+    confident_labels,
+    drop_unreliable,
+    entropy,
+    kept_cross_entropy,
+    unsupervised_loss,
+)
 from mindspore_impl.resize import resize
 from mindspore_impl.session import Session
 from mindspore_impl.teacher import RUNNING, update_buffers
@@ -43,8 +49,8 @@ from mindspore_impl.teacher import RUNNING, update_buffers
 
 def consistency_loss(logits: Tensor, labels: np.ndarray, denominator: str) -> Tensor:
     """Return the cross entropy of ``logits`` ``[N,K,...]``, summed over labelled pixels, over their number or that of ``all``."""
-    loss = cross_entropy(logits, labels)
-    return loss * float((labels != IGNORE).sum() / labels.size) if denominator == "all" else loss
+    divisor = labels.size if denominator == "all" else max(int((labels != IGNORE).sum()), 1)
+    return kept_cross_entropy(logits, labels, divisor)
 
 
 class PCR(TeacherMethod):

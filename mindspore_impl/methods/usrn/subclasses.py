@@ -19,7 +19,7 @@ import numpy as np
 from mindspore import Tensor
 
 from common.arrays import IGNORE
-from mindspore_impl.losses import cross_entropy
+from mindspore_impl.pseudo_labels import kept_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -88,4 +88,4 @@ def pseudo_labels(logits: Tensor, subclass_logits: Tensor, parents: np.ndarray, 
 
 def self_training_loss(logits: Tensor, kept: np.ndarray) -> Tensor:
     """Return the cross entropy over the kept pixels divided by the number of all pixels; ``kept`` ``[B,h,w]`` with 255."""
-    return cross_entropy(logits, kept) * (float((kept != IGNORE).sum()) / kept.size)
+    return kept_cross_entropy(logits, kept, kept.size)

@@ -87,7 +87,7 @@ def full_step(golden: Golden, framework: Framework) -> list[Check]:
     net = seeded_network(framework.name, "resnet50", len(config.dataset.classes), golden.number("seed"))
     dropped = [2 * golden[key].astype(np.float32)[..., None, None] for key in ("keep_c1", "keep_c4")]
     with stubs(framework).precise(net) as tensor:
-        method = framework.module("methods").METHODS[name](config, Session(framework, net, config, tensor))
+        method = framework.module("methods").method_class(name)(config, Session(framework, net, config, tensor))
         losses = method.step(batch(golden, [golden[f"image_{i}"] for i in range(7)]), FIRST_STEP, dropped)
         gradients = {key.removeprefix("momentum."): value for key, value in method.state().items()}
         tensors = method.networks()["student"]

@@ -114,7 +114,9 @@ def step(golden: Golden, framework: Framework) -> list[Check]:
     values = {entry[3:]: golden[entry] for entry in golden.arrays if entry.startswith("in_")}
     network = stubs(framework).Prepared(values, ANSWERS[name], lambda *call: calls.append(call))
     config = experiment_of(golden, NetworkConfig(encoder="tiny"))
-    method = framework.module("methods").METHODS[name](config, Session(framework, network, config, framework.tensor))
+    method = framework.module("methods").method_class(name)(
+        config, Session(framework, network, config, framework.tensor)
+    )
     images = ["img_img_x", "img_u_w", "img_u_s1", "img_u_s2", "img_mix_w", "img_mix_s1", "img_mix_s2"]
     with prepared_resize(framework, golden, network):
         losses = method.step(batch(golden, [golden[image] for image in images]), FIRST_STEP)

@@ -27,7 +27,7 @@ from torch_impl.methods.base import KeptTensor, TeacherMethod
 from torch_impl.methods.pcr.prototypes import pixel_features, pixel_labels, prototype_sums, updated_prototypes
 from torch_impl.mixing import mix
 from torch_impl.networks.prototype_head import prototype_logits
-from torch_impl.pseudo_labels import confident_labels, drop_unreliable, entropy, unsupervised_loss
+from torch_impl.pseudo_labels import confident_labels, drop_unreliable, entropy, kept_cross_entropy, unsupervised_loss
 from torch_impl.resize import resize
 from torch_impl.session import Session
 from torch_impl.teacher import RUNNING, update_buffers
@@ -35,8 +35,8 @@ from torch_impl.teacher import RUNNING, update_buffers
 
 def consistency_loss(logits: Tensor, labels: Tensor, denominator: str) -> Tensor:
     """Return the cross entropy of ``logits`` ``[N,K,...]``, summed over labelled pixels, over their number or that of ``all``."""
-    loss = cross_entropy(logits, labels)
-    return loss * (labels != IGNORE).sum() / labels.numel() if denominator == "all" else loss
+    divisor = labels.numel() if denominator == "all" else (labels != IGNORE).sum().clamp(min=1)
+    return kept_cross_entropy(logits, labels, divisor)
 
 
 class PCR(TeacherMethod):

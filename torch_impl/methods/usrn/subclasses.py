@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from common.arrays import IGNORE
-from torch_impl.losses import cross_entropy
+from torch_impl.pseudo_labels import kept_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -77,4 +77,4 @@ def pseudo_labels(logits: Tensor, subclass_logits: Tensor, parents: Tensor, thre
 
 def self_training_loss(logits: Tensor, kept: Tensor) -> Tensor:
     """Return the cross entropy over the kept pixels divided by the number of all pixels; ``kept`` ``[B,h,w]`` with 255."""
-    return cross_entropy(logits, kept) * ((kept != IGNORE).sum() / kept.numel())
+    return kept_cross_entropy(logits, kept, kept.numel())

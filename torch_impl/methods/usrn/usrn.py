@@ -1,4 +1,4 @@
-"""USRN, stage C, in PyTorch; the MindSpore file of the same name mirrors this one. (Stage A is ``SupOnly``.)
+"""USRN, stage C, in PyTorch; the MindSpore file of the same name mirrors this one. (Stage A is the supervised baseline.)
 
     L = sup_weight * (L_s + w_sub * L_s_sub) + w_un * w_sub * L_u_sub + w_un * L_u_reg
 
@@ -21,6 +21,7 @@ from common.methods.usrn.subclasses import parent_table
 from common.methods.usrn.usrn import USRNSettings
 from torch_impl.losses import resized_cross_entropy, supervised_loss
 from torch_impl.methods.base import Method
+from torch_impl.methods.suponly import SupOnly
 from torch_impl.methods.usrn.subclasses import pseudo_labels, self_training_loss
 from torch_impl.networks.class_branch import ClassBranch
 from torch_impl.predictor import TorchPredictor
@@ -59,6 +60,10 @@ def unlabelled_terms(
         "unsup_sub": subclass_weight * self_training_loss(strong[1], found.kept_subclass),
         "unsup_reg": settings.unsup_weight * self_training_loss(strong[0], found.kept_label),
     }
+
+
+class USRNBaseline(SupOnly):
+    """Stage A: supervised training, on other batches."""
 
 
 class USRN(Method):
