@@ -13,10 +13,14 @@ import mindspore_impl.losses
 import mindspore_impl.methods.u2pl.contrastive
 import mindspore_impl.methods.u2pl.memory_bank
 import mindspore_impl.methods.u2pl.u2pl
+import mindspore_impl.pseudo_labels
+import mindspore_impl.resize
 import torch_impl.losses
 import torch_impl.methods.u2pl.contrastive
 import torch_impl.methods.u2pl.memory_bank
 import torch_impl.methods.u2pl.u2pl
+import torch_impl.pseudo_labels
+import torch_impl.resize
 from common.config.schema import CriterionConfig
 from common.methods.interface import Clock
 from common.methods.u2pl.u2pl import PRESETS, ContrastiveSettings, StepDraws, U2PLSettings
@@ -27,6 +31,8 @@ GATE = 1e-5
 
 CLASSES, SIZE = 5, (9, 11)
 LOSSES = (torch_impl.losses, mindspore_impl.losses)
+PSEUDO_LABELS = (torch_impl.pseudo_labels, mindspore_impl.pseudo_labels)
+RESIZE = (torch_impl.resize, mindspore_impl.resize)
 U2PL = (torch_impl.methods.u2pl.u2pl, mindspore_impl.methods.u2pl.u2pl)
 CONTRASTIVE = (torch_impl.methods.u2pl.contrastive, mindspore_impl.methods.u2pl.contrastive)
 
@@ -101,7 +107,8 @@ def test_pixel_losses(name, scale, ignored):
 
 
 @pytest.mark.parametrize(
-    ("pair", "name"), [(LOSSES, "cross_entropy"), (LOSSES, "reverse_cross_entropy"), (U2PL, "unsupervised_loss")]
+    ("pair", "name"),
+    [(LOSSES, "cross_entropy"), (LOSSES, "reverse_cross_entropy"), (PSEUDO_LABELS, "unsupervised_loss")],
 )
 def test_no_labelled_pixel_gives_zero(pair, name):
     value, gradient = assert_same_gradients(pair, name, (random_logits(1),), random_labels(2, 1.0))
@@ -140,10 +147,10 @@ def test_unsupervised_loss_of_reliable_pixels():
     uncertainty = mindspore_impl.pseudo_labels.entropy(probabilities)
     assert difference(uncertainty, torch_impl.pseudo_labels.entropy(torch.from_numpy(probabilities))) <= GATE
     for percent in (0.0, 33.3, 80.0, 100.0):
-        reliable, threshold = same(U2PL, "drop_unreliable", uncertainty, random_labels(9), percent)
+        reliable, threshold = same(PSEUDO_LABELS, "drop_unreliable", uncertainty, random_labels(9), percent)
         assert threshold is not None
-        assert_same_gradients(U2PL, "unsupervised_loss", (random_logits(10),), reliable)
-    nothing, threshold = same(U2PL, "drop_unreliable", uncertainty, random_labels(9, 1.0), 80.0)
+        assert_same_gradients(PSEUDO_LABELS, "unsupervised_loss", (random_logits(10),), reliable)
+    nothing, threshold = same(PSEUDO_LABELS, "drop_unreliable", uncertainty, random_labels(9, 1.0), 80.0)
     assert threshold is None and (nothing == 255).all()
 
 
@@ -151,12 +158,12 @@ def test_unsupervised_loss_of_reliable_pixels():
 def test_percentile_is_numpys(count):
     values = np.random.default_rng(count).choice(np.linspace(0, 2, 50), count).astype(np.float32)
     for percent in (0.0, 7.7, 50.0, 99.9, 100.0):
-        assert same(LOSSES, "percentile", values, percent) == np.percentile(values, percent).astype(np.float32)
+        assert same(PSEUDO_LABELS, "percentile", values, percent) == np.percentile(values, percent).astype(np.float32)
 
 
 @pytest.mark.parametrize("size", [(4, 5), (1, 1), SIZE])
 def test_nearest(size):
-    assert same(LOSSES, "nearest", random_labels(11), size).shape == (3, *size)
+    assert same(RESIZE, "nearest", random_labels(11), size).shape == (3, *size)
 
 
 @pytest.mark.parametrize("replacement", ["partner", 255])
@@ -234,15 +241,15 @@ class ContrastiveCase:
 
     def run(self, package, to_framework, representation, chosen: ContrastiveSettings, prefill: bool, average: bool):
         """Return the result and the bank of one framework."""
-        bank = package.memory_bank.MemoryBank([20] * CLASSES, 6)
+        bank = package.methods.u2pl.memory_bank.MemoryBank([20] * CLASSES, 6)
         for index, keys in enumerate(self.keys if prefill else []):
             bank.append(index, to_framework(keys))
         maps = [
-            package.contrastive.label_maps(to_framework(part), CLASSES, chosen.label_encoding)
+            package.methods.u2pl.contrastive.label_maps(to_framework(part), CLASSES, chosen.label_encoding)
             for part in (self.labels[:2], self.labels[2:])
         ]
         clock = Clock(epoch=1, step=0, iteration=1, epochs=2, iterations_per_epoch=1)
-        result = package.contrastive.contrastive_loss(
+        result = package.methods.u2pl.contrastive.contrastive_loss(
             representation, to_framework(self.features[1]), to_framework(self.probabilities.numpy()),
             to_framework(np.concatenate([np.asarray(part) for part in maps])), *map(to_framework, self.masks), 2, bank,
             chosen, StepDraws(U2PLSettings(contrastive=chosen), 0, clock),
