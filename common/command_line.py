@@ -9,8 +9,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
+from typing import TypeVar
 
 from common.errors import CheckFailed, Interrupted, UserError
 from common.paths import PROJECT
@@ -18,6 +19,8 @@ from common.paths import PROJECT
 EXTRAS = {"torch": "torch", "mindspore": "mindspore", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
 """Packages that a command may need, and the extra of ``pyproject.toml`` that brings them."""
 
+
+Item = TypeVar("Item")
 
 UNUSABLE_PATH = (PermissionError, FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
@@ -78,6 +81,37 @@ def run_module(module: str, *arguments: str, show: bool = False) -> str:
         lines = ((done.stderr or "").strip() or (done.stdout or "").strip() or "see above").splitlines()
         raise (UserError if done.returncode == 2 else CheckFailed)(f"{module}: {lines[-1].removeprefix('error: ')}")
     return done.stdout or ""
+
+
+EXPERIMENT = "DATASET/SPLIT/METHOD, e.g. camvid/1_8/u2pl"
+
+
+def experiment_arguments(
+    parser: argparse.ArgumentParser, experiment: str = EXPERIMENT, settings: str = "settings, e.g. trainer.epochs=2"
+) -> None:
+    """Add an experiment's name and the settings over it; the texts say what they look like."""
+    parser.add_argument("experiment", help=experiment)
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help=settings)
+
+
+def track(
+    items: Iterable[Item], what: str, *, unit: str = "image", total: int | None = None, plain: str = "", every: int = 0
+) -> Iterator[Item]:
+    """Pass ``items`` on and show on stderr how far they are: a bar called ``what`` on a terminal, else lines or nothing.
+
+    A line reads ``PLAIN 3 of 10 images``; there is one after ``every`` items, by default about ten and one at the end.
+    ``total`` is needed for items without a length.
+    """
+    total = len(items) if total is None else total
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, total=total, desc=what, unit=unit, leave=False, file=sys.stderr)
+        return
+    for done, item in enumerate(items, 1):
+        yield item
+        if plain and (done % (every or -(-total // 10)) == 0 or (not every and done == total)):
+            print(f"{plain} {done} of {total} {unit}s", file=sys.stderr, flush=True)
 
 
 def positive(text: str) -> int:

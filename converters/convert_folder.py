@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from common.checkpoints.checkpoint import SUFFIXES, Checkpoint
+from common.command_line import track
 from common.errors import CheckFailed, UserError
 from converters.convert import convert
 
@@ -25,7 +23,7 @@ def convert_folder(source: Path, target: Path, suffix: str | None, settings: dic
         )
     plan = targets(source, target, suffix)
     rows, failed = [], 0
-    for path in tqdm(plan, desc="convert", unit="file", leave=False, disable=not sys.stderr.isatty()):
+    for path in track(plan, "convert", unit="file"):
         name = str(path.relative_to(source))
         try:
             written, left = convert(path, plan[path], **settings)

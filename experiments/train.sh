@@ -1,20 +1,8 @@
 #!/usr/bin/env bash
 # Train an experiment: experiments/train.sh torch shapes/12/u2pl trainer.epochs=5
 set -eu
-root="$(cd "$(dirname "$0")/.." && pwd)"
-framework="${1:-}"
-case "$framework" in
-  torch | mindspore) shift ;;
-  *)
-    echo "error: framework '$framework': expected experiments/train.sh torch|mindspore DATASET/SPLIT/METHOD [a.b=c ...] [options]" >&2
-    exit 2
-    ;;
-esac
-python="$root/.venv/bin/python"
-[ -x "$python" ] || python=python3
-"$python" -c 'import cv2, numpy, yaml' >/dev/null 2>&1 || {
-  echo "error: $python lacks this project's packages: run make demo once, or pip install -r requirements/$framework.txt" >&2
-  exit 2
-}
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+. "$(dirname "$0")/environment.sh"
+usage="experiments/train.sh torch|mindspore DATASET/SPLIT/METHOD [a.b=c ...] [options]"
+choose_framework "torch mindspore" "$usage" "$@"
+shift
 exec "$python" -m "${framework}_impl.train" "$@"

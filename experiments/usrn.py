@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common.command_line import run_command
+from common.command_line import experiment_arguments, run_command
 from common.errors import UserError
 from common.experiment import compose
 from common.make_subclasses.features import FOLDER
@@ -61,8 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m experiments.usrn", description="Run USRN's four steps; stop at the first that fails."
     )
     parser.add_argument("framework", choices=tuple(FRAMEWORKS))
-    parser.add_argument("experiment", help="DATASET/SPLIT, e.g. camvid/1_8")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings of all steps, e.g. trainer.seed=2")
+    experiment_arguments(parser, "DATASET/SPLIT, e.g. camvid/1_8", "settings of all steps, e.g. trainer.seed=2")
     parser.add_argument("--baseline", nargs="+", default=[], metavar="a.b=c", help="settings of the baseline only")
     parser.add_argument("--usrn", nargs="+", default=[], metavar="a.b=c", help="settings of clustering and USRN only")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folders are DIR/usrn_baseline and DIR/usrn")

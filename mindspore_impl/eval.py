@@ -17,7 +17,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="auto, cpu, ascend or ascend:N (default: trainer.device)")
 
 
-def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Namespace) -> tuple[Predictor, str]:
+def load_predictor(
+    path: Path, config: ExperimentConfig, role: str | None, options: argparse.Namespace
+) -> tuple[Predictor, str]:
     """Return the predictor of a checkpoint's network on the device, and its role."""
     import mindspore  # noqa: F401  a missing package is reported by its own name
 
@@ -28,7 +30,7 @@ def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Names
 
     with processors(config.trainer.threads):
         device = choose_device(options.device or config.trainer.device)
-    stored = read_network(path, options.role, config)
+    stored = read_network(path, role, config)
     network = build_network(stored.config, len(stored.classes))
     load_network(network, stored.tensors, str(path))
     return MindSporePredictor(network, device, config.evaluation.head), stored.role

@@ -24,17 +24,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Namespace) -> tuple[Predictor, str]:
+def load_predictor(
+    path: Path, config: ExperimentConfig, role: str | None, options: argparse.Namespace
+) -> tuple[Predictor, str]:
     """Return the predictor of a model or of an exported checkpoint on the provider, and the network's role."""
     from onnx_impl.predictor import OnnxPredictor
 
     if path.suffix == ".onnx":
         predictor = OnnxPredictor(path, options.provider, config.trainer.threads)
     else:
-        predictor = _exported(path, config, options)
+        predictor = _exported(path, config, role, options)
     metadata = predictor.metadata
-    if options.role not in (None, metadata.role):
-        raise UserError(f"{path} holds the network {metadata.role}, not {options.role}; export that one with --role")
+    if role not in (None, metadata.role):
+        raise UserError(f"{path} holds the network {metadata.role}, not {role}; export that one with --role")
     if metadata.head != config.evaluation.head:
         raise UserError(
             f"{path} was exported with head={metadata.head}; evaluate it with evaluation.head={metadata.head}, or export the "
@@ -44,14 +46,13 @@ def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Names
     return predictor, metadata.role
 
 
-def _exported(path: Path, config: ExperimentConfig, options: argparse.Namespace) -> Predictor:
+def _exported(path: Path, config: ExperimentConfig, role: str | None, options: argparse.Namespace) -> Predictor:
     """Export a checkpoint to a temporary file, which the session no longer needs once it has loaded it."""
     from onnx_impl.predictor import OnnxPredictor
 
     with tempfile.TemporaryDirectory() as folder:
         model, settings = Path(folder) / "model.onnx", Path(folder) / CONFIG
         settings.write_text(dump(config), encoding="utf-8")
-        role = ["--role", options.role] if options.role else []
         said = run_module(
             "converters.export_onnx",
             str(path),
@@ -60,7 +61,7 @@ def _exported(path: Path, config: ExperimentConfig, options: argparse.Namespace)
             folder,
             "--head",
             config.evaluation.head,
-            *role,
+            *(["--role", role] if role else []),
         )
         print(said, end="", file=sys.stderr)
         return OnnxPredictor(model, options.provider, config.trainer.threads)

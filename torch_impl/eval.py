@@ -20,7 +20,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Namespace) -> tuple[Predictor, str]:
+def load_predictor(
+    path: Path, config: ExperimentConfig, role: str | None, options: argparse.Namespace
+) -> tuple[Predictor, str]:
     """Return the predictor of a checkpoint's network on the device, and its role."""
     import torch
 
@@ -32,7 +34,7 @@ def load_predictor(path: Path, config: ExperimentConfig, options: argparse.Names
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     device = choose_device(options.device or config.trainer.device)
-    stored = read_network(path, options.role, config)
+    stored = read_network(path, role, config)
     network = build_network(stored.config, len(stored.classes))
     load_network(network, stored.tensors, str(path))
     if options.float64:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from common.check_data.checks import check_classes, check_files, check_lists, parts
 from common.check_data.findings import Histogram, Problems
-from common.command_line import positive, run_command
+from common.command_line import experiment_arguments, positive, run_command
 from common.errors import CheckFailed
 from common.paths import PROJECT
 
@@ -36,10 +36,7 @@ def table_lines(dataset: Dataset, histograms: dict[str, Histogram]) -> Iterator[
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m common.check_data", description=__doc__.partition("\n")[0])
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="DATASET/SPLIT/METHOD, for example camvid/1_8/u2pl")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="a.b=c", help="settings over the experiment's, e.g. dataset.root=DIR"
-    )
+    experiment_arguments(parser, settings="settings over the experiment's, e.g. dataset.root=DIR")
     parser.add_argument(
         "--page", type=Path, metavar="FILE.html", help="where the page goes (default: runs/check/DATASET_SPLIT.html)"
     )

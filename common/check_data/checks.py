@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections
-import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.check_data.findings import Histogram, Problems, counts_of
+from common.command_line import track
 from common.config.schema import Folders
 from common.datasets.file_dataset import Dataset, FileDataset
 from common.datasets.lists import ListEntry, read_list
@@ -69,10 +70,6 @@ def parts(dataset: Dataset, split: Split | None) -> dict[str, tuple[str, ...]]:
 
 def check_files(dataset: Dataset, split: Split | None, problems: Problems, workers: int = 1) -> dict[str, Histogram]:
     """Open every image, and every label but those of unlabelled images; return the classes of either list of labels."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from tqdm import tqdm
-
     lists = parts(dataset, split)
     histograms = {part: Histogram(len(dataset.classes)) for part in LABELLED_PARTS}
     work = [(part, image_id) for part, ids in lists.items() for image_id in ids]
@@ -82,18 +79,9 @@ def check_files(dataset: Dataset, split: Split | None, problems: Problems, worke
 
     # Decoding runs outside of Python's lock, so threads are enough and nothing but counts is kept.
     with ThreadPoolExecutor(workers) as pool:
-        found = tqdm(
-            pool.map(read, work),
-            total=len(work),
-            desc="check",
-            unit="image",
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        )
+        found = track(pool.map(read, work), "check", total=len(work), plain="checked", every=PLAIN_EVERY)
         kinds: dict[str, set[str]] = {}
-        for number, ((part, image_id), seen) in enumerate(zip(work, found), 1):
-            if number % PLAIN_EVERY == 0 and not sys.stderr.isatty():
-                print(f"checked {number} of {len(work)} images", file=sys.stderr, flush=True)
+        for seen, (part, image_id) in zip(found, work):
             for complaint in seen.complaints:
                 problems.add(complaint)
             for kind in seen.remarks:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from common.command_line import positive
+from common.command_line import EXPERIMENT, experiment_arguments, positive
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import Dataset, open_dataset
 from common.errors import UserError
 from common.evaluation.evaluate import OnImage, evaluate
 from common.evaluation.results import format_table, result
 from common.files import atomic_path, write_json_atomic, write_text_atomic
-from common.images.normalise import normalise
+from common.images.normalise import planes
 from common.models.model_folder import experiment_of, is_model_folder, model_file
 from common.prediction.branch_mean import BranchMean
 from common.prediction.predictor import Predictor
@@ -29,10 +30,59 @@ from common.runs.run_folder import RunFolder, default_run_folder
 from common.runtimes import RUNTIMES, TRAINED
 from common.splits.resolve import resolve
 
-LoadPredictor = Callable[[Path, ExperimentConfig, argparse.Namespace], tuple[Predictor, str]]
-"""Makes a runtime's predictor from a file; returns it and the role of the network."""
+LoadPredictor = Callable[[Path, ExperimentConfig, str | None, argparse.Namespace], tuple[Predictor, str]]
+"""Makes a runtime's predictor of the network of a role (None: the one to deploy) from a file, with the runtime's own options;
+returns it and the role."""
 
 AddOptions = Callable[[argparse.ArgumentParser], None]
+
+MEAN = "mean"
+"""The role that stands for the mean of both branches' soft maxima."""
+
+OF_BOTH = (MEAN, "branch2")
+"""Roles that a run's best checkpoint, of one network, does not have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRequest:
+    """What one evaluation command asks for: of which network, on which images, and what is written where.
+
+    ``role`` None: the network to deploy. ``predictor_of`` makes the runtime's predictor of a file's network of a role.
+    """
+
+    runtime: str
+    config: ExperimentConfig
+    predictor_of: Callable[[Path, str | None], tuple[Predictor, str]]
+    role: str | None
+    list: Literal["train", "val"]
+    limit: int | None
+    run_dir: Path | None
+    out: Path
+    dump: Path | None
+    dump_logits: int
+    save_images: bool
+
+    def ids(self, dataset: Dataset) -> tuple[str, ...]:
+        """The images to judge."""
+        return (dataset.train_ids if self.list == "train" else dataset.val_ids)[: self.limit]
+
+    def select(self, selection: str) -> list[tuple[int | None, Path]]:
+        """Return epoch and file of what ``--checkpoint`` selects from the run folder: ``last`` or snapshots."""
+        folders = run_folders(self.runtime, self.config.name, self.run_dir)
+        return snapshots.select(selection, folders, [s for s in RUNTIMES[self.runtime].reads if s in TRAINED])
+
+    def default_checkpoint(self) -> Path:
+        """Return the best checkpoint, or the last one, which has all networks, where the best lacks the role."""
+        if self.role in OF_BOTH:
+            return self.select("last")[0][1]
+        return find_checkpoint(self.runtime, self.config.name, self.run_dir)
+
+    def load(self, path: Path) -> tuple[Predictor, str]:
+        """Return the predictor of the file's network of the role, and which network that is."""
+        if self.role == MEAN:
+            first, second = (self.predictor_of(path, role)[0] for role in ("branch1", "branch2"))
+            return BranchMean(first, second), "mean of branch1 and branch2"
+        return self.predictor_of(path, self.role)
 
 
 def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor, add_options: AddOptions) -> None:
@@ -43,98 +93,82 @@ def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor
     options = _parser(runtime, add_options).parse_intermixed_args(arguments)
     if options.dump_logits and options.dump is None:
         raise UserError("--dump-logits needs --dump DIR to say where")
-    config = experiment_of(options.experiment, options.overrides)
-    out = options.out or (options.run_dir or default_run_folder(runtime, config.name)) / "eval"
+    request = _request(runtime, options, load_predictor)
     selection = str(options.checkpoint or "")
     if snapshots.is_range(selection):
-        if options.dump is not None:
+        if request.dump is not None:
             raise UserError(f"--dump is for one checkpoint, not for --checkpoint {selection}; name one epoch")
-        _evaluate_range(
-            snapshots.select(selection, *_places(runtime, config, options)), config, options, load_predictor, out
-        )
+        _evaluate_range(request, request.select(selection))
         return
     if snapshots.is_selection(selection):
-        path = snapshots.select(selection, *_places(runtime, config, options))[0][1]
+        path = request.select(selection)[0][1]
     else:
         packaged = Path(options.experiment) if is_model_folder(Path(options.experiment)) else None
-        path = model_file(options.checkpoint or packaged or _default_checkpoint(runtime, config, options), runtime)
-    content = _evaluate_file(path, config, options, load_predictor, out)
+        path = model_file(options.checkpoint or packaged or request.default_checkpoint(), runtime)
+    content = _evaluate_file(request, path, request.out)
     print(format_table(content))
-    print(f"written: {out / 'result.json'}")
+    print(f"written: {request.out / 'result.json'}")
 
 
-def _evaluate_file(
-    path: Path, config: ExperimentConfig, options: argparse.Namespace, load_predictor: LoadPredictor, out: Path
-) -> dict[str, Any]:
+def _request(runtime: str, options: argparse.Namespace, load_predictor: LoadPredictor) -> EvalRequest:
+    config = experiment_of(options.experiment, options.overrides)
+    return EvalRequest(
+        runtime=runtime,
+        config=config,
+        predictor_of=lambda path, role: load_predictor(path, config, role, options),
+        role=options.role or role_of_branch(config.evaluation.branch),
+        list=options.list,
+        limit=options.limit,
+        run_dir=options.run_dir,
+        out=options.out or (options.run_dir or default_run_folder(runtime, config.name)) / "eval",
+        dump=options.dump,
+        dump_logits=options.dump_logits,
+        save_images=options.save_images,
+    )
+
+
+def role_of_branch(branch: Literal[1, 2, "mean"]) -> str | None:
+    """Return the role that the setting ``branch`` (``evaluation.branch``) is a short form of; 1 leaves the choice to the file."""
+    return {1: None, 2: "branch2", "mean": MEAN}[branch]
+
+
+def _evaluate_file(request: EvalRequest, path: Path, out: Path) -> dict[str, Any]:
     """Evaluate one checkpoint, write ``result.json`` and what else is asked for into ``out``, and return the result."""
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; check the path")
-    dataset = open_dataset(config.dataset)
-    ids = _ids(dataset, options)
-    predictor, role = _load(path, config, options, load_predictor)
+    config, dataset = request.config, open_dataset(request.config.dataset)
+    ids = request.ids(dataset)
+    predictor, role = request.load(path)
     _make_folder(out, "--out")
-    print(f"{config.name}: {path} ({role}), {len(ids)} images of the {options.list} list", file=sys.stderr, flush=True)
-    watchers = [_dumper(predictor, config, options), _strips(config, options, out)]
-    outcome = evaluate(predictor, dataset, ids, config, on_image=_all_of([w for w in watchers if w is not None]))
+    print(f"{config.name}: {path} ({role}), {len(ids)} images of the {request.list} list", file=sys.stderr, flush=True)
+    watchers = [watcher for watcher in (_dumper(request, predictor), _strips(request, out)) if watcher is not None]
+    outcome = evaluate(predictor, dataset, ids, config, on_image=_all_of(watchers))
     digest = _split_digest(dataset, config)
     content = result(outcome, config, split_digest=digest, checkpoint=path, role=role)
-    content |= {"list": options.list, "limit": options.limit}
+    content |= {"list": request.list, "limit": request.limit}
     write_json_atomic(out / "result.json", content)
     return content
 
 
-def _evaluate_range(
-    chosen: list[tuple[int | None, Path]],
-    config: ExperimentConfig,
-    options: argparse.Namespace,
-    load_predictor: LoadPredictor,
-    out: Path,
-) -> None:
+def _evaluate_range(request: EvalRequest, chosen: list[tuple[int | None, Path]]) -> None:
     """Evaluate snapshots one after the other: a result each, then a table and a curve over their epochs."""
     results = {}
     for epoch, path in chosen:
-        results[epoch] = _evaluate_file(path, config, options, load_predictor, out / f"epoch-{epoch}")
+        results[epoch] = _evaluate_file(request, path, request.out / f"epoch-{epoch}")
         print(f"epoch {epoch}: mIoU {results[epoch]['miou_percent']:.3f}", file=sys.stderr, flush=True)
-    print(snapshots.write_summary(results, out))
-    print(f"written: {out / 'epochs.json'}, {out / 'epochs.svg'}")
+    print(write_summary(results, request.out))
+    print(f"written: {request.out / 'epochs.json'}, {request.out / 'epochs.svg'}")
 
 
-def _load(
-    path: Path, config: ExperimentConfig, options: argparse.Namespace, load_predictor: LoadPredictor
-) -> tuple[Predictor, str]:
-    """Return the predictor of the network that ``--role`` names, else of the branch that the settings ask for."""
-
-    def of(role: str | None) -> tuple[Predictor, str]:
-        return load_predictor(path, config, argparse.Namespace(**{**vars(options), "role": role}))
-
-    branch = config.evaluation.branch
-    if options.role is not None or branch == 1:
-        return of(options.role)
-    if branch == "mean":
-        return BranchMean(of("branch1")[0], of("branch2")[0]), "mean of branch1 and branch2"
-    return of(f"branch{branch}")
-
-
-def _places(
-    runtime: str, config: ExperimentConfig, options: argparse.Namespace
-) -> tuple[list[RunFolder], tuple[str, ...]]:
-    """Return the run folders in which checkpoints are looked for, and their suffixes."""
+def run_folders(runtime: str, experiment: str, run_dir: Path | None = None) -> list[RunFolder]:
+    """Return ``run_dir``, or the experiment's default run folders, that of ``runtime`` first."""
     names = dict.fromkeys((runtime, *RUNTIMES))
-    folders = [options.run_dir] if options.run_dir else [default_run_folder(name, config.name) for name in names]
-    return [RunFolder(folder) for folder in folders], tuple(s for s in RUNTIMES[runtime].reads if s in TRAINED)
-
-
-def _default_checkpoint(runtime: str, config: ExperimentConfig, options: argparse.Namespace) -> Path:
-    """Return the best checkpoint; where another branch than its one is asked for, the last, which has both."""
-    if config.evaluation.branch == 1:
-        return find_checkpoint(runtime, config.name, options.run_dir)
-    return snapshots.select("last", *_places(runtime, config, options))[0][1]
+    return [RunFolder(f) for f in ([run_dir] if run_dir else [default_run_folder(name, experiment) for name in names])]
 
 
 def find_checkpoint(runtime: str, experiment: str, run_dir: Path | None = None) -> Path:
-    """Return the best checkpoint of ``run_dir``, or of the experiment's default run folders, one of ``runtime`` first."""
-    names = dict.fromkeys((runtime, *RUNTIMES))
-    folders = [RunFolder(f) for f in ([run_dir] if run_dir else [default_run_folder(n, experiment) for n in names])]
+    """Return the best checkpoint of :func:`run_folders`."""
+    folders = run_folders(runtime, experiment, run_dir)
     for folder in folders:
         for suffix in RUNTIMES[runtime].reads:
             if folder.best(suffix).is_file():
@@ -147,8 +181,9 @@ def _parser(runtime: str, add_options: AddOptions) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m {runtime}_impl.eval", description=f"Evaluate a checkpoint in {RUNTIMES[runtime].title}."
     )
-    parser.add_argument("experiment", help="DATASET/SPLIT/METHOD, e.g. camvid/1_8/u2pl, or a packaged model's folder")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings, e.g. evaluation.protocol=whole")
+    experiment_arguments(
+        parser, f"{EXPERIMENT}, or a packaged model's folder", "settings, e.g. evaluation.protocol=whole"
+    )
     kinds = ".onnx, or a checkpoint that is exported first" if runtime == "onnx" else ".pth, .ckpt or .safetensors"
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE|last|N|A-B|A-",
@@ -176,11 +211,6 @@ def _parser(runtime: str, add_options: AddOptions) -> argparse.ArgumentParser:
     return parser
 
 
-def _ids(dataset: Dataset, options: argparse.Namespace) -> tuple[str, ...]:
-    ids = dataset.train_ids if options.list == "train" else dataset.val_ids
-    return ids[: options.limit]
-
-
 def _make_folder(path: Path, option: str) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -188,31 +218,31 @@ def _make_folder(path: Path, option: str) -> None:
         raise UserError(f"{option} {path} cannot be made ({error.strerror}); choose another folder") from None
 
 
-def _dumper(predictor: Predictor, config: ExperimentConfig, options: argparse.Namespace) -> OnImage | None:
-    if options.dump is None:
+def _dumper(request: EvalRequest, predictor: Predictor) -> OnImage | None:
+    """Return what writes the class ids and logits of ``--dump``."""
+    if request.dump is None:
         return None
-    _make_folder(options.dump, "--dump")
+    _make_folder(request.dump, "--dump")
+    config, left = request.config, request.dump_logits
     palette = colours(config.dataset.palette, len(config.dataset.classes))
-    left = options.dump_logits
 
     def dump(image_id: str, image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> None:
         nonlocal left
-        write_label_png(options.dump / "ids" / f"{image_id}.png", prediction, palette)
+        write_label_png(request.dump / "ids" / f"{image_id}.png", prediction, palette)
         if left > 0:
             left -= 1
-            planes = normalise(image, config.augment).transpose(2, 0, 1)
-            logits = predictor.logits(np.ascontiguousarray(planes[None]), image.shape[:2])
-            with atomic_path(options.dump / "logits" / f"{image_id}.npy") as temporary:
+            logits = predictor.logits(planes(image, config.normalisation)[None], image.shape[:2])
+            with atomic_path(request.dump / "logits" / f"{image_id}.npy") as temporary:
                 np.save(temporary, logits[0])
 
     return dump
 
 
-def _strips(config: ExperimentConfig, options: argparse.Namespace, out: Path) -> OnImage | None:
+def _strips(request: EvalRequest, out: Path) -> OnImage | None:
     """Return what writes the pictures of ``--save-images``."""
-    if not options.save_images:
+    if not request.save_images:
         return None
-    palette = colours(config.dataset.palette, len(config.dataset.classes))
+    palette = colours(request.config.dataset.palette, len(request.config.dataset.classes))
 
     def save(image_id: str, image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> None:
         write_png(out / "images" / f"{image_id}.png", comparison(image, label, prediction, palette))

@@ -5,10 +5,9 @@ The protocols, one image at a time, are those of ``common/prediction/protocols.p
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from common.command_line import track
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import Dataset
 from common.errors import UserError
@@ -68,7 +68,8 @@ def evaluate(
     confusion = ConfusionMatrix(len(dataset.classes))
     started = time.perf_counter()
     samples = _read_ahead(lambda image_id: _sample(dataset, image_id, config), ids)
-    for image_id, sample in _tracked(zip(ids, samples), len(ids), progress):
+    judged = zip(ids, samples)
+    for image_id, sample in track(judged, "evaluate", total=len(ids), plain="evaluated") if progress else judged:
         prediction = protocol.judge(predictor, sample.image, sample.planes, config.normalisation)
         try:
             confusion.update(prediction, sample.label)
@@ -138,19 +139,3 @@ def _read_ahead(load: Callable[[str], Sample], ids: Sequence[str]) -> Iterator[S
             sample = running.popleft().result()
             running.extend(pool.submit(load, image_id) for image_id in islice(waiting, 1))
             yield sample
-
-
-def _tracked(items: Iterable[Any], total: int, progress: bool) -> Iterator[Any]:
-    """Pass ``items`` on and show how far they are: a bar on a terminal, about ten plain lines elsewhere."""
-    if not progress:
-        yield from items
-    elif sys.stderr.isatty():
-        from tqdm import tqdm
-
-        yield from tqdm(items, total=total, desc="evaluate", unit="image", leave=False, file=sys.stderr)
-    else:
-        interval = -(-total // 10)
-        for done, item in enumerate(items, start=1):
-            yield item
-            if done % interval == 0 or done == total:
-                print(f"evaluated {done} of {total} images", file=sys.stderr, flush=True)

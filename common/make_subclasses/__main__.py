@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.command_line import run_command
+from common.command_line import experiment_arguments, run_command
 from common.datasets.file_dataset import Dataset, open_dataset
 from common.errors import UserError
 from common.experiment import compose
@@ -134,8 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m common.make_subclasses", description="Cluster features into balanced subclasses of every class."
     )
-    parser.add_argument("experiment", help="DATASET/SPLIT/usrn, e.g. camvid/1_8/usrn")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings, e.g. method.clustering.sample=100000")
+    experiment_arguments(
+        parser, "DATASET/SPLIT/usrn, e.g. camvid/1_8/usrn", "settings, e.g. method.clustering.sample=100000"
+    )
     parser.add_argument(
         "--features", type=Path, required=True, metavar="DIR", help="what FRAMEWORK_impl.features wrote"
     )

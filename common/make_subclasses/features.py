@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from common.arrays import Size
+from common.command_line import experiment_arguments, track
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import Dataset, open_dataset
 from common.errors import UserError
@@ -69,7 +69,7 @@ def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor
         checkpoint_sha256=sha256(path), images=len(split.labelled),
     )  # fmt: skip
     _check_folder(out, description, options.overwrite)
-    predictor, role = load_predictor(path, config, options)
+    predictor, role = load_predictor(path, config, options.role, options)
     print(f"{config.name}: features of {path} ({role}), {len(split.labelled)} labelled images", file=sys.stderr)
     if options.overwrite:
         shutil.rmtree(out, ignore_errors=True)
@@ -87,7 +87,7 @@ def save_features(
     out: Path,
 ) -> None:
     """Write float16 ``[D,H/8,W/8]`` of every labelled image; ``features`` is that of a predictor."""
-    for image_id in tqdm(split.labelled, desc="features", unit="image", disable=not sys.stderr.isatty()):
+    for image_id in track(split.labelled, "features"):
         file = out / f"{file_stem(config.dataset, image_id)}.npy"
         if file.is_file():
             continue
@@ -130,8 +130,9 @@ def _parser(runtime: str, add_options: AddOptions) -> argparse.ArgumentParser:
         prog=f"python -m {runtime}_impl.features",
         description="Save the features of the labelled images for clustering.",
     )
-    parser.add_argument("experiment", help="DATASET/SPLIT/usrn_baseline, e.g. camvid/1_8/usrn_baseline")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings, as in training")
+    experiment_arguments(
+        parser, "DATASET/SPLIT/usrn_baseline, e.g. camvid/1_8/usrn_baseline", "settings, as in training"
+    )
     parser.add_argument("--checkpoint", type=Path, help="default: the best of the experiment's run folder")
     parser.add_argument("--role", help="which network of a file of several (default: the one to deploy)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: features/ of the run folder")

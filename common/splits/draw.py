@@ -5,13 +5,12 @@ All draws of one seed are the first images of one order, so the smaller is part 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from common.arrays import IGNORE
+from common.command_line import track
 from common.datasets.file_dataset import Dataset, FileDataset
 from common.errors import UserError
 from common.rng import generator
@@ -75,8 +74,9 @@ def covering_order(order: Sequence[str], classes: dict[str, frozenset[int]]) -> 
 
 def classes_of(dataset: Dataset, ids: Sequence[str]) -> dict[str, frozenset[int]]:
     """Return the classes in every image's label, by opening each label once."""
-    bar = tqdm(ids, desc="labels", unit="image", leave=False, disable=not sys.stderr.isatty())
-    return {image_id: frozenset(np.unique(dataset.label(image_id)).tolist()) - {IGNORE} for image_id in bar}
+    return {
+        image_id: frozenset(np.unique(dataset.label(image_id)).tolist()) - {IGNORE} for image_id in track(ids, "labels")
+    }
 
 
 def with_label(dataset: Dataset) -> tuple[str, ...]:

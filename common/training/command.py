@@ -6,6 +6,7 @@ import argparse
 import itertools
 from pathlib import Path
 
+from common.command_line import experiment_arguments
 from common.config.schema import ExperimentConfig, Reference
 from common.config.strict import to_plain
 from common.datasets.file_dataset import Dataset, open_dataset
@@ -25,8 +26,7 @@ def parser(framework: str) -> argparse.ArgumentParser:
         prog=f"python -m {framework}_impl.train",
         description=f"Train an experiment in {FRAMEWORKS[framework].title}.",
     )
-    arguments.add_argument("experiment", help="DATASET/SPLIT/METHOD, e.g. camvid/1_8/u2pl")
-    arguments.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings, e.g. trainer.epochs=2")
+    experiment_arguments(arguments)
     arguments.add_argument("--run-dir", type=Path, help="run folder (default: runs/FRAMEWORK/EXPERIMENT)")
     arguments.add_argument(
         "--resume", action="store_true", help="continue the run in the run folder exactly where it stopped"
