@@ -26,7 +26,6 @@ from common.images.picture import read_indices
 from common.models.model_folder import experiment_of
 from common.runtimes import FRAMEWORKS, RUNTIMES
 from converters.convert import described_by, save
-from converters.pools import POOLS, compare_pools, format_pools, pool_images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,17 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parsed = _parser().parse_intermixed_args(arguments)
     outcome = run_parity(
-        parsed.experiment,
-        parsed.overrides,
-        parsed.checkpoint,
-        parsed.out,
-        parsed.limit,
-        parsed.logits,
-        pools=parsed.pools,
+        parsed.experiment, parsed.overrides, parsed.checkpoint, parsed.out, parsed.limit, parsed.logits
     )
     print(format_report(outcome))
-    if parsed.pools:
-        print(f"\n{format_pools(outcome['stem_pools'])}")
     if outcome["failures"]:
         raise CheckFailed(f"parity failed: {'; '.join(outcome['failures'])} (details: {parsed.out / 'parity.json'})")
     print(f"all gates hold; details in {parsed.out / 'parity.json'}, pictures in {parsed.out / 'report.html'}")
@@ -69,10 +60,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--logits", type=positive, metavar="N", default=4, help="images whose logits are compared (default: 4)"
     )
-    parser.add_argument(
-        "--pools", action="store_true",
-        help="also run both stem pools (network.stem_pool same and ceil) stage by stage in PyTorch and MindSpore",
-    )  # fmt: skip
     return parser
 
 
@@ -84,19 +71,16 @@ def run_parity(
     limit: int | None = None,
     logits: int = 4,
     baselines: dict[str, dict[str, Any]] | None = None,
-    pools: bool = False,
 ) -> dict[str, Any]:
     """Convert, evaluate three times, compare; write ``parity.json`` and ``report.html`` into ``out``; return the figures.
 
-    ``baselines`` are results (``result.json``) of other networks by name, shown above the three. ``pools`` adds
-    ``stem_pools``, the tables of ``converters/pools.py``.
+    ``baselines`` are results (``result.json``) of other networks by name, shown above the three.
     """
     from converters.report import parity_report
 
     config = experiment_of(experiment, list(overrides))
     if not checkpoint.is_file():
         raise UserError(f"no checkpoint at {checkpoint}; check the path")
-    images = pool_images(config) if pools else {}
     out.mkdir(parents=True, exist_ok=True)
     for runtime in (*RUNTIMES, "float64"):
         shutil.rmtree(out / runtime, ignore_errors=True)
@@ -118,14 +102,6 @@ def run_parity(
             else f"{runtime}: no single stage differs"
             for runtime, found in outcome["first_difference"].items()
         ]
-    if pools:
-
-        def stages_in(framework: str, source: Path, target: Path) -> None:
-            arguments = [framework, str(models[framework]), str(source), str(target), "--stem-pools", *POOLS]
-            run_module("converters.stages", *arguments)
-
-        outcome["stem_pools"], failures = compare_pools(images, out, stages_in, Gates().relative_error)
-        outcome["failures"] += failures
     write_json_atomic(out / "parity.json", outcome)
     parity_report(out, outcome, experiment, overrides, run_folder=checkpoint.parent)
     return outcome

@@ -44,11 +44,6 @@ def parity_report(
         "<h2>Agreement</h2>",
         _pairs(outcome),
     ]
-    for size, rows in outcome.get("stem_pools", {}).items():
-        sections += [
-            f"<h2>Stem pools <code>same</code> and <code>ceil</code>, image {html.escape(size)}</h2>",
-            _pools(rows),
-        ]
     if run_folder is not None:
         sections += _curves(RunFolder(run_folder))
     palette = colours(config.dataset.palette, len(dataset.classes))
@@ -85,25 +80,6 @@ def _pairs(outcome: dict[str, Any]) -> str:
     ]
     rows.append(["gate", f"{gates['miou_points']:.3f}", gates["flips"], gates["relative_error"]])
     return table(["pair", "mIoU difference, points", "share of pixels that differ", "relative error of logits"], rows)
-
-
-def _pools(rows: Sequence[dict[str, Any]]) -> str:
-    head = [
-        "stage",
-        "same",
-        "ceil",
-        "torch / mindspore, same",
-        "torch / mindspore, ceil",
-        "same / ceil",
-        "classes differ",
-    ]
-    cells = []
-    for row in rows:
-        shapes = ["x".join(map(str, row[f"shape_{pool}"])) for pool in ("same", "ceil")]
-        apart = "sizes differ" if row["pools"] is None else row["pools"]
-        flips = "" if row["flips"] is None else f"{100 * row['flips']:.2f} %"
-        cells.append([row["stage"], *shapes, row["frameworks_same"], row["frameworks_ceil"], apart, flips])
-    return table(head, cells)
 
 
 def _curves(folder: RunFolder) -> list[str]:

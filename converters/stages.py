@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,8 @@ from common.models.stored_network import read_network
 from common.runtimes import RUNTIMES
 
 
-def run_stages(runtime: str, path: Path, images: np.ndarray, stem_pool: str | None = None) -> dict[str, np.ndarray]:
-    """Return name -> array of every stage, in order, for normalised float32 ``images`` ``[B,3,H,W]``.
-
-    ``stem_pool`` replaces that of the checkpoint (``network.stem_pool``; not in an exported graph).
-    """
+def run_stages(runtime: str, path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return name -> array of every stage, in order, for normalised float32 ``images`` ``[B,3,H,W]``."""
     if runtime == "onnx":
         from onnx_impl.predictor import OnnxPredictor
 
@@ -35,8 +31,7 @@ def run_stages(runtime: str, path: Path, images: np.ndarray, stem_pool: str | No
         from mindspore_impl.networks import build_network
         from mindspore_impl.predictor import MindSporePredictor as Predictor
     stored = read_network(path)
-    config = dataclasses.replace(stored.config, stem_pool=stem_pool) if stem_pool else stored.config
-    network = build_network(config, len(stored.classes))
+    network = build_network(stored.config, len(stored.classes))
     load_network(network, stored.tensors, str(path))
     return Predictor(network).stages(images)
 
@@ -64,17 +59,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("images", type=Path, help=".npy file, normalised float32 [B,3,H,W]")
     parser.add_argument("out", type=Path, help=".npz file to write")
-    parser.add_argument(
-        "--stem-pools", nargs="+", choices=("floor", "ceil", "same"),
-        help="run with each of these stem pools; the names are then POOL/STAGE",
-    )  # fmt: skip
     parsed = parser.parse_args(arguments)
-    images, results = np.load(parsed.images), {}
-    for pool in parsed.stem_pools or (None,):
-        stages = run_stages(parsed.runtime, parsed.checkpoint, images, pool)
-        results |= {f"{pool}/{name}" if pool else name: value for name, value in stages.items()}
+    stages = run_stages(parsed.runtime, parsed.checkpoint, np.load(parsed.images))
     with atomic_path(parsed.out) as temporary:
-        np.savez(temporary, **results)
+        np.savez(temporary, **stages)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ COMMANDS = (
     "mindspore_impl.features",
     "common.make_subclasses",
     "experiments.usrn",
+    "experiments.stem_pools",
 )
 
 

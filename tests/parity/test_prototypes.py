@@ -20,9 +20,10 @@ from common.checkpoints.meta import CheckpointMeta
 from common.experiment import compose
 from common.models.stored_network import read_network
 from common.networks.initial import initial_tensors
+from common.runtimes import FRAMEWORKS
 from converters.convert import save
-from converters.pools import FRAMEWORKS, POOLS, format_pools, pool_table
 from converters.stages import run_stages
+from experiments.stem_pools import POOLS, format_pools, pool_table, write_models
 from mindspore_impl.losses import cross_entropy
 from mindspore_impl.networks import build_network
 from tests.oracles.prototypes import plain_prototype_map, plain_prototype_step
@@ -206,14 +207,11 @@ def test_the_released_layout_carries_prototypes_through_every_format(released, t
 @pytest.fixture(scope="module")
 def pools(released, tmp_path_factory):
     """The stages of a released file with both pools in both frameworks, on an image of 64 x 50."""
-    path, tensors = released
-    own = tmp_path_factory.mktemp("own") / "own.safetensors"
-    meta = CheckpointMeta.from_experiment(SMALL, role="teacher")
-    write(own, Checkpoint(meta=meta, networks={"model": tensors}))
+    models = write_models(released[0], SMALL, tmp_path_factory.mktemp("pools"))
 
     def get(height: int, width: int):
         images = np.random.default_rng(3).standard_normal((1, 3, height, width)).astype(np.float32)
-        return {(f, pool): run_stages(f, own, images, pool) for f in FRAMEWORKS for pool in POOLS}
+        return {(f, pool): run_stages(f, model, images) for f in FRAMEWORKS for pool, model in models.items()}
 
     return get
 
