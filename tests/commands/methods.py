@@ -39,6 +39,7 @@ BRANCHES = ("branch1.momentum.", "branch2.momentum.")
 CASES = {
     "cpcl": Case("shapes/12/cpcl", ("trainer.snapshot_every=2",), BRANCHES, "branch1"),
     "cps": Case("shapes/12/cps", (), BRANCHES, "branch1"),
+    "mean_teacher": Case("shapes/12/mean_teacher", deployed="teacher"),
     "pcr": Case(
         "shapes/12/pcr",
         ("method.sup_only_epochs=1", "method.select_granularity=8", "method.confidence_threshold=0.2"),
