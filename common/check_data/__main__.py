@@ -9,16 +9,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common.check_data.checks import check_classes, check_files, check_lists, parts
 from common.check_data.findings import Histogram, Problems
+from common.check_data.page import write_page
 from common.command_line import experiment_arguments, positive, run_command
+from common.datasets.file_dataset import Dataset, FileDataset, open_dataset
 from common.errors import CheckFailed
+from common.experiment import compose
 from common.paths import PROJECT
-
-if TYPE_CHECKING:
-    from common.datasets.file_dataset import Dataset
+from common.splits.registry import LABELLED_FILE, UNLABELLED_FILE, list_folder
+from common.splits.resolve import resolve
 
 
 def table_lines(dataset: Dataset, histograms: dict[str, Histogram]) -> Iterator[str]:
@@ -48,13 +49,6 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; raises :class:`CheckFailed` when there are problems."""
     options = _parser().parse_intermixed_args(arguments)
-
-    from common.check_data.page import write_page
-    from common.datasets.file_dataset import FileDataset, open_dataset
-    from common.experiment import compose
-    from common.splits.registry import LABELLED_FILE, UNLABELLED_FILE, list_folder
-    from common.splits.resolve import resolve
-
     config = compose(options.experiment, options.overrides)
     dataset = open_dataset(config.dataset)
     if isinstance(dataset, FileDataset):

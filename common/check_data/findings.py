@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
 from common.errors import UserError
 
@@ -61,14 +62,10 @@ class Histogram:
 
 def counts_of(label: np.ndarray) -> dict[int, int]:
     """Return the number of pixels of every value in a label, uint8 ``[H,W]``."""
-    import numpy as np
-
     counts = np.bincount(label.ravel(), minlength=256)
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
 def _say(line: str) -> None:
     """Print above a progress bar."""
-    from tqdm import tqdm
-
     tqdm.write(line, file=sys.stdout)

@@ -5,20 +5,17 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.check_data.findings import Histogram, Problems
 from common.datasets.file_dataset import Dataset
 from common.errors import UserError
 from common.files import write_text_atomic
 from common.reports.html_page import legend, page, spread, table
 from common.reports.palettes import colours
 from common.reports.pictures import jpeg_data_uri, overlay
-
-if TYPE_CHECKING:
-    from common.check_data.findings import Histogram, Problems
-    from common.splits.split import Split
+from common.splits.split import Split
 
 SAMPLE_WIDTH = 360
 """Largest width of a picture on the page, in pixels."""

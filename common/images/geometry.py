@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from common.arrays import Size, center_box
 from common.config.schema import Normalisation
 from common.errors import UserError
 from common.images.normalise import normalise
 
 
 def resize_linear(
-    image: np.ndarray, size: tuple[int, int], rows: np.ndarray, columns: np.ndarray, normalisation: Normalisation
+    image: np.ndarray, size: Size, rows: np.ndarray, columns: np.ndarray, normalisation: Normalisation
 ) -> np.ndarray:
     """Return the pixels at ``rows`` and ``columns`` of the normalised image resized to ``size``, float32 ``[3,R,C]``.
 
@@ -47,12 +48,12 @@ def center_crop(
     """
     image = pad_to(normalise(image, normalisation), size, 0.0)
     label = pad_to(label, size, pad_label)
-    top, left = ((side - size) // 2 for side in label.shape)
-    window = (slice(top, top + size), slice(left, left + size))
-    return np.ascontiguousarray(image[window].transpose(2, 0, 1)), np.ascontiguousarray(label[window])
+    box = center_box(label.shape, (size, size))
+    pixels = image[box.rows, box.columns].transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels), np.ascontiguousarray(label[box.rows, box.columns])
 
 
-def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
+def scaled_size(height: int, width: int, scale: float) -> Size:
     """Height and width times ``scale``, truncated, at least one pixel."""
     return max(int(height * scale), 1), max(int(width * scale), 1)
 

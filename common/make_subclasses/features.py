@@ -25,7 +25,7 @@ from common.evaluation.command import AddOptions, LoadPredictor, find_checkpoint
 from common.experiment import compose
 from common.files import atomic_path, sha256, write_json_atomic
 from common.images.geometry import reflect_pad
-from common.methods.usrn.augment import planes
+from common.images.normalise import planes
 from common.methods.usrn.subclasses import file_stem
 from common.runs.run_folder import default_run_folder
 from common.splits.resolve import resolve
@@ -92,7 +92,7 @@ def save_features(
         if file.is_file():
             continue
         image = dataset.image(image_id)
-        padded = reflect_pad(planes(image, config.augment)[None], PAD_MULTIPLE)
+        padded = reflect_pad(planes(image, config.normalisation)[None], PAD_MULTIPLE)
         found = features(np.ascontiguousarray(padded), feature_size(image.shape[:2]))[0]
         with atomic_path(file) as temporary, open(temporary, "wb") as handle:
             np.save(handle, found.astype(np.float16))

@@ -33,10 +33,3 @@ def learning_rate(config: OptimizerConfig, clock: Clock) -> float:
         return poly_authors(config.lr, clock, config.counted_steps, config.poly_power)
     iteration = max(clock.iteration - config.poly_lag, 0)
     return poly(config.lr, iteration, clock.total, config.poly_power, config.warmup)
-
-
-def distributed_epoch(images: int, processes: int, batch: int) -> tuple[int, int]:
-    """Return how many images a process sees and how many steps an epoch has where the list is padded to a multiple of
-    ``processes`` and a last batch that is not full is dropped (``specs/pcr.md`` section 5)."""
-    each = -(-images // processes)
-    return each, each // batch

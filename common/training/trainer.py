@@ -25,7 +25,7 @@ from common.datasets.file_dataset import Dataset
 from common.errors import CheckFailed, Interrupted, UserError
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.evaluation.results import write_result
-from common.images.normalise import normalise
+from common.images.normalise import planes
 from common.loading.loader import Loader
 from common.methods.interface import Clock, Method, NonFiniteLoss
 from common.reports.palettes import colours
@@ -148,8 +148,8 @@ class Trainer:
 
     def _labelled_images(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for image_id in self.split.labelled:
-            planes = normalise(self.dataset.image(image_id), self.config.augment).transpose(2, 0, 1)
-            yield np.ascontiguousarray(planes), self.dataset.label(image_id)
+            image = self.dataset.image(image_id)
+            yield planes(image, self.config.normalisation), self.dataset.label(image_id)
 
     def _stop(self) -> None:
         """Save and leave; an epoch that is complete has been evaluated before, so that a resumed run has its score."""

@@ -17,7 +17,7 @@ from common.methods.pcr.first_prototypes import (
 )
 from common.methods.pcr.kmeans import class_prototypes, kmeans, seed_centres
 from common.methods.pcr.pcr import PCRSettings, StepDraws, check_crop, select_pixels
-from common.training.schedules import distributed_epoch
+from tests.oracles.distributed_epoch import distributed_epoch
 
 UNIVERSE = {"voc": 10582, "cityscapes": 2975}
 SPLITS = {

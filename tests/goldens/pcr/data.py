@@ -15,10 +15,11 @@ from common.methods.interface import Clock
 from common.methods.pcr.pcr import PCRSettings
 from common.prediction.protocols import Slide
 from common.prediction.sliding import windows
-from common.training.schedules import distributed_epoch, poly
+from common.training.schedules import poly
 from tests.goldens.frameworks import Framework
 from tests.goldens.golden import Check, Golden, close, exact
 from tests.goldens.u2pl.data import class_ids
+from tests.oracles.distributed_epoch import distributed_epoch
 
 
 def cutmix_box(golden: Golden, framework: None) -> list[Check]:
