@@ -16,7 +16,7 @@ from common.files import write_text_atomic
 from common.images.geometry import pad_to
 from common.images.picture import read_indices
 from common.models.model_folder import experiment_of
-from common.reports.charts import line_chart
+from common.reports import charts
 from common.reports.html_page import legend, page, spread, table
 from common.reports.palettes import colours
 from common.reports.pictures import difference_map, png_data_uri
@@ -88,14 +88,16 @@ def _curves(folder: RunFolder) -> list[str]:
     scores = [(entry["iteration"], 100 * entry["miou"]) for entry in entries if entry["kind"] == "evaluation"]
     if not train:
         return []
+    if not charts.available():
+        return ["<h2>Training</h2>", f"<p>{html.escape(charts.MISSING)}</p>"]
     names = list(train[-1]["losses"])
     losses = {
         name: [(e["iteration"], e["losses"][name]) for e in train if e["losses"].get(name) is not None]
         for name in names
     }
-    parts = ["<h2>Training</h2>", line_chart("loss terms", losses, "iteration", "loss")]
+    parts = ["<h2>Training</h2>", charts.line_chart("loss terms", losses, "iteration", "loss")]
     if scores:
-        parts.append(line_chart("validation mIoU", {"mIoU": scores}, "iteration", "mIoU %"))
+        parts.append(charts.line_chart("validation mIoU", {"mIoU": scores}, "iteration", "mIoU %"))
     return parts
 
 

@@ -22,7 +22,7 @@ from common.images.normalise import planes
 from common.models.model_folder import experiment_of, is_model_folder, model_file
 from common.prediction.branch_mean import BranchMean
 from common.prediction.predictor import Predictor
-from common.reports.charts import line_chart
+from common.reports import charts
 from common.reports.palettes import colours, write_label_png
 from common.reports.pictures import comparison, write_png
 from common.runs import snapshots
@@ -151,13 +151,14 @@ def _evaluate_file(request: EvalRequest, path: Path, out: Path) -> dict[str, Any
 
 
 def _evaluate_range(request: EvalRequest, chosen: list[tuple[int | None, Path]]) -> None:
-    """Evaluate snapshots one after the other: a result each, then a table and a curve over their epochs."""
+    """Evaluate snapshots one after the other: a result each, then a table, and a curve where charts can be drawn."""
     results = {}
     for epoch, path in chosen:
         results[epoch] = _evaluate_file(request, path, request.out / f"epoch-{epoch}")
         print(f"epoch {epoch}: mIoU {results[epoch]['miou_percent']:.3f}", file=sys.stderr, flush=True)
     print(write_summary(results, request.out))
-    print(f"written: {request.out / 'epochs.json'}, {request.out / 'epochs.svg'}")
+    chart = request.out / "epochs.svg" if charts.available() else charts.MISSING
+    print(f"written: {request.out / 'epochs.json'}, {chart}")
 
 
 def run_folders(runtime: str, experiment: str, run_dir: Path | None = None) -> list[RunFolder]:
@@ -268,7 +269,7 @@ def _split_digest(dataset: Dataset, config: ExperimentConfig) -> str | None:
 
 
 def write_summary(results: dict[int, dict[str, Any]], folder: Path) -> str:
-    """Write ``epochs.json`` and the curve ``epochs.svg`` over all results by epoch, and return them as a table."""
+    """Write ``epochs.json`` and, where charts can be drawn, the curve ``epochs.svg``; return all results as a table."""
     columns = {
         "mIoU": "miou",
         "mIoU without the first class": "miou_without_first",
@@ -281,7 +282,8 @@ def write_summary(results: dict[int, dict[str, Any]], folder: Path) -> str:
     best = max(results, key=lambda epoch: results[epoch]["miou"])
     write_json_atomic(folder / "epochs.json", {"best_epoch": best, "epochs": rows})
     series = {name: [(epoch, _percent(row[name])) for epoch, row in rows.items()] for name in columns}
-    write_text_atomic(folder / "epochs.svg", line_chart("Scores of the snapshots", series, "epoch", "%"))
+    if charts.available():
+        write_text_atomic(folder / "epochs.svg", charts.line_chart("Scores of the snapshots", series, "epoch", "%"))
     lines = ["epoch  " + "  ".join(columns)]
     for epoch, row in rows.items():
         scores = "  ".join(f"{_percent(row[name]):{len(name)}.3f}" for name in columns)

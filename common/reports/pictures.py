@@ -1,4 +1,4 @@
-"""Pictures of predictions and curves of training, without a plotting library."""
+"""Pictures of predictions."""
 
 from __future__ import annotations
 

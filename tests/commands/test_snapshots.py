@@ -10,6 +10,7 @@ import pytest
 
 from common.checkpoints.checkpoint import read
 from common.command_line import run_command
+from common.reports import charts
 from common.runtimes import FRAMEWORKS
 from tests.commands.methods import CASES
 
@@ -69,7 +70,8 @@ def test_a_range_gives_a_table_and_a_curve(run, capsys):
     assert [line.split()[0] for line in table[:3]] == ["epoch", "1", "2"] and any("best" in line for line in table)
     summary = json.loads((out / "epochs.json").read_text())
     assert set(summary["epochs"]) == {"1", "2"} and str(summary["best_epoch"]) in summary["epochs"]
-    assert (out / "epochs.svg").read_text().startswith("<svg")
+    if charts.available():
+        assert (out / "epochs.svg").read_text().startswith("<svg")
     for epoch in (1, 2):
         scores = result(out / f"epoch-{epoch}")
         assert scores["miou"] == summary["epochs"][str(epoch)]["mIoU"] and scores["role"] == "branch1"

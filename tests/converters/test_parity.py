@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
+from common.reports import charts
 from common.runs.run_folder import RunFolder
 from common.runtimes import RUNTIMES
 from converters import parity
@@ -108,19 +109,33 @@ def test_first_difference_names_the_stage():
     }
 
 
-def test_report_is_one_self_contained_page(dumps, tmp_path):
-    folder = dumps()
-    outcome = compare(folder, Gates())
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    """The log of a training run."""
     run = RunFolder(tmp_path / "run")
     run.log(kind="train", iteration=1, epoch=0, losses={"sup": 1.0, "unsup": 0.5})
     run.log(kind="train", iteration=2, epoch=0, losses={"sup": 0.8, "unsup": 0.4})
     run.log(kind="evaluation", iteration=2, epoch=0, miou=0.5)
+    return run
+
+
+def test_report_is_one_self_contained_page(dumps, run):
+    pytest.importorskip("matplotlib")
+    folder = dumps()
+    outcome = compare(folder, Gates())
     outcome["baselines"] = {"sup-only": outcome["scores"]["torch"]}
     path = parity_report(folder, outcome, "shapes/12/u2pl", run_folder=run.path)
     text = path.read_text()
     assert "http://www.w3.org/2000/svg" in text and text.count("http") == text.count("http://www.w3.org/2000/svg")
     assert text.count("data:image/png;base64") == len(NAMES) * 7
     assert "All gates hold" in text and "sup-only" in text and "validation mIoU" in text
+
+
+def test_report_leaves_curves_out_where_they_cannot_be_drawn(dumps, run, monkeypatch):
+    folder = dumps()
+    monkeypatch.setattr(charts, "available", lambda: False)
+    text = parity_report(folder, compare(folder, Gates()), "shapes/12/u2pl", run_folder=run.path).read_text()
+    assert "charts need matplotlib" in text and "<svg" not in text
 
 
 def test_report_shows_a_failure(dumps):
