@@ -106,7 +106,7 @@ def _read(data: Dataset, ids: tuple[str, ...]) -> None:
 
 
 def _epoch(data: Dataset, split: Split, config: ExperimentConfig) -> None:
-    for _ in Loader(data, split, config.method.streams(), config).epoch(0):
+    for _ in Loader(data, split, config.streams(), config).epoch(0):
         pass
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from common.config.layers import Layers, check_name, file_names, read_file
-from common.config.schema import ExperimentConfig, Layout
+from common.config.schema import ExperimentConfig, Layout, NetworkConfig
 from common.config.strict import build, member, to_plain
 from common.config.unread import Section, settle, unread
 from common.config.yaml_files import format_yaml, parse_yaml, read_yaml
@@ -37,6 +37,8 @@ from common.splits.registry import LABELLED_FILE, known_splits, list_folder
 
 COMMAND_LINE = "command line"
 OPTIONAL_SECTIONS = ("augment", "loader", "optimizer", "criterion", "trainer", "evaluation", "reference")
+METHOD_SECTIONS = ("augment", "loader", "optimizer")
+"""Sections whose classes the method's settings name."""
 PLAIN_SECTIONS = {
     name: cls
     for name, cls in get_type_hints(ExperimentConfig).items()
@@ -83,7 +85,7 @@ def compose(name: str, overrides: Sequence[str] = (), configs: Path = CONFIGS) -
 def dump(config: ExperimentConfig) -> str:
     """Return the resolved configuration as YAML: every option that is read, defaults written out."""
     values = to_plain(config)
-    for option in unread(values, _sections(values, {})):
+    for option in unread(values, _sections(values, type(config.method), {})):
         section, _, key = option.partition(".")
         del values[section][key]
     return format_yaml({"format": FORMAT, **values})
@@ -119,18 +121,23 @@ def _build(layers: Layers, old: bool = False) -> ExperimentConfig:
     if name not in SETTINGS:
         source = layers.sources.get("method.name") or next(iter(layers.sources.values()), "configuration")
         raise UserError(f"{source}: method.name = {name!r} is not one of {', '.join(sorted(SETTINGS))}")
-    sections = _sections(layers.values, layers.sources)
+    sections = _sections(layers.values, SETTINGS[name], layers.sources)
     settle(layers, sections, old)
     built = {"method": build(SETTINGS[name], method, layers.sources, "method")}
-    for section in ("dataset", "evaluation"):
+    for section in ("dataset", "evaluation", *METHOD_SECTIONS):
         if section in layers.values:
             built[section] = build(sections[section].chosen, layers.values[section], layers.sources, section)
     return build(ExperimentConfig, {**layers.values, **built}, layers.sources)
 
 
-def _sections(values: Mapping[str, Any], sources: Mapping[str, str]) -> dict[str, Section]:
-    """The class of every section but ``method``, as data set and protocol choose."""
+def _sections(values: Mapping[str, Any], settings: type, sources: Mapping[str, str]) -> dict[str, Section]:
+    """The class of every section but ``method``, as data set, protocol and the method's ``settings`` choose."""
     sections = {name: Section(cls) for name, cls in PLAIN_SECTIONS.items()}
+    untrained = tuple(head for head in NetworkConfig.heads if head not in settings.heads)
+    sections["network"] = Section(NetworkConfig, decided_by="method.name", empty=untrained)
+    for name in METHOD_SECTIONS:
+        classes = tuple(getattr(each, name) for each in SETTINGS.values())
+        sections[name] = Section(getattr(settings, name), classes, "method.name")
     for name, union in (("dataset", Layout), ("evaluation", PROTOCOLS)):
         part = values.get(name)
         chosen = member(union, part if isinstance(part, Mapping) else {}, sources, name)

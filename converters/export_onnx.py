@@ -25,7 +25,7 @@ import numpy as np
 
 from common.arrays import Size
 from common.command_line import positive, run_command
-from common.config.schema import AugmentConfig, ExperimentConfig, Head
+from common.config.schema import ExperimentConfig, Head, Normalisation
 from common.config.strict import to_plain
 from common.errors import CheckFailed, UserError
 from common.files import atomic_path, sha256
@@ -249,7 +249,7 @@ def verify(module: Any, path: Path) -> tuple[Comparison, ...]:
         images = inputs = _images(shape)
         if metadata.input == "picture":
             inputs = _pictures(images, metadata)
-            scale = AugmentConfig(mean=metadata.mean, std=metadata.std)
+            scale = Normalisation(mean=metadata.mean, std=metadata.std)
             images = np.stack([normalise(picture, scale).transpose(2, 0, 1) for picture in inputs])
         with torch.no_grad():
             expected = module(torch.from_numpy(images))

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.command_line import positive, run_command
-from common.config.schema import AugmentConfig
+from common.config.schema import Normalisation
 from common.errors import UserError
 from common.experiment import load
 from common.files import atomic_path
@@ -108,7 +108,7 @@ def segment(predictor: Predictor, image: np.ndarray, window: int | None, stride:
     thirds of the side), logits averaged, smaller pictures padded with the mean colour.
     """
     metadata = predictor.metadata
-    normalised = normalise(image, AugmentConfig(mean=metadata.mean, std=metadata.std))
+    normalised = normalise(image, Normalisation(mean=metadata.mean, std=metadata.std))
     height, width = image.shape[:2]
     if window is None:
         return predictor.class_ids(normalised.transpose(2, 0, 1)[None], (height, width))[0]

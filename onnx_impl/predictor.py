@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from common.arrays import Box, Size
-from common.config.schema import Accumulate, AugmentConfig, Head
+from common.config.schema import Accumulate, Head, Normalisation
 from common.errors import UserError
 from common.images.normalise import normalise
 from common.images.resize import resize_bilinear
@@ -100,7 +100,7 @@ class OnnxPredictor:
         """Return uint8 ``[B,H,W]`` class ids of pictures as they are decoded, uint8 RGB ``[B,H,W,3]``."""
         if self.metadata.input == "picture":
             return self.run(pictures, "class_ids")
-        scale = AugmentConfig(mean=self.metadata.mean, std=self.metadata.std)
+        scale = Normalisation(mean=self.metadata.mean, std=self.metadata.std)
         images = np.stack([normalise(picture, scale).transpose(2, 0, 1) for picture in pictures])
         return self.class_ids(images, pictures.shape[1:3])
 

@@ -6,24 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.config.schema import (
-    AugmentConfig,
     CriterionConfig,
     ExperimentConfig,
     Layout,
-    LoaderConfig,
     NetworkConfig,
-    OptimizerConfig,
     Reference,
     SplitConfig,
     TrainerConfig,
 )
 from common.config.strict import member
+from common.methods.suponly import SupOnlySettings
 from common.prediction.protocols import PROTOCOLS
 
 SECTIONS = {
-    "dataset": Layout, "split": SplitConfig, "network": NetworkConfig, "augment": AugmentConfig, "loader": LoaderConfig,
-    "optimizer": OptimizerConfig, "criterion": CriterionConfig, "trainer": TrainerConfig, "evaluation": PROTOCOLS,
-    "reference": Reference,
+    "dataset": Layout, "split": SplitConfig, "network": NetworkConfig, "criterion": CriterionConfig,
+    "trainer": TrainerConfig, "evaluation": PROTOCOLS, "reference": Reference,
 }  # fmt: skip
 
 
@@ -31,7 +28,8 @@ def experiment(classes: int | Sequence[str], method: Any = None, **sections: Any
     """Return an experiment with ``classes`` (their number or names), ``method``'s settings and these sections.
 
     A section is its configuration or a mapping of some of its fields; the others have their defaults. Data set (drawn shapes),
-    split and network (tiny) are stand-ins where nothing is said of them.
+    split and network (tiny) are stand-ins where nothing is said of them. Without a method the sections are as the supervised
+    baseline's.
     """
     names = tuple(f"class{k}" for k in range(classes)) if isinstance(classes, int) else tuple(classes)
     stand_ins = {
@@ -39,8 +37,9 @@ def experiment(classes: int | Sequence[str], method: Any = None, **sections: Any
         "split": {"id": "by_hand"},
         "network": {"encoder": "tiny"},
     }
-    made = {}
-    for name, kind in SECTIONS.items():
+    settings = SupOnlySettings if method is None else method
+    made, kinds = {}, SECTIONS | {name: getattr(settings, name) for name in ("augment", "loader", "optimizer")}
+    for name, kind in kinds.items():
         section = sections.pop(name, {})
         if not isinstance(section, kind):
             values = stand_ins.get(name, {}) | section

@@ -14,7 +14,7 @@ from common.checkpoints.branches import SUBCLASS, _rows
 from common.checkpoints.checkpoint import Checkpoint, find_dialect
 from common.checkpoints.dialects import Dialect
 from common.checkpoints.meta import CheckpointMeta
-from common.config.schema import AugmentConfig, NetworkConfig
+from common.config.schema import NetworkConfig, Normalisation
 from common.config.strict import build, to_plain
 from common.config.yaml_files import read_yaml
 from common.networks.plan import RESNETS
@@ -44,12 +44,12 @@ def describe(dialect: Dialect, tensors: Tensors, configs: Path = CONFIGS) -> Che
         "prototypes": _rows(tensors, "prototypes") // project.shape[0],
         "backbone_weights": None,
     }
-    augment = AugmentConfig()
+    normalisation = Normalisation()
     return CheckpointMeta(
         network=to_plain(build(NetworkConfig, values, {"": name})),
         classes=tuple(class_names(project.shape[0], configs)),
-        mean=augment.mean,
-        std=augment.std,
+        mean=normalisation.mean,
+        std=normalisation.std,
     )
 
 

@@ -21,17 +21,21 @@ class Layers:
         self.values: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
         self._numbers: dict[str, int] = {}
-        self._count = 0
+        self._merged: list[str] = []
 
     def merge(self, values: Any, source: str) -> None:
-        """Put ``values`` over what is there: mappings key by key, everything else is replaced."""
+        """Put ``values`` over what is there: mappings key by key, everything else is replaced.
+
+        What comes from one source one after the other is one layer.
+        """
         if not isinstance(values, Mapping):
             raise UserError(f"{source}: must be a mapping of sections, not {values!r}")
+        if self._merged[-1:] != [source]:
+            self._merged.append(source)
         self._merge(self.values, values, source, "")
-        self._count += 1
 
     def number(self, dotted: str) -> int:
-        """The layer that gave a dotted key its value, counted from 0; -1 for one that no layer has."""
+        """The layer that gave a dotted key its value, from 0 for the first; -1 for one that no layer has."""
         return self._numbers.get(dotted, -1)
 
     def drop(self, dotted: str) -> Any:
@@ -48,7 +52,7 @@ class Layers:
             if isinstance(value, Mapping) and isinstance(target.get(key), dict):
                 self._merge(target[key], value, source, f"{dotted}.")
                 continue
-            self.sources[dotted], self._numbers[dotted] = source, self._count
+            self.sources[dotted], self._numbers[dotted] = source, len(self._merged) - 1
             if isinstance(value, Mapping):
                 target[key] = {}
                 self._merge(target[key], value, source, f"{dotted}.")

@@ -112,6 +112,9 @@ class NetworkConfig:
     class, ``prototype_norm`` whose rule normalises a tiny feature there, ``prototype_temperature`` what divides cosines.
     """
 
+    heads: ClassVar[tuple[str, ...]] = ("representation", "auxiliary", "subclasses", "prototypes")
+    """Options that add a head, which only some methods train."""
+
     encoder: Literal["resnet18", "resnet50", "resnet101", "tiny"]
     stem: Literal["conv7", "deep"] = "conv7"
     stem_pool: Literal["floor", "ceil", "same"] = "floor"
@@ -160,59 +163,56 @@ class Normalisation:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Normalisation):
-    """Numbers of the augmentation pipelines; which pipeline a stream uses is the method's business.
+    """What every augmentation has: a square of ``crop`` pixels a side, mirrored with the probability ``flip``.
 
-    ``scales`` and ``crop_off_by_one`` (a crop may start one position too late) belong to the pipeline ``cpcl``;
-    ``paste_resize_range`` is that of the images AEL pastes from (``specs/u2pl.md`` section 12). ``base_size`` (null: the
-    image's own), ``unlabelled_resize_range`` and ``labelled_jitter`` are USRN's (``common/methods/usrn/augment.py``): the long
-    side of a resized image is ``base_size`` times the range. ``strong_hue`` (largest turn of the hue, a part of the colour circle)
-    and ``strong_grey`` (probability) are those of the strong views of FixMatch, UniMatch and UCCL.
+    A method's settings name the class of its augmentation, which is the pipeline of its streams, too.
     """
 
     crop: int = ranged(321, low=8)
-    resize_range: tuple[float, float] = ranged((0.5, 2.0), low=0.01)
     flip: float = ranged(0.5, low=0.0, high=1.0)
-    pad_label: int = ranged(255, low=0, high=255)
-    scales: tuple[float, ...] = ranged((0.5, 0.75, 1.0, 1.5, 1.75, 2.0), low=0.01)
-    crop_off_by_one: bool = True
-    paste_resize_range: tuple[float, float] = ranged((0.1, 2.0), low=0.01)
-    base_size: int | None = ranged(None, low=8)
-    unlabelled_resize_range: tuple[float, float] = ranged((0.8, 2.0), low=0.01)
-    labelled_jitter: bool = False
-    strong_hue: float = ranged(0.25, low=0.0, high=0.5)
-    strong_grey: float = ranged(0.2, low=0.0, high=1.0)
-
-    def __post_init__(self) -> None:
-        for name in ("resize_range", "paste_resize_range"):
-            low, high = getattr(self, name)
-            if not low <= 1 <= high:
-                raise ValueError(f"{name} = {[low, high]} must go from at most 1 to at least 1")
-        if not self.scales:
-            raise ValueError("scales must name at least one factor, e.g. [1.0]")
-        low, high = self.unlabelled_resize_range
-        if low > high:
-            raise ValueError(f"unlabelled_resize_range = [{low}, {high}] must go from low to high")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """Batch sizes are totals over all processes. ``last_batch`` speaks of the labelled list of supervised-only runs.
-
-    ``samples`` is the length of an epoch in images of either list (``common/loading/sampling.py``): a shorter list is
-    repeated, ``tail`` says how what is left over is drawn; of a longer one ``truncate_unlabelled`` leaves the first ones
-    only. Null: one pass over the unlabelled list.
-    ``labelled_replay``: what a further round over the labelled list within one epoch gives, fresh crops in a new order or
-    the very samples of the first round (``specs/usrn.md`` 7.4).
-    """
+    """The labelled list and how batches are made; batch sizes are totals over all processes."""
 
     batch_labelled: int = ranged(4, low=1)
-    batch_unlabelled: int = ranged(4, low=1)
     workers: int = ranged(2, low=0)
     prefetch: int = ranged(2, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledList(LoaderConfig):
+    """The labelled list alone; ``last_batch`` says what becomes of a rest that does not fill a batch."""
+
     last_batch: Literal["keep", "drop", "fill"] = "fill"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BothLists(LoaderConfig):
+    """Labelled and unlabelled images in every step; an epoch is one pass over the unlabelled list."""
+
+    batch_unlabelled: int = ranged(4, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepeatedLists(BothLists):
+    """Epochs of ``samples`` images of either list (``common/loading/sampling.py``); null: one pass over the unlabelled list.
+
+    A shorter list is repeated, ``tail`` says how what is left over is drawn; of a longer one ``truncate_unlabelled`` leaves
+    the first ones only.
+    """
+
     samples: int | None = ranged(None, low=1)
     tail: Literal["epoch_permutation", "per_access"] = "epoch_permutation"
     truncate_unlabelled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayedList(BothLists):
+    """Several rounds over the labelled list within one epoch; each round after the first gives, by ``labelled_replay``, fresh
+    crops in a new order or the very samples of the first round (``specs/usrn.md`` 7.4)."""
+
     labelled_replay: Literal["fresh", "cached"] = "fresh"
 
 
@@ -221,9 +221,8 @@ class OptimizerConfig:
     """SGD with weight decay; the heads learn ``head_lr_times`` faster than the encoder; poly schedule.
 
     ``decay_on``: all parameters decay, or ``kernels`` only (no BatchNorm, no bias). ``warmup``: iterations during which
-    the rate rises linearly from 0. ``lr_counter``: the schedule counts true steps, or as USRN's program does, which takes an
-    epoch for ``counted_steps`` steps (``specs/usrn.md`` 8.2). ``poly_lag`` delays the schedule by so many steps; UniMatch and
-    UCCL set the rate after a step, for the next one: 1.
+    the rate rises linearly from 0. ``poly_lag`` delays the schedule by so many steps; UniMatch and UCCL set the rate after a
+    step, for the next one: 1.
     """
 
     lr: float = ranged(0.001, low=0.0)
@@ -233,9 +232,15 @@ class OptimizerConfig:
     poly_power: float = ranged(0.9, low=0.0)
     decay_on: Literal["all", "kernels"] = "all"
     warmup: int = ranged(0, low=0)
+    poly_lag: int = ranged(0, low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountedSteps(OptimizerConfig):
+    """A schedule that may count as USRN's program does, which takes an epoch for ``counted_steps`` steps (``specs/usrn.md`` 8.2)."""
+
     lr_counter: Literal["true_steps", "authors"] = "true_steps"
     counted_steps: int | None = ranged(None, low=1)
-    poly_lag: int = ranged(0, low=0)
 
     def __post_init__(self) -> None:
         if self.lr_counter == "authors" and self.counted_steps is None:
@@ -317,7 +322,11 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
-    """Everything that defines a run. ``method`` is the settings dataclass of ``common/methods/NAME.py``."""
+    """Everything that defines a run.
+
+    ``method`` is the settings dataclass of ``common/methods/NAME.py``; it names the classes of ``augment``, ``loader`` and
+    ``optimizer``. Those of ``dataset`` and ``evaluation`` are chosen by ``dataset.layout`` and ``evaluation.protocol``.
+    """
 
     name: str
     dataset: DatasetConfig
@@ -348,6 +357,10 @@ class ExperimentConfig:
             raise ValueError(
                 "evaluation.head=prototype needs a network with prototypes (network.prototypes, method pcr)"
             )
+
+    def streams(self) -> tuple[Any, ...]:
+        """Return the streams that the method draws from (:class:`common.methods.interface.Stream`)."""
+        return self.method.streams(self.augment)
 
     @property
     def normalisation(self) -> Normalisation:

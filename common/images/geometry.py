@@ -58,6 +58,13 @@ def scaled_size(height: int, width: int, scale: float) -> Size:
     return max(int(height * scale), 1), max(int(width * scale), 1)
 
 
+def size_of_long_side(height: int, width: int, long_side: int) -> tuple[int, int]:
+    """Height and width after resizing the longer one to ``long_side``; the other one rounded half up, at least one pixel."""
+    if height > width:
+        return long_side, max(int(long_side * width / height + 0.5), 1)
+    return max(int(long_side * height / width + 0.5), 1), long_side
+
+
 def nearest_float32(old: int, new: int) -> np.ndarray:
     """Return the source index floor(i * old / new) of every output position i, computed in float32 as PyTorch does."""
     ratio = np.float32(old) / np.float32(new)

@@ -53,7 +53,6 @@ class Loader:
         self._maker = SampleMaker(
             dataset=dataset,
             streams={stream.name: stream for stream in streams},
-            augment=config.augment,
             seed=config.trainer.seed,
         )
         self._pool: ProcessPoolExecutor | None = None

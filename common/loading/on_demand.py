@@ -16,7 +16,7 @@ from common.splits.resolve import resolve
 
 
 class ImagesOnDemand:
-    """The unlabelled images of an experiment by their position in the list, with weak augmentation.
+    """The unlabelled images of an experiment by their position in the list, with the weak augmentation of the method.
 
     ``name`` keys the random numbers of the augmentation, together with epoch, step and position in the batch.
     """
@@ -26,10 +26,8 @@ class ImagesOnDemand:
         self.ids = resolve(dataset, config.split).unlabelled
         self._positions = {image_id: position for position, image_id in enumerate(self.ids)}
         self._name, self._threads = name, max(config.loader.workers, 1)
-        stream = Stream(name=name, source="unlabelled", pipeline="weak")
-        self._maker = SampleMaker(
-            dataset=dataset, streams={name: stream}, augment=config.augment, seed=config.trainer.seed
-        )
+        stream = Stream(name=name, source="unlabelled", pipeline=config.augment)
+        self._maker = SampleMaker(dataset=dataset, streams={name: stream}, seed=config.trainer.seed)
 
     def positions(self, ids: Sequence[str]) -> np.ndarray:
         """Return the places of ``ids`` in the list, int64 ``[n]``."""

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from common.config.schema import ExperimentConfig, NetworkConfig
+from common.config.schema import (
+    AugmentConfig,
+    BothLists,
+    ExperimentConfig,
+    LoaderConfig,
+    NetworkConfig,
+    OptimizerConfig,
+)
 
 if TYPE_CHECKING:
     from common.splits.split import Split
@@ -29,13 +36,29 @@ LabelledImages = Iterable[tuple[np.ndarray, np.ndarray]]
 """The labelled images one by one, whole, normalised and not augmented, float32 ``[3,H,W]``, with labels uint8 ``[H,W]``."""
 
 
+Labels = Mapping[str, np.ndarray]
+"""Label images uint8 ``[H,W]`` by name; all of them follow the geometry of the image."""
+
+
+class Pipeline(Protocol):
+    """An augmentation: from a decoded image and its label images to the arrays of one training sample.
+
+    It is split into drawing (random numbers only) and applying (no randomness), so that recorded draws can be replayed. Worker
+    processes get it pickled.
+    """
+
+    crop: int
+
+    def __call__(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return the arrays of one sample of an image uint8 RGB ``[H,W,3]``: squares of ``crop`` pixels a side."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stream:
     """One sequence of samples a method draws from in every step.
 
-    ``source`` is the list it reads (``labelled`` or ``unlabelled``), ``pipeline`` the augmentation in
-    ``common/methods/pipelines.py``, ``labels`` the label images that go through the same geometry. ``order``: one permutation of
-    the list after the other, or each image drawn uniformly. ``one_of``: of so many consecutive images one, drawn at random, is
+    ``source`` is the list it reads (``labelled`` or ``unlabelled``), ``pipeline`` its augmentation, ``labels`` the label images
+    that go through the same geometry. ``order``: one permutation of the list after the other, or each image drawn uniformly. ``one_of``: of so many consecutive images one, drawn at random, is
     prepared. ``probability``: so likely is each image prepared at all; the others have the id ``""`` and are all zeros.
     ``folders`` says where those label images lie that are not the data set's own. ``follows`` names a stream whose shuffled
     order this one takes: with entry i of that list comes entry i modulo the length of this one's list, in every epoch
@@ -44,7 +67,7 @@ class Stream:
 
     name: str
     source: str
-    pipeline: str
+    pipeline: Pipeline
     labels: tuple[str, ...] = ()
     order: Literal["permuted", "uniform"] = "permuted"
     one_of: int = 1
@@ -73,17 +96,23 @@ class Clock:
 class MethodSettings:
     """A method's settings: a subclass has a default for ``name`` and says what is not as it is here.
 
+    ``augment``, ``loader`` and ``optimizer`` are the classes of those sections: an option belongs to who reads it. ``heads``:
+    which heads of a network (:attr:`NetworkConfig.heads`) the method trains besides the class head.
     ``branches``: how many networks ``evaluation.branch`` chooses from. ``passed_alone``: the lists whose images pass through a
     network without others, so that a batch of one image would leave BatchNorm without a variance.
     """
 
+    augment: ClassVar[type[AugmentConfig]]
+    loader: ClassVar[type[LoaderConfig]] = BothLists
+    optimizer: ClassVar[type[OptimizerConfig]] = OptimizerConfig
+    heads: ClassVar[tuple[str, ...]] = ()
     branches: ClassVar[int] = 1
     passed_alone: ClassVar[tuple[str, ...]] = ()
 
     name: str
 
-    def streams(self) -> tuple[Stream, ...]:
-        """Return the streams a step draws from."""
+    def streams(self, augment: AugmentConfig) -> tuple[Stream, ...]:
+        """Return the streams a step draws from; ``augment`` is of the class that the settings name."""
         raise NotImplementedError
 
     def resolved(self) -> MethodSettings:

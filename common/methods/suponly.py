@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
+from common.config.schema import AugmentConfig, LabelledList
 from common.methods.interface import MethodSettings, Stream
+from common.methods.weak_crop import WeakCrop
 
 
 @dataclass(frozen=True, kw_only=True)
 class SupOnlySettings(MethodSettings):
     """The baseline has no settings of its own."""
 
+    augment: ClassVar = WeakCrop
+    loader: ClassVar = LabelledList
+    heads: ClassVar = ("auxiliary",)
+
     name: Literal["suponly"] = "suponly"
 
-    def streams(self) -> tuple[Stream, ...]:
+    def streams(self, augment: AugmentConfig) -> tuple[Stream, ...]:
         """The labelled images with weak augmentation."""
-        return (Stream(name="labelled", source="labelled", pipeline="weak", labels=("label",)),)
+        return (Stream(name="labelled", source="labelled", pipeline=augment, labels=("label",)),)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from common.config.schema import AugmentConfig
 from common.config.strict import ranged
 from common.methods.interface import Clock, MethodSettings, Stream
+from common.methods.weak_crop import WeakCrop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,13 +18,16 @@ class TeacherSettings(MethodSettings):
     ``ema_decay`` is the largest share that the teacher keeps of itself in a step.
     """
 
+    augment: ClassVar = WeakCrop
+    heads: ClassVar = ("auxiliary",)
+
     ema_decay: float = ranged(0.99, low=0.0, high=1.0)
 
-    def streams(self) -> tuple[Stream, ...]:
+    def streams(self, augment: AugmentConfig) -> tuple[Stream, ...]:
         """Labelled and unlabelled images, both with the same weak augmentation."""
         return (
-            Stream(name="labelled", source="labelled", pipeline="weak", labels=("label",)),
-            Stream(name="unlabelled", source="unlabelled", pipeline="weak"),
+            Stream(name="labelled", source="labelled", pipeline=augment, labels=("label",)),
+            Stream(name="unlabelled", source="unlabelled", pipeline=augment),
         )
 
     def teacher_epoch(self) -> int:

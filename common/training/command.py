@@ -7,7 +7,7 @@ import itertools
 from pathlib import Path
 
 from common.command_line import experiment_arguments
-from common.config.schema import ExperimentConfig, Reference
+from common.config.schema import ExperimentConfig, LabelledList, Reference
 from common.config.strict import to_plain
 from common.datasets.file_dataset import Dataset, open_dataset
 from common.errors import UserError
@@ -51,7 +51,7 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
     check_lists(split, dataset)
     check_batches(config)
     # Raises if lists and batch sizes do not fit, before anything is written.
-    Plan(split, config.method.streams(), config)
+    Plan(split, config.streams(), config)
     if config.evaluation.branch == "mean":
         raise UserError(
             "evaluation.branch = mean is for the evaluation of both branches; training keeps one: use 1 or 2"
@@ -109,10 +109,11 @@ def check_batches(config: ExperimentConfig) -> None:
 def batch_warnings(config: ExperimentConfig, split: Split) -> list[str]:
     """Return one line for every kind of batch that holds a single image: BatchNorm over the pooled map has no variance then."""
     count, batches = len(split.labelled), {}
-    for stream in config.method.streams():
+    for stream in config.streams():
         key = f"batch_{stream.source}"
         batches[key] = getattr(config.loader, key) // stream.one_of, getattr(config.loader, key)
-    kept_short = len(batches) == 1 and config.loader.last_batch == "keep" and not config.trainer.iterations_per_epoch
+    keeps = isinstance(config.loader, LabelledList) and config.loader.last_batch == "keep"
+    kept_short = keeps and not config.trainer.iterations_per_epoch
     single = [f"loader.{key} = {size}" for key, (images, size) in batches.items() if images == 1]
     if kept_short and not single and count % config.loader.batch_labelled == 1:
         single = [f"the last batch of {count} images in batches of {config.loader.batch_labelled}"]

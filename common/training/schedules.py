@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.config.schema import OptimizerConfig
+from common.config.schema import CountedSteps, OptimizerConfig
 from common.methods.interface import Clock
 
 
@@ -29,7 +29,7 @@ def poly_authors(base: float, clock: Clock, counted: int, power: float) -> float
 
 def learning_rate(config: OptimizerConfig, clock: Clock) -> float:
     """Return the encoder's rate in this step."""
-    if config.lr_counter == "authors":
+    if isinstance(config, CountedSteps) and config.lr_counter == "authors":
         return poly_authors(config.lr, clock, config.counted_steps, config.poly_power)
     iteration = max(clock.iteration - config.poly_lag, 0)
     return poly(config.lr, iteration, clock.total, config.poly_power, config.warmup)

@@ -60,7 +60,7 @@ class Trainer:
     ) -> None:
         self.framework, self.config, self.folder = framework, config, folder
         self.dataset, self.split, self.method = dataset, split, method
-        self.loader = Loader(dataset, split, config.method.streams(), config)
+        self.loader = Loader(dataset, split, config.streams(), config)
         self.data = data_digests(dataset, split, config)
         self.last = folder.last(framework.runtime.writes)
         self.best = folder.best(framework.runtime.writes)

@@ -9,10 +9,11 @@ from tests.subclass_labels import shapes_labels
 
 SHORT = [
     "trainer.epochs=3", "trainer.iterations_per_epoch=2", "trainer.log_every=1", "trainer.evaluate_every=2",
-    "loader.workers=0", "loader.batch_labelled=2", "loader.batch_unlabelled=2", "trainer.pictures=1", "augment.crop=33",
-    "dataset.images=[200, 8]",
+    "loader.workers=0", "loader.batch_labelled=2", "trainer.pictures=1", "augment.crop=33", "dataset.images=[200, 8]",
 ]  # fmt: skip
-"""Settings of every run: 3 epochs of 2 steps with 2 images of 33x33 of each kind, 8 images to validate."""
+"""Settings of every run: 3 epochs of 2 steps with 2 labelled images of 33x33, 8 images to validate."""
+UNLABELLED = ("loader.batch_unlabelled=2",)
+"""Settings of every method with unlabelled images."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Case:
     """
 
     experiment: str
-    settings: tuple[str, ...] = ()
+    settings: tuple[str, ...] = UNLABELLED
     state: tuple[str, ...] = ("momentum.",)
     deployed: str = "student"
     prepare: Callable[[], tuple[str, ...]] = tuple
@@ -37,21 +38,21 @@ class Case:
 BRANCHES = ("branch1.momentum.", "branch2.momentum.")
 
 CASES = {
-    "cpcl": Case("shapes/12/cpcl", ("trainer.snapshot_every=2",), BRANCHES, "branch1"),
-    "cps": Case("shapes/12/cps", (), BRANCHES, "branch1"),
+    "cpcl": Case("shapes/12/cpcl", (*UNLABELLED, "trainer.snapshot_every=2"), BRANCHES, "branch1"),
+    "cps": Case("shapes/12/cps", UNLABELLED, BRANCHES, "branch1"),
     "mean_teacher": Case("shapes/12/mean_teacher", deployed="teacher"),
     "pcr": Case(
         "shapes/12/pcr",
-        ("method.sup_only_epochs=1", "method.select_granularity=8", "method.confidence_threshold=0.2"),
+        (*UNLABELLED, "method.sup_only_epochs=1", "method.select_granularity=8", "method.confidence_threshold=0.2"),
         ("momentum.", "prototypes."),
         "teacher",
     ),
-    "suponly": Case("shapes/12/suponly"),
+    "suponly": Case("shapes/12/suponly", ()),
     "u2pl": Case(
         "shapes/12/u2pl",
         (
             "method.contrastive.num_queries=8", "method.contrastive.num_negatives=6", "method.contrastive.low_rank=1",
-            "method.sup_only_epochs=1",
+            "method.sup_only_epochs=1", *UNLABELLED,
         ),
         ("momentum.", "bank."),
         "teacher",
@@ -66,10 +67,10 @@ CASES = {
         "teacher",
     ),
     "usrn": Case(
-        "shapes/12/usrn", ("network.width=16", "method.threshold=0.4", "dataset.images=[200, 4]"),
+        "shapes/12/usrn", (*UNLABELLED, "network.width=16", "method.threshold=0.4", "dataset.images=[200, 4]"),
         prepare=lambda: (f"method.subclass_labels={shapes_labels()}",),
     ),
-    "uccl": Case("shapes/12/uccl", ("method.conf_thresh=0.2",)),
-    "unimatch": Case("shapes/12/unimatch", ("method.conf_thresh=0.2",)),
-    "fixmatch": Case("shapes/12/fixmatch", ("method.conf_thresh=0.2",)),
+    "uccl": Case("shapes/12/uccl", (*UNLABELLED, "method.conf_thresh=0.2")),
+    "unimatch": Case("shapes/12/unimatch", (*UNLABELLED, "method.conf_thresh=0.2")),
+    "fixmatch": Case("shapes/12/fixmatch", (*UNLABELLED, "method.conf_thresh=0.2")),
 }  # fmt: skip

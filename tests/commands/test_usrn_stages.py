@@ -23,7 +23,7 @@ from common.experiment import compose, load  # noqa: E402
 from common.make_subclasses import __main__ as make_subclasses  # noqa: E402
 from common.methods.usrn.subclasses import digest, read_description, write_subclass_image  # noqa: E402
 from experiments import usrn as driver  # noqa: E402
-from tests.commands.methods import SHORT  # noqa: E402
+from tests.commands.methods import SHORT, UNLABELLED  # noqa: E402
 from tests.subclass_labels import shapes_labels, write_labels  # noqa: E402
 
 SETTINGS = [*SHORT, "network.width=16", "trainer.device=cpu"]
@@ -57,7 +57,13 @@ def cluster(folder, *options, experiment="shapes/12/usrn") -> int:
 
 
 def train(labels, run, *options) -> int:
-    settings = [*SETTINGS, f"method.subclass_labels={labels}", "trainer.epochs=1", "trainer.iterations_per_epoch=1"]
+    settings = [
+        *SETTINGS,
+        *UNLABELLED,
+        f"method.subclass_labels={labels}",
+        "trainer.epochs=1",
+        "trainer.iterations_per_epoch=1",
+    ]
     return run_command(torch_impl.train.main, ["shapes/12/usrn", *settings, *options, "--run-dir", str(run)])
 
 

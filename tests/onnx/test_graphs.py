@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.command_line import run_command
-from common.config.schema import AugmentConfig
+from common.config.schema import Normalisation
 from common.errors import UserError
 from common.images.normalise import normalise
 from common.models.exported_graph import READ, GraphMetadata, read_properties
@@ -52,7 +52,7 @@ def test_bytes_give_exactly_what_normalised_images_give(exported, tmp_path, shap
     ids = inside.picture_class_ids(shown)
     assert ids.dtype == np.uint8 and ids.shape == shape
     np.testing.assert_array_equal(ids, outside.picture_class_ids(shown))
-    scale = AugmentConfig(mean=inside.metadata.mean, std=inside.metadata.std)
+    scale = Normalisation(mean=inside.metadata.mean, std=inside.metadata.std)
     planes = np.stack([normalise(picture, scale).transpose(2, 0, 1) for picture in shown])
     np.testing.assert_array_equal(ids, inside.class_ids(planes, shape[1:]))
 

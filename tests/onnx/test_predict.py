@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from common.command_line import run_command
-from common.config.schema import AugmentConfig
+from common.config.schema import Normalisation
 from common.errors import UserError
 from common.images.normalise import normalise
 from common.images.picture import read_rgb
@@ -43,7 +43,7 @@ def pictures(tmp_path) -> Path:
 
 
 def planes(image: np.ndarray) -> np.ndarray:
-    return normalise(image, AugmentConfig()).transpose(2, 0, 1)[None]
+    return normalise(image, Normalisation()).transpose(2, 0, 1)[None]
 
 
 def ids_in(path: Path) -> np.ndarray:

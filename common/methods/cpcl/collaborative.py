@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 
-from common.methods.interface import Clock, Stream
+from common.config.schema import AugmentConfig, RepeatedLists
+from common.methods.cpcl.augment import FlipScaleCrop
+from common.methods.interface import Clock, MethodSettings, Stream
 from common.rng import generator
 
-LABELLED = Stream(name="labelled", source="labelled", pipeline="cpcl", labels=("label",))
-UNLABELLED = Stream(name="unlabelled", source="unlabelled", pipeline="cpcl")
-UNLABELLED_OTHER = Stream(name="unlabelled_other", source="unlabelled", pipeline="cpcl")
-"""A second, independent draw from the unlabelled list: what CutMix mixes in."""
+
+@dataclass(frozen=True, kw_only=True)
+class TwoBranchSettings(MethodSettings):
+    """What CPS and CPCL have in common: two networks side by side, the authors' augmentation and epochs."""
+
+    augment: ClassVar = FlipScaleCrop
+    loader: ClassVar = RepeatedLists
+    branches: ClassVar = 2
+    passed_alone: ClassVar = ("labelled", "unlabelled")
+
+    def mixes(self) -> bool:
+        """Whether CutMix mixes two draws of unlabelled images."""
+        return True
+
+    def streams(self, augment: AugmentConfig) -> tuple[Stream, ...]:
+        """Labelled images and one draw of unlabelled ones, or, to mix, two independent draws, all augmented alike (section 6.2)."""
+        unlabelled = ["unlabelled", "unlabelled_other"] if self.mixes() else ["unlabelled"]
+        return (
+            Stream(name="labelled", source="labelled", pipeline=augment, labels=("label",)),
+            *(Stream(name=name, source="unlabelled", pipeline=augment) for name in unlabelled),
+        )
 
 
 class Draws(Protocol):

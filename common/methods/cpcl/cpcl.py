@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
 from common.config.strict import ranged
-from common.methods.cpcl.collaborative import LABELLED, UNLABELLED, UNLABELLED_OTHER
-from common.methods.interface import MethodSettings, Stream
+from common.methods.cpcl.collaborative import TwoBranchSettings
 
 Variant = Literal["head", "legacy_2022"]
 
@@ -18,7 +17,7 @@ SCORE_FLOOR = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class CPCLSettings(MethodSettings):
+class CPCLSettings(TwoBranchSettings):
     """Settings of CPCL; defaults are the authors' for VOC.
 
     ``variant``: what the program computes since March 2023 (``head``: every pixel weighted by its confidence), or in its
@@ -26,17 +25,10 @@ class CPCLSettings(MethodSettings):
     are means over the pixels with a target (``kept``, VOC) or over all (``all``, Cityscapes).
     """
 
-    branches: ClassVar[int] = 2
-    passed_alone: ClassVar[tuple[str, ...]] = ("labelled", "unlabelled")
-
     name: Literal["cpcl"] = "cpcl"
     variant: Variant = "head"
     legacy_divisor: Literal["kept", "all"] = "kept"
     unsup_weight: float = ranged(1.0, low=0.0)
-
-    def streams(self) -> tuple[Stream, ...]:
-        """Labelled images and two independent draws of unlabelled ones, all with the same augmentation (section 6.2)."""
-        return LABELLED, UNLABELLED, UNLABELLED_OTHER
 
 
 @dataclass(frozen=True)

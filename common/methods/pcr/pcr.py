@@ -8,7 +8,7 @@ the specification; ``docs/methods/pcr.md`` says which is whose). Its other switc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -29,6 +29,8 @@ class PCRSettings(TeacherSettings):
     Losses: ``proto_weight`` is omega, ``unsup_weight`` lambda; ``confidence_threshold`` is tau. The prototypes are born
     (``proto_init``) and their losses begin with epoch ``proto_warmup_epochs``; null: with the semi-supervised epochs.
     """
+
+    heads: ClassVar = ("prototypes", "auxiliary")
 
     name: Literal["pcr"] = "pcr"
     sup_only_epochs: int = ranged(1, low=0)

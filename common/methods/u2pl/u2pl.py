@@ -79,6 +79,8 @@ class TeacherBankSettings(TeacherSettings):
     A subclass has its ``name``, ``SWITCHES`` (its own switches' values by preset) and :meth:`contrastive_epoch`.
     """
 
+    heads: ClassVar = ("representation", "auxiliary")
+
     preset: Literal["authors", "fixed"] = "authors"
     drop_percent: float = ranged(80.0, low=0.0, high=100.0)
     contrastive: ContrastiveSettings = ContrastiveSettings()

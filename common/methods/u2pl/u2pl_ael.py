@@ -18,6 +18,7 @@ from common.arrays import Box
 from common.config.strict import ranged
 from common.images.mixing import box_mask
 from common.methods.interface import Clock, Stream
+from common.methods.u2pl.augment import WeakCropAndPaste
 from common.methods.u2pl.u2pl import ContrastiveDraws, ContrastiveStepDraws, TeacherBankSettings
 from common.rng import generator
 
@@ -37,6 +38,8 @@ class U2PLAELSettings(TeacherBankSettings):
     own all of them. ``paste_excluded`` are the classes that are never pasted; ``*_power`` are the exponents of 1 - confidence in
     the probabilities of the classes; areas are shares of the crop.
     """
+
+    augment: ClassVar = WeakCropAndPaste
 
     name: Literal["u2pl_ael"] = "u2pl_ael"
     drop: Literal["auto", "low", "high"] = "auto"
@@ -61,15 +64,15 @@ class U2PLAELSettings(TeacherBankSettings):
         "fixed": {"drop": "high", "contrastive_pixels": "all"},
     }
 
-    def streams(self) -> tuple[Stream, ...]:
+    def streams(self, augment: WeakCropAndPaste) -> tuple[Stream, ...]:
         """Labelled images, for some of them another one to paste from, and one of every two unlabelled images."""
         return (
-            Stream(name="labelled", source="labelled", pipeline="weak", labels=("label",)),
+            Stream(name="labelled", source="labelled", pipeline=augment, labels=("label",)),
             Stream(
-                name="paste", source="labelled", pipeline="paste", labels=("label",), order="uniform",
+                name="paste", source="labelled", pipeline=augment.paste, labels=("label",), order="uniform",
                 probability=self.paste_probability,
             ),
-            Stream(name="unlabelled", source="unlabelled", pipeline="weak", one_of=KEPT_OF),
+            Stream(name="unlabelled", source="unlabelled", pipeline=augment, one_of=KEPT_OF),
         )  # fmt: skip
 
     def warnings(self, classes: int) -> list[str]:

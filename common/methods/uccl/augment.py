@@ -1,24 +1,24 @@
 """Weak base, strong views and CutMix boxes of FixMatch, UniMatch and UCCL (``specs/uccl.md`` section 7).
 
-As in ``augment.py``, drawing is apart from applying. Geometry and colours are computed on 8-bit pictures with Pillow's filters,
-as the authors do; pictures are normalised last.
+Geometry and colours are computed on 8-bit pictures with Pillow's filters, as the authors do; pictures are normalised last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from PIL import Image
 
 from common.arrays import IGNORE, Box
 from common.config.schema import AugmentConfig
+from common.config.strict import ranged
 from common.images.colour import ColourJitter, draw_colour_jitter, gaussian_blur, grey
+from common.images.geometry import size_of_long_side
 from common.images.mixing import box_mask
-from common.images.normalise import normalise
-from common.methods.weak_crop import Labels
+from common.images.normalise import planes
+from common.methods.interface import Labels
+from common.methods.weak_crop import check_around_one
 
 JITTER, JITTER_AMOUNTS = 0.8, (0.5, 0.5, 0.5)
 """How likely a colour jitter is, and its brightness, contrast and saturation; the hue is ``augment.strong_hue``."""
@@ -45,50 +45,61 @@ class StrongDraws:
     box: Box | None
 
 
-def resized(height: int, width: int, long_side: int) -> tuple[int, int]:
-    """Return height and width with the long side ``long_side``, the other one rounded half up, at least one pixel."""
-    if height > width:
-        return long_side, max(int(width * long_side / height + 0.5), 1)
-    return max(int(height * long_side / width + 0.5), 1), long_side
+@dataclass(frozen=True, kw_only=True)
+class WeakToStrong(AugmentConfig):
+    """The weak base of every image, and with :meth:`views` the strong views of unlabelled ones.
 
-
-def draw_base(height: int, width: int, config: AugmentConfig, rng: np.random.Generator) -> BaseDraws:
-    """Draw long side, left, top and flip, in this order; both ends of every range are included."""
-    low, high = (int(factor * max(height, width)) for factor in config.resize_range)
-    long_side = max(int(rng.integers(low, high + 1)), 1)
-    new_height, new_width = resized(height, width, long_side)
-    left, top = (int(rng.integers(0, max(side - config.crop, 0) + 1)) for side in (new_width, new_height))
-    return BaseDraws(long_side=long_side, left=left, top=top, flip=bool(rng.random() < config.flip))
-
-
-def draw_strong(config: AugmentConfig, rng: np.random.Generator) -> StrongDraws:
-    """Draw one strong view and its CutMix box for a crop of ``config.crop`` pixels a side, in the authors' order."""
-    amounts = (*JITTER_AMOUNTS, config.strong_hue)
-    jitter = draw_colour_jitter(amounts, rng) if rng.random() < JITTER else None
-    is_grey = bool(rng.random() < config.strong_grey)
-    blur = float(rng.uniform(*BLUR_RADIUS)) if rng.random() < BLUR else None
-    return StrongDraws(jitter=jitter, grey=is_grey, blur=blur, box=draw_area_box(config.crop, rng))
-
-
-def apply_base(
-    image: np.ndarray, label: np.ndarray | None, draws: BaseDraws, config: AugmentConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """Resize, pad right and bottom, crop and flip; S = ``config.crop``.
-
-    ``image`` uint8 ``[H,W,3]``, ``label`` uint8 ``[H,W]`` or None. Returns uint8 ``[S,S,3]`` with black padding and uint8
-    ``[S,S]``: the label, padded with ``config.pad_label``; without one 0, and 255 in the padding.
+    ``resize_range`` are factors of the image's long side, ``pad_label`` what padding counts as in the labels. ``strong_hue`` (the
+    largest turn of the hue, a part of the colour circle) and ``strong_grey`` (probability) are the strong views'.
     """
-    height, width = resized(*image.shape[:2], draws.long_side)
-    picture = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    if label is None:
-        plane, fill = np.zeros((height, width), np.uint8), IGNORE
-    else:
-        plane, fill = (
-            np.asarray(Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST)),
-            config.pad_label,
-        )
-    picture, plane = _window(picture, draws, config.crop, 0), _window(plane, draws, config.crop, fill)
-    return (picture[:, ::-1], plane[:, ::-1]) if draws.flip else (picture, plane)
+
+    resize_range: tuple[float, float] = ranged((0.5, 2.0), low=0.01)
+    pad_label: int = ranged(255, low=0, high=255)
+    strong_hue: float = ranged(0.25, low=0.0, high=0.5)
+    strong_grey: float = ranged(0.2, low=0.0, high=1.0)
+
+    def __post_init__(self) -> None:
+        check_around_one("resize_range", self.resize_range)
+
+    def __call__(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return ``image`` float32 ``[3,S,S]`` and ``label`` uint8 ``[S,S]``: the weak base alone."""
+        picture, label = self.apply(image, labels["label"], self.draw(*image.shape[:2], rng))
+        return {"image": planes(picture, self), "label": np.ascontiguousarray(label)}
+
+    def views(self, count: int, partner: bool) -> Views:
+        """The augmentation of unlabelled images: ``count`` strong views and, with ``partner``, a CutMix partner."""
+        return Views(augment=self, count=count, partner=partner)
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> BaseDraws:
+        """Draw long side, left, top and flip, in this order; both ends of every range are included."""
+        low, high = (int(factor * max(height, width)) for factor in self.resize_range)
+        long_side = max(int(rng.integers(low, high + 1)), 1)
+        new_height, new_width = size_of_long_side(height, width, long_side)
+        left, top = (int(rng.integers(0, max(side - self.crop, 0) + 1)) for side in (new_width, new_height))
+        return BaseDraws(long_side=long_side, left=left, top=top, flip=bool(rng.random() < self.flip))
+
+    def draw_strong(self, rng: np.random.Generator) -> StrongDraws:
+        """Draw one strong view and its CutMix box for a crop, in the authors' order."""
+        jitter = draw_colour_jitter((*JITTER_AMOUNTS, self.strong_hue), rng) if rng.random() < JITTER else None
+        is_grey = bool(rng.random() < self.strong_grey)
+        blur = float(rng.uniform(*BLUR_RADIUS)) if rng.random() < BLUR else None
+        return StrongDraws(jitter=jitter, grey=is_grey, blur=blur, box=draw_area_box(self.crop, rng))
+
+    def apply(self, image: np.ndarray, label: np.ndarray | None, draws: BaseDraws) -> tuple[np.ndarray, np.ndarray]:
+        """Resize, pad right and bottom, crop and flip; S = ``crop``.
+
+        ``image`` uint8 ``[H,W,3]``, ``label`` uint8 ``[H,W]`` or None. Returns uint8 ``[S,S,3]`` with black padding and uint8
+        ``[S,S]``: the label, padded with ``pad_label``; without one 0, and 255 in the padding.
+        """
+        height, width = size_of_long_side(*image.shape[:2], draws.long_side)
+        picture = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        if label is None:
+            plane, fill = np.zeros((height, width), np.uint8), IGNORE
+        else:
+            plane = np.asarray(Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST))
+            fill = self.pad_label
+        picture, plane = _window(picture, draws, self.crop, 0), _window(plane, draws, self.crop, fill)
+        return (picture[:, ::-1], plane[:, ::-1]) if draws.flip else (picture, plane)
 
 
 def _window(plane: np.ndarray, draws: BaseDraws, size: int, fill: int) -> np.ndarray:
@@ -107,60 +118,48 @@ def apply_strong(picture: np.ndarray, draws: StrongDraws) -> np.ndarray:
     return picture if draws.blur is None else gaussian_blur(picture, draws.blur)
 
 
-def labelled(
-    image: np.ndarray, labels: Labels, config: AugmentConfig, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Return ``image`` float32 ``[3,S,S]`` and ``label`` uint8 ``[S,S]``: the weak augmentation alone."""
-    picture, label = apply_base(image, labels["label"], draw_base(*image.shape[:2], config, rng), config)
-    return {"image": _planes(picture, config), "label": np.ascontiguousarray(label)}
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """The views of one unlabelled image and, with ``partner``, those of its CutMix partner.
 
-
-def unlabelled(
-    image: np.ndarray, labels: Labels, config: AugmentConfig, rng: np.random.Generator, views: int, partner: bool
-) -> dict[str, np.ndarray]:
-    """Return the views of one unlabelled image and, with ``partner``, those of its CutMix partner.
-
-    ``weak``, ``strong1`` .. ``strong{views}`` float32 ``[3,S,S]``; ``ignore`` uint8 ``[S,S]``, 255 in the padding, else 0; ``box1``
+    ``weak``, ``strong1`` .. ``strong{count}`` float32 ``[3,S,S]``; ``ignore`` uint8 ``[S,S]``, 255 in the padding, else 0; ``box1``
     .. bool ``[S,S]``, true where the partner is pasted. The authors' partner is the same image with an augmentation of its
     own (``specs/uccl.md`` section 7, "Loaders"), so it is made from the same decoded file: ``mix_weak``, ``mix_strong1`` ..,
     ``mix_ignore``.
     """
-    sample = _views(image, config, rng, views, boxes=True)
-    if partner:
-        other = _views(image, config, rng, views, boxes=False)
-        sample |= {f"mix_{name}": value for name, value in other.items()}
-    return sample
 
+    augment: WeakToStrong
+    count: int
+    partner: bool
 
-def _views(
-    image: np.ndarray, config: AugmentConfig, rng: np.random.Generator, views: int, boxes: bool
-) -> dict[str, np.ndarray]:
-    picture, ignore = apply_base(image, None, draw_base(*image.shape[:2], config, rng), config)
-    sample = {"weak": _planes(picture, config), "ignore": np.ascontiguousarray(ignore)}
-    for view in range(1, views + 1):
-        draws = draw_strong(config, rng)
-        sample[f"strong{view}"] = _planes(apply_strong(picture, draws), config)
-        if boxes:
-            sample[f"box{view}"] = inside(config.crop, draws.box)
-    return sample
+    @property
+    def crop(self) -> int:
+        """Side of the squares."""
+        return self.augment.crop
+
+    def __call__(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return the arrays of the class's description."""
+        sample = self._views(image, rng, boxes=True)
+        if self.partner:
+            other = self._views(image, rng, boxes=False)
+            sample |= {f"mix_{name}": value for name, value in other.items()}
+        return sample
+
+    def _views(self, image: np.ndarray, rng: np.random.Generator, boxes: bool) -> dict[str, np.ndarray]:
+        augment = self.augment
+        picture, ignore = augment.apply(image, None, augment.draw(*image.shape[:2], rng))
+        sample = {"weak": planes(picture, augment), "ignore": np.ascontiguousarray(ignore)}
+        for view in range(1, self.count + 1):
+            draws = augment.draw_strong(rng)
+            sample[f"strong{view}"] = planes(apply_strong(picture, draws), augment)
+            if boxes:
+                sample[f"box{view}"] = inside(augment.crop, draws.box)
+        return sample
 
 
 def inside(size: int, box: Box | None) -> np.ndarray:
     """Return bool ``[size,size]``, true in ``box``."""
     return np.zeros((size, size), bool) if box is None else ~box_mask((size, size), box)
-
-
-def _planes(picture: np.ndarray, config: AugmentConfig) -> np.ndarray:
-    return np.ascontiguousarray(normalise(picture, config).transpose(2, 0, 1))
-
-
-PIPELINES: dict[str, Callable[[np.ndarray, Labels, AugmentConfig, np.random.Generator], dict[str, np.ndarray]]] = {
-    "weak_8bit": labelled,
-    "one_strong": partial(unlabelled, views=1, partner=False),
-    "one_strong_and_partner": partial(unlabelled, views=1, partner=True),
-    "two_strong": partial(unlabelled, views=2, partner=False),
-    "two_strong_and_partner": partial(unlabelled, views=2, partner=True),
-}
 
 
 def draw_area_box(size: int, rng: np.random.Generator, probability: float = 0.5) -> Box | None:

@@ -13,9 +13,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from common.config.schema import NetworkConfig
+from common.config.schema import AugmentConfig, NetworkConfig
 from common.config.strict import ranged
 from common.methods.interface import Clock, MethodSettings, Stream
+from common.methods.uccl.augment import WeakToStrong
 from common.networks.plan import stage_channels
 from common.rng import generator
 
@@ -35,6 +36,7 @@ class CutMixSettings:
 class WeakToStrongSettings(MethodSettings):
     """Confidence threshold and CutMix partner; defaults are the authors' for VOC."""
 
+    augment: ClassVar = WeakToStrong
     strong_views: ClassVar[int] = 2
 
     preset: Preset = "released"
@@ -46,22 +48,13 @@ class WeakToStrongSettings(MethodSettings):
         partner = PARTNERS[self.preset] if self.cutmix.partner == "auto" else self.cutmix.partner
         return dataclasses.replace(self, cutmix=CutMixSettings(partner=partner))
 
-    def streams(self) -> tuple[Stream, ...]:
+    def streams(self, augment: AugmentConfig) -> tuple[Stream, ...]:
         """Labelled images, paired for good with unlabelled ones, which bring their strong views and CutMix partner."""
-        pipeline = {1: "one_strong", 2: "two_strong"}[self.strong_views]
-        if self.resolved().cutmix.partner == "same":
-            pipeline += "_and_partner"
+        views = augment.views(self.strong_views, partner=self.resolved().cutmix.partner == "same")
         return (
-            Stream(name="labelled", source="labelled", pipeline="weak_8bit", labels=("label",), follows="unlabelled"),
-            Stream(name="unlabelled", source="unlabelled", pipeline=pipeline),
+            Stream(name="labelled", source="labelled", pipeline=augment, labels=("label",), follows="unlabelled"),
+            Stream(name="unlabelled", source="unlabelled", pipeline=views),
         )
-
-    def check(self, network: NetworkConfig) -> None:
-        """Raise :class:`ValueError` for a network with heads that the method would leave untrained."""
-        heads = {"representation": 0, "auxiliary": False, "subclasses": 0}
-        surplus = [f"network.{name}={str(none).lower()}" for name, none in heads.items() if getattr(network, name)]
-        if surplus:
-            raise ValueError(f"method {self.name} trains the class head only; set {', '.join(surplus)}")
 
 
 def feature_masks(network: NetworkConfig, batch: int, seed: int, clock: Clock) -> list[np.ndarray]:

@@ -1,7 +1,4 @@
-"""USRN's augmentation pipelines (``specs/usrn.md`` sections 7.2 and 7.3): labelled crops, and two views of unlabelled ones.
-
-Each is split into drawing and applying, as in ``common/methods/weak_crop.py``.
-"""
+"""USRN's augmentation (``specs/usrn.md`` sections 7.2 and 7.3): labelled crops, and two views of unlabelled ones."""
 
 from __future__ import annotations
 
@@ -11,11 +8,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from common.arrays import IGNORE, Size
+from common.arrays import IGNORE
 from common.config.schema import AugmentConfig
+from common.config.strict import ranged
 from common.images.colour import ColourJitter, draw_colour_jitter, grey
-from common.images.normalise import normalise
-from common.methods.weak_crop import Labels
+from common.images.geometry import size_of_long_side
+from common.images.normalise import planes
+from common.methods.interface import Labels
+from common.methods.weak_crop import check_around_one
 
 JITTER = (0.4, 0.4, 0.4, 0.1)
 JITTER_PROBABILITY, GREY_PROBABILITY, BLUR_PROBABILITY = 0.8, 0.2, 0.5
@@ -32,36 +32,35 @@ class Geometry:
     flip: bool
 
 
-def resized(height: int, width: int, long_side: int) -> Size:
-    """Return height and width after resizing the longer one to ``long_side``."""
-    if height > width:
-        return long_side, max(int(long_side * width / height + 0.5), 1)
-    return max(int(long_side * height / width + 0.5), 1), long_side
+@dataclass(frozen=True, kw_only=True)
+class LongSideCrop(AugmentConfig):
+    """The long side becomes ``base_size`` (null: the image's own) times a factor of ``resize_range``, then flip and crop."""
 
+    resize_range: tuple[float, float] = ranged((0.5, 2.0), low=0.01)
+    base_size: int | None = ranged(None, low=8)
 
-def draw_geometry(size: Size, unlabelled: bool, config: AugmentConfig, rng: np.random.Generator) -> Geometry:
-    """Draw long side, the corner's two coordinates and the flip, in this order, for an image of ``size``.
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Geometry:
+        """Draw long side, top, left and flip, in this order; a large number flips."""
+        long_side, rooms = self._draw_size(height, width, rng)
+        top, left = (int(rng.integers(0, room + 1)) for room in rooms)
+        return Geometry(long_side=long_side, top=top, left=left, flip=bool(rng.random() > 1 - self.flip))
 
-    The authors' two loaders differ: unlabelled crops draw ``left`` first and flip for small numbers, not for large ones.
-    """
-    low, high = config.unlabelled_resize_range if unlabelled else config.resize_range
-    base = config.base_size or max(size)
-    long_side = int(rng.integers(int(low * base), int(high * base) + 1))
-    room = [max(side - config.crop, 0) for side in resized(*size, long_side)]
-    corner = {axis: int(rng.integers(0, room[axis] + 1)) for axis in ((1, 0) if unlabelled else (0, 1))}
-    number = rng.random()
-    flip = number < config.flip if unlabelled else number > 1 - config.flip
-    return Geometry(long_side=long_side, top=corner[0], left=corner[1], flip=bool(flip))
+    def _draw_size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, list[int]]:
+        """Draw the long side; return it and the positions that a crop can be moved down and right by."""
+        low, high = self.resize_range
+        base = self.base_size or max(height, width)
+        long_side = int(rng.integers(int(low * base), int(high * base) + 1))
+        return long_side, [max(side - self.crop, 0) for side in size_of_long_side(height, width, long_side)]
 
-
-def apply_geometry(image: np.ndarray, labels: Labels, draws: Geometry, crop: int, mean: tuple[float, ...]) -> Labels:
-    """Return ``image`` uint8 ``[S,S,3]`` (bicubic, padded with the mean colour) and every label (nearest, padded with 255)."""
-    size = resized(*image.shape[:2], draws.long_side)
-    picture = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
-    sample = {"image": _crop(np.asarray(picture), draws, crop, np.rint(mean).astype(np.uint8))}
-    for name, label in labels.items():
-        sample[name] = _crop(cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST), draws, crop, IGNORE)
-    return sample
+    def apply(self, image: np.ndarray, labels: Labels, draws: Geometry) -> dict[str, np.ndarray]:
+        """Return ``image`` uint8 ``[S,S,3]`` (bicubic, padded with the mean colour) and every label (nearest, padded with 255)."""
+        size = size_of_long_side(*image.shape[:2], draws.long_side)
+        picture = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
+        sample = {"image": _crop(np.asarray(picture), draws, self.crop, np.rint(self.mean).astype(np.uint8))}
+        for name, label in labels.items():
+            resized = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
+            sample[name] = _crop(resized, draws, self.crop, IGNORE)
+        return sample
 
 
 def _crop(plane: np.ndarray, draws: Geometry, crop: int, fill: np.ndarray | int) -> np.ndarray:
@@ -72,20 +71,42 @@ def _crop(plane: np.ndarray, draws: Geometry, crop: int, fill: np.ndarray | int)
     return np.ascontiguousarray(padded[:, ::-1] if draws.flip else padded)
 
 
-def planes(image: np.ndarray, config: AugmentConfig) -> np.ndarray:
-    """Return the normalised image, float32 ``[3,H,W]``."""
-    return np.ascontiguousarray(normalise(image, config).transpose(2, 0, 1))
+@dataclass(frozen=True, kw_only=True)
+class LabelledCrop(LongSideCrop):
+    """Labelled images; with ``labelled_jitter`` the colours change, too."""
+
+    labelled_jitter: bool = False
+
+    def __post_init__(self) -> None:
+        check_around_one("resize_range", self.resize_range)
+
+    def __call__(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return ``image`` float32 ``[3,S,S]`` and all labels uint8 ``[S,S]``."""
+        sample = self.apply(image, labels, self.draw(*image.shape[:2], rng))
+        if self.labelled_jitter:
+            sample["image"] = draw_colour_jitter(JITTER, rng).apply(sample["image"])
+        return sample | {"image": planes(sample["image"], self)}
 
 
-def labelled(
-    image: np.ndarray, labels: Labels, config: AugmentConfig, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Resize, pad, crop, flip; with ``config.labelled_jitter`` a colour jitter, too. Returns ``image`` and all labels."""
-    draws = draw_geometry(image.shape[:2], False, config, rng)
-    sample = apply_geometry(image, labels, draws, config.crop, config.mean)
-    if config.labelled_jitter:
-        sample["image"] = draw_colour_jitter(JITTER, rng).apply(sample["image"])
-    return sample | {"image": planes(sample["image"], config)}
+@dataclass(frozen=True, kw_only=True)
+class LabelledAndUnlabelledCrop(LabelledCrop):
+    """The augmentation of stage C: labelled images, and :attr:`unlabelled` ones with a range of their own."""
+
+    unlabelled_resize_range: tuple[float, float] = ranged((0.8, 2.0), low=0.01)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.unlabelled_resize_range
+        if low > high:
+            raise ValueError(f"unlabelled_resize_range = [{low}, {high}] must go from low to high")
+
+    @property
+    def unlabelled(self) -> UnlabelledCrop:
+        """The augmentation of unlabelled images."""
+        return UnlabelledCrop(
+            crop=self.crop, flip=self.flip, mean=self.mean, std=self.std, base_size=self.base_size,
+            resize_range=self.unlabelled_resize_range,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,15 +137,19 @@ def apply_strong(image: np.ndarray, draws: StrongDraws) -> np.ndarray:
     return grey(image) if draws.grey else image
 
 
-def unlabelled(
-    image: np.ndarray, labels: Labels, config: AugmentConfig, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Resize, pad, crop, flip once; ``weak`` is that crop, ``strong`` the same blurred, jittered or grey."""
-    draws = draw_geometry(image.shape[:2], True, config, rng)
-    sample = apply_geometry(image, labels, draws, config.crop, config.mean)
-    crop = sample.pop("image")
-    strong = apply_strong(crop, draw_strong(rng))
-    return sample | {"weak": planes(crop, config), "strong": planes(strong, config)}
+@dataclass(frozen=True, kw_only=True)
+class UnlabelledCrop(LongSideCrop):
+    """Unlabelled images: ``weak`` is the crop, ``strong`` the same blurred, jittered or grey."""
 
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Geometry:
+        """Draw long side, left, top and flip, in this order, as the authors' second loader does; a small number flips."""
+        long_side, rooms = self._draw_size(height, width, rng)
+        left, top = (int(rng.integers(0, room + 1)) for room in reversed(rooms))
+        return Geometry(long_side=long_side, top=top, left=left, flip=bool(rng.random() < self.flip))
 
-PIPELINES = {"usrn_labelled": labelled, "usrn_unlabelled": unlabelled}
+    def __call__(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return ``weak`` and ``strong`` float32 ``[3,S,S]``, and labels, if any, uint8 ``[S,S]``."""
+        sample = self.apply(image, labels, self.draw(*image.shape[:2], rng))
+        crop = sample.pop("image")
+        strong = apply_strong(crop, draw_strong(rng))
+        return sample | {"weak": planes(crop, self), "strong": planes(strong, self)}

@@ -8,12 +8,20 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from common.config.schema import ExperimentConfig, NetworkConfig
+from common.config.schema import (
+    AugmentConfig,
+    CountedSteps,
+    ExperimentConfig,
+    LoaderConfig,
+    NetworkConfig,
+    ReplayedList,
+)
 from common.config.strict import ranged
 from common.errors import UserError
 from common.methods.interface import MethodSettings, Stream
+from common.methods.usrn.augment import LabelledAndUnlabelledCrop, LabelledCrop
 from common.methods.usrn.subclasses import check_counts, digest, file_stem, read_description
 from common.runs.run_folder import default_run_folder
 
@@ -32,6 +40,8 @@ class _EpochSettings(MethodSettings):
     ``global``: floor(labelled images / batch) steps. ``per_process``: what the authors' program does on ``processes``
     GPUs, where an epoch is that many times longer.
     """
+
+    optimizer: ClassVar = CountedSteps
 
     iters_rule: Literal["global", "per_process"] = "global"
     processes: int = ranged(1, low=1)
@@ -52,20 +62,18 @@ class _EpochSettings(MethodSettings):
 class USRNBaselineSettings(_EpochSettings):
     """Stage A: supervised training on the labelled list (section 4)."""
 
+    augment: ClassVar = LabelledCrop
+    loader: ClassVar = LoaderConfig
+
     name: Literal["usrn_baseline"] = BASELINE
 
-    def streams(self) -> tuple[Stream, ...]:
+    def streams(self, augment: AugmentConfig) -> tuple[Stream, ...]:
         """The labelled images."""
-        return (Stream(name="labelled", source="labelled", pipeline="usrn_labelled", labels=("label",)),)
+        return (Stream(name="labelled", source="labelled", pipeline=augment, labels=("label",)),)
 
     def steps_per_epoch(self, labelled: int, batch: int) -> int:
         """One pass over the labelled list."""
         return self.round_steps(labelled, batch)
-
-    def check(self, network: NetworkConfig) -> None:
-        """Raise :class:`ValueError` for a network of two branches."""
-        if network.subclasses:
-            raise ValueError("method usrn_baseline trains the class branch alone; set network.subclasses=0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +95,10 @@ class USRNSettings(_EpochSettings):
     ``subclass_digest`` their digest; :meth:`complete` fills in what is empty.
     """
 
+    augment: ClassVar = LabelledAndUnlabelledCrop
+    loader: ClassVar = ReplayedList
+    heads: ClassVar = ("subclasses",)
+
     name: Literal["usrn"] = "usrn"
     threshold: float = ranged(0.75, low=0.0, high=1.0)
     subclass_weight: float = ranged(1.0, low=0.0)
@@ -100,14 +112,14 @@ class USRNSettings(_EpochSettings):
     subclass_digest: str = ""
     clustering: ClusteringSettings = ClusteringSettings()
 
-    def streams(self) -> tuple[Stream, ...]:
+    def streams(self, augment: LabelledAndUnlabelledCrop) -> tuple[Stream, ...]:
         """Labelled images with both labels, unlabelled ones in two views."""
         return (
             Stream(
-                name="labelled", source="labelled", pipeline="usrn_labelled", labels=("label", "subclass"),
+                name="labelled", source="labelled", pipeline=augment, labels=("label", "subclass"),
                 folders={"subclass": self.subclass_labels},
             ),
-            Stream(name="unlabelled", source="unlabelled", pipeline="usrn_unlabelled"),
+            Stream(name="unlabelled", source="unlabelled", pipeline=augment.unlabelled),
         )  # fmt: skip
 
     def steps_per_epoch(self, labelled: int, batch: int) -> int:

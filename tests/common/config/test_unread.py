@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,22 +11,41 @@ from common.config.strict import to_plain
 from common.config.yaml_files import read_yaml
 from common.errors import UserError
 from common.experiment import compose, dump, load
+from common.paths import CONFIGS
 
 UNREAD = [
+    ("voc/366/u2pl", "augment.base_size=400"),
+    ("voc/366/u2pl", "augment.labelled_jitter=true"),
+    ("voc/366/u2pl", "augment.scales=[1.0]"),
+    ("voc/366/u2pl", "augment.crop_off_by_one=false"),
+    ("voc/366/u2pl", "augment.paste_resize_range=[0.5,1]"),
     ("voc/366/u2pl", "network.prototype_temperature=3"),
+    ("voc/366/u2pl", "network.subclasses=7"),
+    ("voc/366/u2pl", "loader.labelled_replay=cached"),
+    ("voc/366/u2pl", "loader.last_batch=keep"),
+    ("voc/366/u2pl", "loader.tail=per_access"),
     ("voc/366/u2pl", "optimizer.counted_steps=3"),
     ("voc/366/u2pl", "dataset.size=128"),
     ("voc/366/u2pl", "dataset.images=[3,4]"),
+    ("voc/1323/cpcl", "augment.resize_range=[0.5,1.5]"),
+    ("voc/366/uccl", "criterion.aux_weight=3"),
+    ("voc/366/uccl", "evaluation.stride=3"),
+    ("voc/331/usrn", "augment.pad_label=0"),
+    ("voc/366/suponly", "loader.batch_unlabelled=99"),
+    ("shapes/12/u2pl", "dataset.image_dir=foo"),
+    ("voc/366/u2pl", "network.prototypes=4"),
     ("voc/366/u2pl", "criterion.min_kept=5"),
     ("voc/366/u2pl", "criterion.aux_weight=0.4"),
     ("voc/366/u2pl", "trainer.snapshot_after_part=2"),
-    ("voc/366/uccl", "criterion.aux_weight=3"),
-    ("voc/366/uccl", "evaluation.stride=3"),
+    ("voc/366/suponly", "network.representation=256"),
+    ("voc/1323/cpcl", "network.auxiliary=true"),
     ("voc/1323/cpcl", "network.aspp_dropout=0.1"),
     ("voc/1323/cpcl", "evaluation.pad_label=0"),
+    ("voc/1323/cpcl", "augment.strong_hue=0"),
+    ("voc/331/usrn_baseline", "augment.unlabelled_resize_range=[1,2]"),
+    ("voc/331/usrn_baseline", "loader.batch_unlabelled=8"),
     ("cityscapes/744/u2pl", "dataset.image_dir=foo"),
     ("shapes/12/cpcl", "loader.tail=per_access"),
-    ("shapes/12/u2pl", "dataset.image_dir=foo"),
     ("shapes/12/u2pl", "dataset.root=foo"),
     ("shapes/12/u2pl", "network.stem=deep"),
 ]
@@ -49,7 +69,15 @@ def test_an_option_that_nothing_reads_is_one_line_with_the_nearest_key(name, ove
         ("voc/366/uccl", ["evaluation.stride=3"], "where evaluation.protocol is whole"),
         ("voc/366/u2pl", ["dataset.size=128"], "where dataset.layout is voc"),
         ("voc/366/u2pl", ["criterion.thresh=0.5"], "where criterion.type is not set"),
-        ("voc/366/u2pl", ["network.prototype_norm=torch"], "; did you mean 'prototypes'?"),
+        ("voc/366/pcr", ["network.prototypes=0", "network.prototype_norm=torch"], "; did you mean 'prototypes'?"),
+        ("voc/366/u2pl", ["augment.base_size=400"], "where method.name is u2pl"),
+        ("voc/366/u2pl", ["network.subclasses=7"], "where method.name is u2pl"),
+        ("voc/366/u2pl", ["augment.crap=400"], "unknown key 'augment.crap'; did you mean 'crop'?"),
+        (
+            "voc/331/usrn",
+            ["optimizer.lr_counter=authors", "optimizer.poly_lag=1"],
+            "where optimizer.lr_counter is authors",
+        ),
         ("voc/366/uccl", ["evaluation.protocol=slide", "evaluation.size=9"], "protocol slide needs evaluation.stride"),
         ("voc/366/uccl", ["evaluation.protocol=silde"], "evaluation.protocol = 'silde' is not one of whole, slide"),
         ("voc/366/uccl", ["dataset.layout=[voc]"], "dataset.layout = ['voc'] is not one of voc, folders"),
@@ -69,6 +97,30 @@ def test_a_later_choice_leaves_behind_what_only_the_earlier_one_reads():
     assert compose("voc/366/u2pl", ["dataset.layout=voc_cps"]).dataset.train_list.endswith("train_aug.txt")
     assert compose("voc/1323/cpcl", ["trainer.snapshot_every=null"]).trainer.snapshot_after_part == 0
     assert compose("voc/366/uccl", ["evaluation.protocol=slide", "evaluation.size=9", "evaluation.stride=3"])
+    assert compose("voc/366/suponly").network.representation == 0
+
+
+def test_the_command_line_is_one_layer():
+    for overrides in (
+        ["evaluation.stride=3", "evaluation.protocol=whole"],
+        ["evaluation.protocol=whole", "evaluation.stride=3"],
+    ):
+        with pytest.raises(
+            UserError, match="command line: unknown key 'evaluation.stride' where evaluation.protocol is whole"
+        ):
+            compose("cityscapes/744/u2pl", overrides)
+
+
+def test_a_data_set_s_file_may_speak_to_some_methods_only(tmp_path):
+    """Its options are dropped where the method has none of that name; a name that no method has is a mistake."""
+    configs = shutil.copytree(CONFIGS, tmp_path / "configs")
+    path = configs / "datasets" / "shapes.yaml"
+    path.write_text(path.read_text().replace("augment:\n", "augment:\n  base_size: 80\n"))
+    assert compose("shapes/12/uccl", configs=configs).augment.crop == 64
+    assert compose("shapes/12/usrn", ["augment.base_size=72"], configs).augment.base_size == 72
+    path.write_text(path.read_text().replace("base_size", "bsae_size"))
+    with pytest.raises(UserError, match="configs/datasets/shapes.yaml: unknown key 'augment.bsae_size'"):
+        compose("shapes/12/uccl", configs=configs)
 
 
 @pytest.mark.parametrize("name", ["cityscapes/744/u2pl", "shapes/12/pcr", "voc/366/uccl", "voc/1323/cpcl"])

@@ -57,7 +57,7 @@ def test_batches_of_real_images(name, monkeypatch):
     monkeypatch.setenv("DATA_ROOT", str(SHARED / "data"))
     config = compose(f"{name}/1_8/u2pl", ["loader.workers=0"])
     data = open_dataset(config.dataset)
-    loader = Loader(data, resolve(data, config.split), config.method.streams(), config)
+    loader = Loader(data, resolve(data, config.split), config.streams(), config)
     batch = next(loader.epoch(0))
     for part in batch.values():
         assert part["image"].shape[1:] == (3, config.augment.crop, config.augment.crop)
@@ -106,7 +106,7 @@ class Copy:
             self.arguments()[0], [*self.arguments()[1:], *sizes, f"loader.workers={workers}", "augment.crop=64"]
         )
         data = open_dataset(config.dataset)
-        with Loader(data, resolve(data, config.split), config.method.streams(), config) as loader:
+        with Loader(data, resolve(data, config.split), config.streams(), config) as loader:
             list(loader.epoch(0))
 
     def state(self) -> dict[Path, bytes]:

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.config.schema import AugmentConfig, ExperimentConfig
+from common.config.schema import ExperimentConfig
 from common.errors import UserError
 from common.evaluation.evaluate import describe_protocol, evaluate, predict
 from common.images.resize import resize_bilinear
+from common.methods.weak_crop import WeakCrop
 from common.prediction.predictor import UsedRuntime
 from tests.builders import experiment
 from tests.places import SHARED
@@ -179,7 +180,7 @@ def test_center_crop_golden(case):
     predictor, seen = Brightest(), []
     predictor.classes = 254
     config = painted(protocol="center_crop", size=int(arrays["crop"]), pad_label=0)
-    config = replace(config, augment=AugmentConfig())
+    config = replace(config, augment=WeakCrop())
     run(dataset, config, predictor, on_image=lambda *arguments: seen.append(arguments))
     np.testing.assert_allclose(predictor.inputs[0][0], arrays["image_out"], atol=1e-6)
     np.testing.assert_array_equal(seen[0][2], arrays["label_out"])

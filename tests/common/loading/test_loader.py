@@ -21,10 +21,12 @@ from common.errors import UserError
 from common.experiment import compose
 from common.loading.loader import Loader
 from common.methods.interface import Stream
+from common.methods.u2pl.augment import WeakCropAndPaste
 from common.paths import PROJECT
 
-LABELLED = Stream(name="labelled", source="labelled", pipeline="weak", labels=("label",))
-UNLABELLED = Stream(name="unlabelled", source="unlabelled", pipeline="weak")
+WEAK = WeakCropAndPaste(crop=24)
+LABELLED = Stream(name="labelled", source="labelled", pipeline=WEAK, labels=("label",))
+UNLABELLED = Stream(name="unlabelled", source="unlabelled", pipeline=WEAK)
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,15 @@ class Lists:
     id: str = "test"
 
 
-def config_of(*overrides: str):
+def config_of(*overrides: str, method: str = "u2pl"):
     fixed = ["dataset.images=[40,4]", "augment.crop=24", "loader.workers=0", "trainer.iterations_per_epoch=null"]
-    return compose("shapes/12/u2pl", [*fixed, *overrides])
+    return compose(f"shapes/12/{method}", [*fixed, *overrides])
 
 
 def loader_of(*overrides: str, streams=(LABELLED, UNLABELLED), labelled=5, **processes) -> Loader:
-    config = config_of("loader.batch_labelled=4", "loader.batch_unlabelled=6", *overrides)
+    batches = {"u2pl": ["loader.batch_labelled=4", "loader.batch_unlabelled=6"], "suponly": ["loader.batch_labelled=4"]}
+    method = "suponly" if streams == (LABELLED,) else "u2pl"
+    config = config_of(*batches[method], *overrides, method=method)
     dataset = open_dataset(config.dataset)
     split = Lists(dataset.train_ids[:labelled], dataset.train_ids[labelled:])
     return Loader(dataset, split, streams, config, **processes)
@@ -125,7 +129,7 @@ def test_set_number_of_iterations_goes_on_with_new_permutations():
 
 
 def test_streams_of_one_list_have_their_own_order_and_augmentation():
-    twin = Stream(name="second", source="unlabelled", pipeline="weak")
+    twin = Stream(name="second", source="unlabelled", pipeline=WEAK)
     batches = list(loader_of(streams=(LABELLED, UNLABELLED, twin)).epoch(0))
     assert ids_of(batches, "unlabelled") != ids_of(batches, "second")
     assert ids_of(batches, "unlabelled") == ids_of(loader_of().epoch(0), "unlabelled")
@@ -158,7 +162,7 @@ def test_one_of_two_images_is_prepared():
 
 def test_images_drawn_uniformly_and_only_sometimes():
     drawn = Stream(
-        name="paste", source="labelled", pipeline="paste", labels=("label",), order="uniform", probability=0.5
+        name="paste", source="labelled", pipeline=WEAK.paste, labels=("label",), order="uniform", probability=0.5
     )
     loader = loader_of("trainer.iterations_per_epoch=60", streams=(LABELLED, UNLABELLED, drawn))
     batches = list(loader.epoch(0))

@@ -7,9 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from common.config.schema import AugmentConfig
 from common.loading.sampling import repeated_files, sampled_order
-from common.methods.cpcl.augment import CropDraws, apply_flip_scale_crop, draw_flip_scale_crop
+from common.methods.cpcl.augment import CropDraws, FlipScaleCrop
 from common.methods.cpcl.collaborative import draw_toggled_masks
 
 
@@ -41,9 +40,9 @@ def test_a_stream_that_needs_more_begins_a_new_round():
 
 
 def test_crops_begin_at_most_one_position_too_late():
-    config, starts, scales, flips = AugmentConfig(crop=24, scales=(0.5, 1.0)), set(), set(), 0
+    config, starts, scales, flips = FlipScaleCrop(crop=24, scales=(0.5, 1.0)), set(), set(), 0
     for seed in range(400):
-        draws = draw_flip_scale_crop(30, 40, config, np.random.default_rng(seed))
+        draws = config.draw(30, 40, np.random.default_rng(seed))
         scales.add(draws.scale)
         flips += draws.flip
         if draws.scale == 1:
@@ -52,15 +51,15 @@ def test_crops_begin_at_most_one_position_too_late():
         else:
             assert draws.top == draws.left == 0
     assert starts == set(range(8)) and scales == {0.5, 1.0} and 150 < flips < 250
-    exact = AugmentConfig(crop=24, scales=(1.0,), crop_off_by_one=False)
-    tops = {draw_flip_scale_crop(30, 40, exact, np.random.default_rng(seed)).top for seed in range(100)}
+    exact = FlipScaleCrop(crop=24, scales=(1.0,), crop_off_by_one=False)
+    tops = {exact.draw(30, 40, np.random.default_rng(seed)).top for seed in range(100)}
     assert tops == set(range(7))
 
 
 def test_what_a_crop_lacks_is_mean_colour_and_ignored():
     image, label = np.full((30, 40, 3), 200, np.uint8), np.full((30, 40), 3, np.uint8)
     draws = CropDraws(flip=False, scale=1.0, top=0, left=17)
-    sample = apply_flip_scale_crop(image, {"label": label}, draws, AugmentConfig(crop=24))
+    sample = FlipScaleCrop(crop=24).apply(image, {"label": label}, draws)
     assert sample["image"].shape == (3, 24, 24) and sample["image"].dtype == np.float32
     assert (sample["label"][:, :23] == 3).all() and (sample["label"][:, 23] == 255).all()
     assert sample["image"][:, :, 23].any() == False and sample["image"][:, :, :23].all()  # noqa: E712

@@ -7,16 +7,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from common.config.schema import AugmentConfig
 from common.images.geometry import center_crop, nearest_float32, pad_to, scaled_size
 from common.images.normalise import normalise
-from common.methods.weak_crop import PIPELINES, WeakDraws, apply_weak, draw_weak, scale_from_draws
+from common.methods.weak_crop import WeakCrop, WeakDraws, scale_from_draws
 from common.rng import generator
 from tests.places import SHARED
 
 GOLDEN = SHARED / "golden" / "u2pl"
 needs_goldens = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no reference numbers beside the checkout (SHARED)")
-CONFIG = AugmentConfig(crop=32)
+CONFIG = WeakCrop(crop=32)
 
 
 @pytest.fixture
@@ -25,8 +24,8 @@ def sample():
     return rng.integers(0, 256, (41, 57, 3), dtype=np.uint8), rng.integers(0, 5, (41, 57), dtype=np.uint8)
 
 
-def replay(golden) -> tuple[WeakDraws, AugmentConfig]:
-    config = AugmentConfig(crop=int(golden["crop"]), resize_range=tuple(golden["scale"]), pad_label=0)
+def replay(golden) -> tuple[WeakDraws, WeakCrop]:
+    config = WeakCrop(crop=int(golden["crop"]), resize_range=tuple(golden["scale"]), pad_label=0)
     a, b, flip = golden["draws_random"]
     top, left = golden["draws_crop_h_w"]
     scale = scale_from_draws(a, b, config.resize_range)
@@ -44,10 +43,10 @@ def agrees(golden, image, label) -> bool:
 def test_recorded_samples(name):
     golden = np.load(GOLDEN / f"transform_{name}.npz")
     draws, config = replay(golden)
-    out = apply_weak(golden["image"], {"label": golden["label"]}, draws, config)
+    out = config.apply(golden["image"], {"label": golden["label"]}, draws)
     assert agrees(golden, out["image"], out["label"])
     wrong = dataclasses.replace(draws, flip=not draws.flip)
-    out = apply_weak(golden["image"], {"label": golden["label"]}, wrong, config)
+    out = config.apply(golden["image"], {"label": golden["label"]}, wrong)
     assert not agrees(golden, out["image"], out["label"])
 
 
@@ -82,7 +81,7 @@ def test_against_pytorch(sample):
     y = torch.from_numpy(label.astype(np.float32))[None, None]
     for scale in (0.5, 0.61, 0.999, 1.0, 1.37, 2.0):
         height, width = size = scaled_size(*label.shape, scale)
-        out = apply_weak(image, {"label": label}, WeakDraws(scale=scale, flip=False, top=0, left=0), config)
+        out = config.apply(image, {"label": label}, WeakDraws(scale=scale, flip=False, top=0, left=0))
         top, left = (200 - height) // 2, (200 - width) // 2
         linear = torch.nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)[0].numpy()
         nearest = torch.nn.functional.interpolate(y, size=size, mode="nearest")[0, 0].numpy()
@@ -114,7 +113,7 @@ def test_a_crop_is_a_window_of_the_whole(sample, scale, flip):
     image, label = sample
     height, width = size = scaled_size(*label.shape, scale)
     large = dataclasses.replace(CONFIG, crop=max(size))
-    whole = apply_weak(image, {"label": label}, WeakDraws(scale=scale, flip=flip, top=0, left=0), large)
+    whole = large.apply(image, {"label": label}, WeakDraws(scale=scale, flip=flip, top=0, left=0))
     above, before = (large.crop - height) // 2, (large.crop - width) // 2
     planes = [*whole["image"], whole["label"]]
     expected = [
@@ -122,7 +121,7 @@ def test_a_crop_is_a_window_of_the_whole(sample, scale, flip):
         for plane, fill in zip(planes, (0, 0, 0, 255))
     ]
     top, left = max(height - 32, 0) // 2, max(width - 32, 0)
-    out = apply_weak(image, {"label": label}, WeakDraws(scale=scale, flip=flip, top=top, left=left), CONFIG)
+    out = CONFIG.apply(image, {"label": label}, WeakDraws(scale=scale, flip=flip, top=top, left=left))
     for plane, wanted in zip([*out["image"], out["label"]], expected):
         np.testing.assert_allclose(plane, wanted[top : top + 32, left : left + 32], atol=1e-6)
 
@@ -130,7 +129,7 @@ def test_a_crop_is_a_window_of_the_whole(sample, scale, flip):
 def test_small_images_are_padded_more_at_the_end():
     image, label = np.full((3, 6, 3), 200, np.uint8), np.ones((3, 6), np.uint8)
     draws = WeakDraws(scale=1.0, flip=False, top=0, left=0)
-    out = apply_weak(image, {"label": label}, draws, dataclasses.replace(CONFIG, crop=8, pad_label=7))
+    out = dataclasses.replace(CONFIG, crop=8, pad_label=7).apply(image, {"label": label}, draws)
     rows, columns = (out["label"] == 1).any(1), (out["label"] == 1).any(0)
     assert np.flatnonzero(rows).tolist() == [2, 3, 4] and np.flatnonzero(columns).tolist() == [1, 2, 3, 4, 5, 6]
     assert set(np.unique(out["label"])) == {1, 7}
@@ -139,15 +138,15 @@ def test_small_images_are_padded_more_at_the_end():
 
 def test_all_labels_follow_the_same_geometry(sample):
     image, label = sample
-    out = PIPELINES["weak"](image, {"label": label, "twin": label + 100}, CONFIG, generator(0, "test"))
+    out = CONFIG(image, {"label": label, "twin": label + 100}, generator(0, "test"))
     seen = out["label"] != CONFIG.pad_label
     np.testing.assert_array_equal(out["twin"][seen], out["label"][seen] + 100)
     assert set(out) == {"image", "label", "twin"}
-    assert set(PIPELINES["weak"](image, {}, CONFIG, generator(0, "test"))) == {"image"}
+    assert set(CONFIG(image, {}, generator(0, "test"))) == {"image"}
 
 
 def test_types_shapes_and_layout(sample):
-    out = PIPELINES["weak"](sample[0], {"label": sample[1]}, CONFIG, generator(1, "test"))
+    out = CONFIG(sample[0], {"label": sample[1]}, generator(1, "test"))
     assert (out["image"].dtype, out["image"].shape) == (np.float32, (3, 32, 32))
     assert (out["label"].dtype, out["label"].shape) == (np.uint8, (32, 32))
     assert all(array.flags.c_contiguous for array in out.values())
@@ -155,20 +154,20 @@ def test_types_shapes_and_layout(sample):
 
 def test_draws_are_uniform_and_inside():
     rng, config = np.random.default_rng(0), dataclasses.replace(CONFIG, resize_range=(1.0, 1.0))
-    draws = [draw_weak(34, 20, config, rng) for _ in range(600)]
+    draws = [config.draw(34, 20, rng) for _ in range(600)]
     assert {draw.top for draw in draws} == {0, 1, 2} and {draw.left for draw in draws} == {0}
     assert 0.4 < np.mean([draw.flip for draw in draws]) < 0.6
-    scales = [draw_weak(34, 20, CONFIG, rng).scale for _ in range(600)]
+    scales = [CONFIG.draw(34, 20, rng).scale for _ in range(600)]
     assert 0.4 < np.mean(np.array(scales) < 1) < 0.6 and min(scales) >= 0.5 and max(scales) < 2
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_flip_probability(flip):
     rng, config = np.random.default_rng(0), dataclasses.replace(CONFIG, flip=flip)
-    assert {draw_weak(40, 40, config, rng).flip for _ in range(50)} == {bool(flip)}
+    assert {config.draw(40, 40, rng).flip for _ in range(50)} == {bool(flip)}
 
 
 def test_a_pixel_is_the_least_that_remains():
     image = np.zeros((1, 3, 3), np.uint8)
-    out = apply_weak(image, {"label": image[..., 0]}, WeakDraws(scale=0.1, flip=True, top=0, left=0), CONFIG)
+    out = CONFIG.apply(image, {"label": image[..., 0]}, WeakDraws(scale=0.1, flip=True, top=0, left=0))
     assert (out["label"] == 0).sum() == 1

@@ -51,7 +51,7 @@ def lists(labelled: int, unlabelled: int) -> Split:
 def test_length_of_training_is_the_table_s(name):
     config = compose(name)
     samples, each, epochs, total = EPOCHS[name]
-    plan = Plan(lists(11, 10_582), config.method.streams(), config)
+    plan = Plan(lists(11, 10_582), config.streams(), config)
     assert config.loader.samples == samples and config.trainer.epochs == epochs
     assert plan.iterations_per_epoch == each and each * epochs == total
 
@@ -93,7 +93,7 @@ def test_settings_of_cps():
     city = compose("cityscapes/372/cps_cutmix_r101")
     assert (city.optimizer.weight_decay, city.method.unsup_weight, city.network.encoder) == (8e-4, 5.0, "resnet101")
     assert not city.criterion.class_weights and city.criterion.min_kept_per_image == 50_000
-    assert [len(config.method.streams()) for config in (plain, mixed)] == [2, 3]
+    assert [len(config.streams()) for config in (plain, mixed)] == [2, 3]
 
 
 def test_the_unlabelled_list_of_few_supervision_is_cut_only_on_request():
@@ -102,7 +102,7 @@ def test_the_unlabelled_list_of_few_supervision_is_cut_only_on_request():
     used = {}
     for switch in ("false", "true"):
         config = compose("voc/183/cpcl", [*short, f"loader.truncate_unlabelled={switch}"])
-        plan = Plan(split, config.method.streams(), config)
+        plan = Plan(split, config.streams(), config)
         tasks = [task for epoch in range(12) for step in plan.tasks(epoch) for task in step]
         used[switch] = {task.image_id for task in tasks if task.stream == "unlabelled"}
     assert used["true"] == set(split.unlabelled[:24]) and used["false"] == set(split.unlabelled)
@@ -110,7 +110,7 @@ def test_the_unlabelled_list_of_few_supervision_is_cut_only_on_request():
 
 def test_the_streams_draw_independently():
     config = compose("voc/1323/cpcl", ["loader.samples=24", "loader.batch_labelled=4", "loader.batch_unlabelled=4"])
-    plan = Plan(lists(7, 24), config.method.streams(), config)
+    plan = Plan(lists(7, 24), config.streams(), config)
     orders = {}
     for tasks in plan.tasks(0):
         for task in tasks:
@@ -168,7 +168,7 @@ def test_bad_settings_are_one_line(name, overrides, message):
 def test_an_epoch_shorter_than_a_batch_is_refused():
     config = compose("voc/1323/cpcl", ["loader.samples=7"])
     with pytest.raises(UserError, match="loader.samples = 7"):
-        Plan(lists(3, 20), config.method.streams(), config)
+        Plan(lists(3, 20), config.streams(), config)
 
 
 def test_a_base_that_is_not_there_is_named(tmp_path):

@@ -51,7 +51,7 @@ def lists_of(name: str, dataset: str, split_id: str) -> Split:
 def test_iterations_of_an_epoch(name, number):
     config = compose(name)
     lists = lists_of(name, config.dataset.name, config.split.id)
-    assert Plan(lists, config.method.streams(), config).iterations_per_epoch == number
+    assert Plan(lists, config.streams(), config).iterations_per_epoch == number
     assert config.trainer.epochs == {"voc": 80, "cityscapes": 200}[config.dataset.name]
 
 

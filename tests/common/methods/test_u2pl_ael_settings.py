@@ -10,6 +10,7 @@ import pytest
 from common.experiment import compose
 from common.loading.on_demand import ImagesOnDemand
 from common.methods.interface import Clock
+from common.methods.u2pl.augment import WeakCropAndPaste
 from common.methods.u2pl.u2pl import PRESETS
 from common.methods.u2pl.u2pl_ael import (
     ClassBanks,
@@ -56,9 +57,12 @@ def test_presets_fill_every_auto_and_single_switches_win(preset):
 
 
 def test_streams_load_one_of_two_unlabelled_images_and_sometimes_one_to_paste():
-    labelled, paste, unlabelled = U2PLAELSettings().streams()
+    augment = WeakCropAndPaste(crop=32, paste_resize_range=(0.2, 1.0))
+    labelled, paste, unlabelled = U2PLAELSettings().streams(augment)
     assert (labelled.one_of, paste.one_of, unlabelled.one_of) == (1, 1, 2)
-    assert (paste.pipeline, paste.order, paste.probability, paste.source) == ("paste", "uniform", 0.5, "labelled")
+    assert (paste.order, paste.probability, paste.source) == ("uniform", 0.5, "labelled")
+    assert labelled.pipeline == unlabelled.pipeline == augment
+    assert paste.pipeline.resize_range == (0.2, 1.0) and augment.resize_range == (0.5, 2.0)
 
 
 def test_classes_that_cannot_be_pasted_are_warned_about():

@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from common.config.schema import NetworkConfig
 from common.errors import UserError
 from common.experiment import compose, known_experiments
 from common.methods.interface import Clock
+from common.methods.uccl.augment import Views, WeakToStrong
 from common.methods.uccl.fixmatch import FixMatchSettings
 from common.methods.uccl.uccl import CKRSettings, SBUSettings, UCCLSettings
 from common.methods.uccl.unimatch import UniMatchSettings
@@ -104,18 +104,20 @@ def test_further_lists_of_unimatch_are_known():
 
 
 @pytest.mark.parametrize(
-    ("settings", "pipeline"),
+    ("settings", "views", "partner"),
     [
-        (UCCLSettings(), "two_strong_and_partner"),
-        (UCCLSettings(preset="clean"), "two_strong"),
-        (UniMatchSettings(), "two_strong_and_partner"),
-        (FixMatchSettings(), "one_strong_and_partner"),
-        (FixMatchSettings(preset="clean"), "one_strong"),
+        (UCCLSettings(), 2, True),
+        (UCCLSettings(preset="clean"), 2, False),
+        (UniMatchSettings(), 2, True),
+        (FixMatchSettings(), 1, True),
+        (FixMatchSettings(preset="clean"), 1, False),
     ],
 )
-def test_streams(settings, pipeline):
-    labelled, unlabelled = settings.streams()
-    assert (labelled.pipeline, labelled.follows, unlabelled.pipeline) == ("weak_8bit", "unlabelled", pipeline)
+def test_streams(settings, views, partner):
+    augment = WeakToStrong(crop=33)
+    labelled, unlabelled = settings.streams(augment)
+    assert (labelled.pipeline, labelled.follows) == (augment, "unlabelled")
+    assert unlabelled.pipeline == Views(augment=augment, count=views, partner=partner)
 
 
 def test_a_threshold_without_uncertain_pixels_is_warned_about():
@@ -125,10 +127,12 @@ def test_a_threshold_without_uncertain_pixels_is_warned_about():
 
 
 def test_surplus_heads_are_refused():
-    with pytest.raises(ValueError, match="network.representation=0, network.auxiliary=false"):
-        UCCLSettings().check(NetworkConfig(encoder="resnet50", representation=256, auxiliary=True))
-    with pytest.raises(UserError, match="network.subclasses=0"):
-        compose("voc/366/unimatch", ["network.subclasses=40"])
+    for head in ("representation=256", "auxiliary=true", "subclasses=40", "prototypes=4"):
+        with pytest.raises(
+            UserError, match=f"unknown key 'network.{head.partition('=')[0]}' where method.name is unimatch"
+        ):
+            compose("voc/366/unimatch", [f"network.{head}"])
+    assert not compose("voc/366/unimatch", ["network.preset=u2pl", "network.auxiliary=false"]).network.representation
 
 
 def test_feature_masks_repeat_and_differ_between_steps():

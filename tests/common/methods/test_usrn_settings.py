@@ -7,21 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from common.config.schema import AugmentConfig
 from common.datasets.file_dataset import open_dataset
 from common.errors import UserError
 from common.experiment import compose
-from common.images.geometry import reflect_pad
+from common.images.geometry import reflect_pad, size_of_long_side
 from common.loading.plan import Plan
 from common.methods.interface import Clock, Stream
-from common.methods.usrn.augment import (
-    apply_strong,
-    draw_geometry,
-    draw_strong,
-    labelled,
-    resized,
-    unlabelled,
-)
+from common.methods.usrn.augment import LabelledAndUnlabelledCrop, apply_strong, draw_strong
 from common.methods.usrn.subclasses import check_counts, counts_by_share, offsets, parent_table
 from common.methods.usrn.usrn import USRNBaselineSettings, USRNSettings
 from common.networks.dropout import draw_masks
@@ -76,7 +68,7 @@ def test_length_of_an_epoch():
 
 def plan(*overrides: str) -> Plan:
     config = compose("shapes/12/usrn", ["trainer.iterations_per_epoch=null", "loader.batch_labelled=4", *overrides])
-    return Plan(resolve(open_dataset(config.dataset), config.split), config.method.streams(), config)
+    return Plan(resolve(open_dataset(config.dataset), config.split), config.streams(), config)
 
 
 def labelled_tasks(plan: Plan) -> list[tuple]:
@@ -112,22 +104,22 @@ def test_authors_counter_saw_tooths():
 
 
 def test_geometry_of_the_crops():
-    assert resized(100, 50, 40) == (40, 20) and resized(50, 100, 41) == (21, 41)
-    config = AugmentConfig(crop=40, base_size=56)
-    rng = np.random.default_rng(0)
-    sides = {low: [draw_geometry((50, 64), low, config, rng).long_side for _ in range(400)] for low in (True, False)}
-    assert (min(sides[False]), max(sides[False])) == (28, 112) and (min(sides[True]), max(sides[True])) == (44, 112)
+    assert size_of_long_side(100, 50, 40) == (40, 20) and size_of_long_side(50, 100, 41) == (21, 41)
+    labelled, rng = LabelledAndUnlabelledCrop(crop=40, base_size=56), np.random.default_rng(0)
+    for crop, sides in ((labelled, (28, 112)), (labelled.unlabelled, (44, 112))):
+        drawn = [crop.draw(50, 64, rng).long_side for _ in range(400)]
+        assert (min(drawn), max(drawn)) == sides
 
 
 def test_views_share_their_geometry_and_labels_follow():
     image = np.random.default_rng(0).integers(0, 256, (50, 64, 3), dtype=np.uint8)
     label = (image[..., 0] // 43).astype(np.uint8)
-    config = AugmentConfig(crop=40, base_size=56, labelled_jitter=True)
-    sample = unlabelled(image, {}, config, np.random.default_rng(1))
+    labelled = LabelledAndUnlabelledCrop(crop=40, base_size=56, labelled_jitter=True)
+    sample = labelled.unlabelled(image, {}, np.random.default_rng(1))
     assert sample["weak"].shape == sample["strong"].shape == (3, 40, 40) and set(sample) == {"weak", "strong"}
-    both = labelled(image, {"label": label, "subclass": label}, config, np.random.default_rng(2))
+    both = labelled(image, {"label": label, "subclass": label}, np.random.default_rng(2))
     np.testing.assert_array_equal(both["label"], both["subclass"])
-    plain = labelled(image, {}, dataclasses.replace(config, labelled_jitter=False), np.random.default_rng(2))
+    plain = dataclasses.replace(labelled, labelled_jitter=False)(image, {}, np.random.default_rng(2))
     assert not np.array_equal(plain["image"], both["image"])
 
 
@@ -169,6 +161,6 @@ def test_images_too_small_for_reflection_are_refused():
 
 def test_further_labels_come_from_the_streams_folder():
     config = compose("shapes/12/usrn", ["method.subclass_labels=somewhere"])
-    first, second = config.method.streams()
+    first, second = config.streams()
     assert first.folders == {"subclass": "somewhere"} and first.labels == ("label", "subclass")
-    assert second == Stream(name="unlabelled", source="unlabelled", pipeline="usrn_unlabelled")
+    assert second == Stream(name="unlabelled", source="unlabelled", pipeline=config.augment.unlabelled)

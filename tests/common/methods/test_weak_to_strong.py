@@ -5,18 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.config.schema import AugmentConfig
 from common.datasets.file_dataset import open_dataset
 from common.experiment import compose
 from common.loading.loader import Loader
 from common.loading.plan import Plan
-from common.methods.pipelines import PIPELINES
 from common.methods.uccl import augment as weak_to_strong
-from common.methods.uccl.augment import draw_area_box
+from common.methods.uccl.augment import WeakToStrong, draw_area_box
 from common.splits.resolve import resolve
 from common.splits.split import Split
 
-CONFIG = AugmentConfig(crop=33)
+CONFIG = WeakToStrong(crop=33)
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -28,9 +26,9 @@ def test_every_size_gives_whole_samples(height, width):
     """Also images far smaller than the crop, and one of a single row."""
     label = np.full((height, width), 3, np.uint8)
     for seed in range(5):
-        sample = PIPELINES["weak_8bit"](picture(height, width), {"label": label}, CONFIG, np.random.default_rng(seed))
+        sample = CONFIG(picture(height, width), {"label": label}, np.random.default_rng(seed))
         assert sample["image"].shape == (3, 33, 33) and set(np.unique(sample["label"])) <= {3, 255}
-        views = PIPELINES["two_strong_and_partner"](picture(height, width), {}, CONFIG, np.random.default_rng(seed))
+        views = CONFIG.views(2, partner=True)(picture(height, width), {}, np.random.default_rng(seed))
         padding = views["ignore"] == 255
         black = (0 - np.float32(CONFIG.mean)) / np.float32(CONFIG.std)
         assert np.array_equal(views["weak"][:, padding], np.repeat(black[:, None], padding.sum(), 1))
@@ -40,26 +38,23 @@ def test_every_size_gives_whole_samples(height, width):
 def test_padding_is_where_the_label_is_padded():
     image, label = picture(20, 20), np.zeros((20, 20), np.uint8)
     draws = weak_to_strong.BaseDraws(long_side=20, left=0, top=0, flip=True)
-    _, padded = weak_to_strong.apply_base(image, label, draws, CONFIG)
-    _, ignore = weak_to_strong.apply_base(image, None, draws, CONFIG)
+    _, padded = CONFIG.apply(image, label, draws)
+    _, ignore = CONFIG.apply(image, None, draws)
     assert np.array_equal(padded, ignore) and (ignore == 0).sum() == 400 and ignore[0, -1] == 0 and ignore[0, 0] == 255
 
 
 def test_a_partner_is_another_augmentation_of_the_same_image():
-    sample = PIPELINES["one_strong_and_partner"](picture(60, 80), {}, CONFIG, np.random.default_rng(1))
+    sample = CONFIG.views(1, partner=True)(picture(60, 80), {}, np.random.default_rng(1))
     names = {"weak", "strong1", "ignore"}
     assert set(sample) == names | {"box1"} | {f"mix_{name}" for name in names}
     assert not np.array_equal(sample["weak"], sample["mix_weak"])
-    alone = PIPELINES["one_strong"](picture(60, 80), {}, CONFIG, np.random.default_rng(1))
+    alone = CONFIG.views(1, partner=False)(picture(60, 80), {}, np.random.default_rng(1))
     assert set(alone) == names | {"box1"} and np.array_equal(alone["strong1"], sample["strong1"])
 
 
 def test_hue_and_grey_can_be_left_out_and_nothing_else_changes():
-    kept = AugmentConfig(crop=33, strong_hue=0.0, strong_grey=0.0)
-    pairs = [
-        [weak_to_strong.draw_strong(config, np.random.default_rng(seed)) for config in (CONFIG, kept)]
-        for seed in range(200)
-    ]
+    kept = WeakToStrong(crop=33, strong_hue=0.0, strong_grey=0.0)
+    pairs = [[config.draw_strong(np.random.default_rng(seed)) for config in (CONFIG, kept)] for seed in range(200)]
     assert any(full.grey for full, _ in pairs) and not any(draws.grey for _, draws in pairs)
     for full, draws in pairs:
         assert (draws.blur, draws.box) == (full.blur, full.box) and (draws.jitter is None) == (full.jitter is None)
@@ -92,7 +87,7 @@ def order(labelled: int, unlabelled: int, epoch: int = 0) -> list[tuple[list[str
     )
     settings = ["loader.batch_labelled=2", "loader.batch_unlabelled=2", "trainer.iterations_per_epoch=null"]
     config = compose("shapes/12/uccl", settings)
-    plan = Plan(split, config.method.streams(), config)
+    plan = Plan(split, config.streams(), config)
     return [
         tuple([t.image_id for t in tasks if t.stream == s] for s in ("labelled", "unlabelled"))
         for tasks in plan.tasks(epoch)
@@ -114,7 +109,7 @@ def test_a_longer_labelled_list_is_shuffled_by_itself():
 def test_batches_of_the_loader_hold_all_views():
     config = compose("shapes/12/uccl", ["loader.workers=0", "augment.crop=33"])
     dataset = open_dataset(config.dataset)
-    with Loader(dataset, resolve(dataset, config.split), config.method.streams(), config) as loader:
+    with Loader(dataset, resolve(dataset, config.split), config.streams(), config) as loader:
         batch = next(iter(loader.epoch(0)))
     assert batch["unlabelled"]["mix_strong2"].shape == (8, 3, 33, 33) and batch["unlabelled"]["box2"].shape == (
         8,

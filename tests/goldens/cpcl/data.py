@@ -7,12 +7,12 @@ import math
 
 import numpy as np
 
-from common.config.schema import AugmentConfig, OptimizerConfig
+from common.config.schema import OptimizerConfig
 from common.evaluation.evaluate import predict
 from common.evaluation.metrics import ConfusionMatrix
 from common.experiment import compose
 from common.loading.sampling import repeated_files
-from common.methods.cpcl.augment import CropDraws, apply_flip_scale_crop
+from common.methods.cpcl.augment import CropDraws, FlipScaleCrop
 from common.methods.cpcl.collaborative import area_sides, placed_boxes, toggled_mask
 from common.methods.interface import Clock
 from common.prediction.protocols import Slide
@@ -26,7 +26,7 @@ def augment(golden: Golden, framework: None) -> list[Check]:
     top, left = golden["crop_pos"].tolist()
     draws = CropDraws(flip=bool(golden["flip"]), scale=golden.number("scale"), top=top, left=left)
     labels, size = {"label": golden["label"]}, tuple(golden["crop_size"].tolist())
-    sample = apply_flip_scale_crop(golden["image_rgb"], labels, draws, AugmentConfig(), size)
+    sample = FlipScaleCrop().apply(golden["image_rgb"], labels, draws, size)
     return [
         close("out_image", sample["image"], golden["out_image"]),
         exact("out_label", sample["label"], golden["out_label"]),

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from common.config.schema import AugmentConfig, OptimizerConfig
+from common.config.schema import OptimizerConfig
 from common.evaluation.evaluate import predict
 from common.evaluation.metrics import ConfusionMatrix
 from common.experiment import compose
@@ -14,7 +14,7 @@ from common.images.geometry import center_crop, pad_to
 from common.images.mixing import box_mask, class_mask, half_area_box
 from common.images.resize import resize_bilinear
 from common.methods.interface import Clock
-from common.methods.weak_crop import apply_weak, draw_weak
+from common.methods.weak_crop import WeakCrop
 from common.prediction.protocols import EvaluationProtocol, Slide, Whole
 from common.prediction.sliding import windows
 from tests.goldens.frameworks import Framework
@@ -94,13 +94,13 @@ def mixed(
 def transform(golden: Golden, framework: None) -> list[Check]:
     """The weak augmentation with the recorded draws; without draws the validation's centre crop."""
     crop, image, label = golden.number("crop"), golden["image"], golden["label"]
-    config = AugmentConfig(crop=crop, resize_range=tuple(golden["scale"].tolist()), pad_label=PAD_LABEL)
+    augment = WeakCrop(crop=crop, resize_range=tuple(golden["scale"].tolist()), pad_label=PAD_LABEL)
     if golden["draws_random"].size:
         rng = RecordedNumbers(golden["draws_random"], golden["draws_crop_h_w"])
-        sample = apply_weak(image, {"label": label}, draw_weak(*label.shape, config, rng), config)
+        sample = augment(image, {"label": label}, rng)
         image_out, label_out = sample["image"], sample["label"]
     else:
-        image_out, label_out = center_crop(image, label, crop, config, PAD_LABEL)
+        image_out, label_out = center_crop(image, label, crop, augment, PAD_LABEL)
     return [close("image_out", image_out, golden["image_out"]), exact("label_out", label_out, golden["label_out"])]
 
 
@@ -180,7 +180,7 @@ def window_average(predictor, image: np.ndarray, size: int, stride: int) -> np.n
 
 def class_ids(quantity: str, predictor, golden: Golden, evaluation: EvaluationProtocol, logits: np.ndarray) -> Check:
     """Count pixels whose class differs although the golden's two best logits are further apart than the gate."""
-    augment = AugmentConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    augment = WeakCrop(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     config = dataclasses.replace(compose("shapes/12/u2pl"), evaluation=evaluation, augment=augment)
     prediction = predict(predictor, golden["image"][0].transpose(1, 2, 0), config)
     second, best = np.sort(logits, axis=0)[-2:]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
-from common.config.schema import AugmentConfig, OptimizerConfig
+from common.config.schema import Normalisation, OptimizerConfig
 from common.evaluation.evaluate import predict
 from common.evaluation.metrics import ConfusionMatrix
 from common.experiment import compose
@@ -18,6 +18,7 @@ from common.images import colour, geometry
 from common.methods.interface import Clock
 from common.methods.uccl import augment as weak_to_strong
 from common.methods.uccl.augment import draw_area_box
+from common.methods.weak_crop import WeakCrop
 from common.prediction.protocols import Slide, Whole
 from common.prediction.sliding import windows
 from tests.goldens.frameworks import Framework
@@ -68,14 +69,14 @@ class RecordedDraws:
 
 def sample(golden: Golden, framework: None) -> list[Check]:
     """A whole sample from its recorded draws: the 8-bit pixels are equal, the normalised ones up to rounding."""
-    config = AugmentConfig(crop=golden.number("crop_size"))
+    augment = weak_to_strong.WeakToStrong(crop=golden.number("crop_size"))
     draws = (value for _, value in json.loads(golden["draws_json"].item()))
     rng = RecordedDraws(value[0] if isinstance(value, list) and len(value) == 1 else value for value in draws)
     if "out_mask" in golden:
-        found = weak_to_strong.labelled(golden["image"], {"label": golden["mask"]}, config, rng)
+        found = augment(golden["image"], {"label": golden["mask"]}, rng)
         found = {"image": found["image"], "mask": found["label"]}
     else:
-        found = weak_to_strong.unlabelled(golden["image"], {}, config, rng, views=2, partner=False)
+        found = augment.views(2, partner=False)(golden["image"], {}, rng)
     checks = [exact("draws left over or outside of their range", rng.unused(), 0)]
     for name, ours in found.items():
         theirs = golden[f"out_{name}"]
@@ -88,7 +89,7 @@ def sample(golden: Golden, framework: None) -> list[Check]:
 
 def pixels(planes: np.ndarray) -> np.ndarray:
     """Return the 8-bit values of a normalised image."""
-    config = AugmentConfig()
+    config = Normalisation()
     return np.rint(planes.transpose(1, 2, 0) * np.float64(config.std) + np.float64(config.mean)).astype(int)
 
 
@@ -186,7 +187,7 @@ def evaluate(golden: Golden, framework: Framework) -> list[Check]:
     predictor = framework.predictor(stubs(framework).TwoConvolutions(parameters))
     slide = {"protocol": "slide", "size": size, "stride": stride, **authors_windows()}
     modes = {"original": Whole(), "sliding_window": Slide(**slide)}
-    plain = AugmentConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    plain = WeakCrop(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     config = dataclasses.replace(compose("shapes/12/suponly"), augment=plain)
     images, masks, checks = golden["images"].transpose(0, 2, 3, 1), golden["masks"], []
     for mode, evaluation in modes.items():

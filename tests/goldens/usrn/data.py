@@ -7,14 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 
 from common.config.layers import dataset_config
-from common.config.schema import AugmentConfig, Normalisation
+from common.config.schema import Normalisation
 from common.evaluation.evaluate import predict
 from common.evaluation.metrics import ConfusionMatrix
 from common.images.geometry import reflect_pad
+from common.images.normalise import planes
 from common.make_subclasses.balanced_kmeans import balanced_assignment, balanced_kmeans, fill_costs
 from common.make_subclasses.cluster import gather_points, nearest_opencv, quantise, subclass_maps
 from common.make_subclasses.features import PAD_MULTIPLE, feature_size
-from common.methods.usrn.augment import apply_geometry, blur, draw_geometry, planes
+from common.methods.usrn.augment import LabelledAndUnlabelledCrop, LongSideCrop, blur
 from common.methods.usrn.subclasses import file_stem
 from common.prediction.protocols import Whole
 from tests.goldens.frameworks import Framework
@@ -40,7 +41,7 @@ def augment_labelled(golden: Golden, framework: None) -> list[Check]:
     labels = {"label": golden["in_label"], "label_sub": golden["in_label_sub"]}
     labels = {name: label.astype(np.uint8) for name, label in labels.items()}
     for repeat in repeats(golden, "in_draws"):
-        sample = crop(golden, f"in_draws_{repeat}", labels, False, config)
+        sample = crop(golden, f"in_draws_{repeat}", labels, config)
         checks.append(close(f"out_image_{repeat}", planes(sample["image"], config), golden[f"out_image_{repeat}"]))
         for name in labels:
             checks.append(exact(f"out_{name}_{repeat}", sample[name], golden[f"out_{name}_{repeat}"]))
@@ -52,7 +53,7 @@ def augment_unlabelled(golden: Golden, framework: None) -> list[Check]:
     config, checks = augment_config(golden), []
     label = {"label": golden["in_label"].astype(np.uint8)}
     for repeat in repeats(golden, "in_draws"):
-        sample = crop(golden, f"in_draws_{repeat}", label, True, config)
+        sample = crop(golden, f"in_draws_{repeat}", label, config.unlabelled)
         checks += [
             close(f"out_weak_{repeat}", planes(sample["image"], config), golden[f"out_weak_{repeat}"]),
             exact(f"out_strong_input_{repeat}", sample["image"], golden[f"out_strong_input_{repeat}"]),
@@ -62,18 +63,18 @@ def augment_unlabelled(golden: Golden, framework: None) -> list[Check]:
     return checks
 
 
-def augment_config(golden: Golden) -> AugmentConfig:
+def augment_config(golden: Golden) -> LabelledAndUnlabelledCrop:
     """Our configuration with the file's sizes and, where it has them, its mean and deviation (in 0..1 there)."""
     colours = {name: tuple((golden[f"hp_{name}"] * 255).tolist()) for name in ("mean", "std") if f"hp_{name}" in golden}
-    return AugmentConfig(crop=golden.number("hp_crop"), base_size=golden.number("hp_base_size"), **colours)
+    return LabelledAndUnlabelledCrop(crop=golden.number("hp_crop"), base_size=golden.number("hp_base_size"), **colours)
 
 
-def crop(golden: Golden, draws: str, labels: dict, unlabelled: bool, config: AugmentConfig) -> dict:
+def crop(golden: Golden, draws: str, labels: dict, augment: LongSideCrop) -> dict:
     """Return our crop for recorded draws: three integers and the number that decides the flip."""
     recorded, image = golden[draws], golden["in_image"]
     rng = RecordedNumbers(uniform=recorded[3:], integers=recorded[:3])
-    geometry = draw_geometry(image.shape[:2], unlabelled, config, rng)
-    return apply_geometry(image, labels, geometry, config.crop, config.mean) | {"flip": geometry.flip}
+    geometry = augment.draw(*image.shape[:2], rng)
+    return augment.apply(image, labels, geometry) | {"flip": geometry.flip}
 
 
 def blurred(golden: Golden, framework: None) -> list[Check]:

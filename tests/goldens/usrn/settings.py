@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from common.config.schema import OptimizerConfig
+from common.config.schema import CountedSteps
 from common.experiment import compose
 from common.methods.interface import Clock
 from common.methods.usrn.subclasses import parent_table
@@ -57,9 +57,9 @@ def poly_lr(golden: Golden, framework: Framework) -> list[Check]:
             golden.number(f"hp_{name}_{case}") for name in ("epochs", "loop_length", "iters_per_epoch", "base_lr")
         )
         numbers = {"lr": base / 10, "head_lr_times": 10.0}
-        rules = {"authors": OptimizerConfig(**numbers, lr_counter="authors", counted_steps=counted)}
+        rules = {"authors": CountedSteps(**numbers, lr_counter="authors", counted_steps=counted)}
         if loop == counted:
-            rules["true_steps"] = OptimizerConfig(**numbers)
+            rules["true_steps"] = CountedSteps(**numbers)
         for rule, config in rules.items():
             optimizer, rates = framework.module("optimizer").Optimizer(network, config), []
             for iteration in range(epochs * loop + 1):

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from common.config.schema import OptimizerConfig
+from common.config.schema import CountedSteps
 from common.make_subclasses import balanced_kmeans
 from common.methods.usrn import augment as augment_usrn
 from common.prediction import protocols
@@ -139,7 +139,7 @@ def test_labels_all_ignored_would_be_nan(framework: Framework, monkeypatch) -> N
 def counter_starts_with_the_epoch(monkeypatch) -> None:
     """The learning rate's counter starts anew with every epoch."""
 
-    def rate(config: OptimizerConfig, clock) -> float:
+    def rate(config: CountedSteps, clock) -> float:
         counted = config.counted_steps or clock.iterations_per_epoch
         return poly(config.lr, clock.epoch * counted + clock.step, clock.epochs * counted, config.poly_power)
 
@@ -148,10 +148,7 @@ def counter_starts_with_the_epoch(monkeypatch) -> None:
 
 def top_before_left(monkeypatch) -> None:
     """Unlabelled crops draw their row first."""
-    original = augment_usrn.draw_geometry
-    monkeypatch.setattr(
-        usrn_data, "draw_geometry", lambda size, unlabelled, config, rng: original(size, False, config, rng)
-    )
+    monkeypatch.setattr(augment_usrn.UnlabelledCrop, "draw", augment_usrn.LongSideCrop.draw)
 
 
 def rounded_quantisation(monkeypatch) -> None:
