@@ -12,7 +12,7 @@ import numpy as np
 
 from common.config.schema import ExperimentConfig, NetworkConfig
 from common.methods import SETTINGS
-from common.methods.interface import Clock
+from common.methods.interface import Clock, MethodSettings
 from tests.builders import experiment
 from tests.goldens.frameworks import Framework
 from tests.goldens.golden import Check, Golden, close, exact
@@ -66,6 +66,11 @@ def method_of(golden: Golden) -> str:
     return re.search("step_([a-z]+)", golden.name)[1]
 
 
+def settings(name: str, **values) -> MethodSettings:
+    """Return the settings of a method."""
+    return SETTINGS[name](**values)
+
+
 def experiment_of(golden: Golden, network: NetworkConfig) -> ExperimentConfig:
     """Return our settings for the authors' configuration; no weight decay, so that momenta are gradients."""
     authors = json.loads(golden["cfg_json"].item())
@@ -74,7 +79,7 @@ def experiment_of(golden: Golden, network: NetworkConfig) -> ExperimentConfig:
         criterion = {"type": "ohem"} | {key: authors["criterion"]["kwargs"][key] for key in ("thresh", "min_kept")}
     return experiment(
         authors["nclass"],
-        SETTINGS[name](conf_thresh=authors["conf_thresh"]),
+        settings(name, conf_thresh=authors["conf_thresh"]),
         network=network,
         loader={"batch_labelled": authors["batch_size"], "batch_unlabelled": authors["batch_size"]},
         optimizer={"lr": authors["lr"], "head_lr_times": authors["lr_multi"], "poly_lag": 1, "weight_decay": 0.0},
