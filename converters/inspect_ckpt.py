@@ -13,7 +13,7 @@ from common.checkpoints.branches import has_branches
 from common.checkpoints.checkpoint import (
     SINGLE,
     Checkpoint,
-    file_format,
+    content_format,
     is_own,
     read,
     read_payload,
@@ -35,7 +35,7 @@ def inspect(path: Path, dialect: str | None = None, unsafe: bool = False) -> str
     """
     payload = read_payload(path, unsafe)
     size = f"{path.stat().st_size / 1e6:.1f} MB ({path.stat().st_size} bytes)"
-    rows = [("file", str(path)), ("format", file_format(path)), ("size", size), ("sha256", sha256(path))]
+    rows = [("file", str(path)), ("format", content_format(path)), ("size", size), ("sha256", sha256(path))]
     if dialect is None and not is_own(payload) and recognised(payload) is None:
         rows += [("layout", f"none of the known ones ({', '.join(DIALECTS)})")]
         parts = dict(_arrays(payload))

@@ -24,10 +24,11 @@ import numpy as np
 
 from common.checkpoints.branches import CLASS_BRANCH, SUBCLASS_BRANCH, branch, has_branches
 from common.checkpoints.ckpt_file import read_ckpt, write_ckpt
-from common.checkpoints.dialects import Dialect, mindspore_norms, torch_norms
+from common.checkpoints.dialects import INSIDE, Dialect, mindspore_norms, torch_norms
 from common.checkpoints.layouts import DIALECTS
 from common.checkpoints.meta import FORMAT_VERSION, CheckpointMeta, Origin
-from common.checkpoints.pth_file import read_pth
+from common.checkpoints.pth_file import HEAD, is_pth, read_pth
+from common.checkpoints.wrappers import unwrapped
 from common.config.schema import NetworkConfig
 from common.config.strict import build
 from common.errors import UserError
@@ -36,6 +37,8 @@ from common.networks.tensors import Tensors, check_dtypes, widen_bfloat16
 
 SUFFIXES = {".pth": ".pth", ".pt": ".pth", ".pth.tar": ".pth", ".ckpt": ".ckpt", ".safetensors": ".safetensors"}
 """The format by the end of a file name."""
+CKPT_MARK = b"\x0a"
+"""How a MindSpore file begins: the first field of its message, of variable length."""
 META_TAG = "__meta__"
 SINGLE = "model"
 DEPLOY_ORDER = ("teacher", "student", "branch1", SINGLE)
@@ -102,7 +105,7 @@ class Checkpoint:
 def read(
     path: str | os.PathLike, dialect: str | None = None, role: str | None = None, unsafe: bool = False
 ) -> Checkpoint:
-    """Read a checkpoint of any known layout and format (chosen by the suffix) into neutral names.
+    """Read a checkpoint of any known layout and format into neutral names; its content tells both, not its name.
 
     ``dialect`` None: recognised by content. ``role`` picks one network and makes the result deployable. ``unsafe``: see
     ``common/checkpoints/pth_file.py``. Raises :class:`UserError` for whatever cannot be read whole.
@@ -120,10 +123,15 @@ def read(
 
 def read_payload(path: Path, unsafe: bool = False) -> dict[str, Any]:
     """Return what a checkpoint file holds as it is, nested dicts of arrays and plain values; see :func:`read`."""
-    suffix = file_format(path)
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; check the path")
-    payload = _READERS[suffix](path, unsafe)
+    try:
+        payload = _READERS[content_format(path)](path, unsafe)
+    except MemoryError:
+        raise UserError(
+            f"{path} needs more memory than there is, {path.stat().st_size / 2**20:.0f} MiB at least; close other programs "
+            "(a damaged file can ask for any amount)"
+        ) from None
     if not isinstance(payload, dict):
         raise UserError(f"{path} holds a {type(payload).__name__}, not a checkpoint; save its state dict")
     return payload
@@ -180,6 +188,17 @@ def file_format(path: str | os.PathLike) -> str:
     raise UserError(f"{path}: unknown suffix; a checkpoint is a {', '.join(SUFFIXES)} file")
 
 
+def content_format(path: Path) -> str:
+    """Return the format of a file that is there by its first bytes; where they tell nothing, by its name."""
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+    if is_pth(head):
+        return ".pth"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
+        return ".safetensors"
+    return ".ckpt" if head.startswith(CKPT_MARK) else file_format(path)
+
+
 def _read_ckpt(path: Path, unsafe: bool) -> dict[str, Any]:
     content = read_ckpt(path)
     raw = content.pop(META_TAG, None)
@@ -212,7 +231,8 @@ def _read_safetensors(path: Path, unsafe: bool) -> dict[str, Any]:
         for name, part in deserialize(path.read_bytes()) if wide else ():
             if name in wide:
                 content[name] = widen_bfloat16(part["data"]).reshape(part["shape"])
-    except SafetensorError as error:
+    # Beside its own error the library passes on what NumPy thinks of types and sizes.
+    except (SafetensorError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is not a readable safetensors file ({error}); fetch or save it again") from None
     return content if header is None else _own_header(header, path) | {SINGLE: content}
 
@@ -245,7 +265,7 @@ def _from_own(payload: dict[str, Any], path: Path) -> Checkpoint:
     state = payload.get("state", {})
     if not isinstance(networks, dict) or not networks or not _all_arrays(*networks.values(), state):
         raise UserError(f"{path} lacks networks or holds something else than arrays; fetch or save it again")
-    renamed = {role: torch_norms(tensors) for role, tensors in networks.items()}
+    renamed = {role: torch_norms(unwrapped(tensors)) for role, tensors in networks.items()}
     return Checkpoint(meta=CheckpointMeta.from_plain(payload["meta"], str(path)), networks=renamed, state=state)
 
 
@@ -269,7 +289,7 @@ def _chosen(dialect: str | None, payload: dict[str, Any], path: Path) -> Dialect
 
 
 def _from_foreign(payload: dict[str, Any], dialect: Dialect, path: Path) -> Checkpoint:
-    networks, homeless = dialect.networks(payload)
+    networks, homeless, left = dialect.networks(payload)
     if homeless or not networks:
         places = ", ".join(f"{slot.key} {slot.prefix}".strip() or "the file itself" for slot in dialect.slots)
         found = f"{homeless[0]} lies elsewhere" if homeless else "there are none"
@@ -277,12 +297,12 @@ def _from_foreign(payload: dict[str, Any], dialect: Dialect, path: Path) -> Chec
     state = {name: payload[name] for name in dialect.wrapper.state if isinstance(payload.get(name), np.ndarray)}
     values = {name: value for name, value in payload.items() if _is_plain(value)}
     flat = not any(isinstance(payload.get(slot.key), dict) for slot in dialect.slots)
-    taken = {*(payload if flat else ()), *state, *values, *(slot.key for slot in dialect.slots), *dialect.inside}
+    taken = {*(payload if flat else ()), *state, *values, *(slot.key for slot in dialect.slots), *INSIDE}
     checkpoint = Checkpoint(
         meta=CheckpointMeta(origin=Origin(dialect=dialect.name, values=values)),
         networks={role: dialect.to_neutral(tensors, str(path)) for role, tensors in networks.items()},
         state=state,
-        not_read=tuple(name for name in payload if name not in taken),
+        not_read=(*left, *(name for name in payload if name not in taken)),
     )
     return checkpoint if state or len(networks) > 1 else checkpoint.only()
 

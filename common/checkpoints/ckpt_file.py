@@ -38,7 +38,7 @@ def read_ckpt(path: str | os.PathLike) -> dict[str, np.ndarray | str]:
     try:
         entries = _entries(_checked(memoryview(Path(path).read_bytes())))
         return {tag: _array(tag, *entry) for tag, entry in entries.items()}
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UserError(f"{path} is not a readable MindSpore checkpoint ({error}); fetch or save it again") from None
 
 

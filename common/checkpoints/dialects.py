@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from common.checkpoints.wrappers import unwrapped, without_bookkeeping, without_holder
 from common.errors import UserError
 from common.networks.tensors import Tensors, is_counter, listing
 
@@ -21,6 +22,8 @@ NormStyle = Literal["torch", "mindspore"]
 
 MINDSPORE_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 """What MindSpore calls the tensors of a BatchNorm."""
+INSIDE = ("state_dict", "model")
+"""Entries that the names of a flat file may also lie in."""
 TORCH_NORM = {mindspore: torch for torch, mindspore in MINDSPORE_NORM.items()}
 
 
@@ -31,6 +34,14 @@ class Slot:
     role: str
     key: str = ""
     prefix: str = ""
+
+
+class Networks(NamedTuple):
+    """What a file's names say: networks by role, names that are in no slot, and those of training's bookkeeping."""
+
+    by_role: dict[str, Tensors]
+    homeless: list[str]
+    left: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +77,10 @@ class Wrapper:
 class Dialect:
     """One layout of checkpoint files: its names (``rules``), where its networks lie (``slots``), what is around them.
 
-    ``module_prefix`` is written before every name; on reading ``module.`` is dropped where all names have it. ``norm`` says
-    whose names a BatchNorm's tensors have, ``counters`` whether its batches are counted. ``ignored`` names are not read;
-    ``zero_bias`` are convolutions that have a bias here and none there; ``inside`` are entries that a flat layout's names
-    may also lie in. ``preset`` is the file of ``configs/networks`` whose network the layout holds, ``own`` whether the
-    layout is this project's.
+    ``module_prefix`` is written before every name. ``norm`` says whose names a BatchNorm's tensors have, ``counters`` whether
+    its batches are counted. ``ignored`` names are not read; ``zero_bias`` are convolutions that have a bias here and none
+    there. ``preset`` is the file of ``configs/networks`` whose network the layout holds, ``own`` whether the layout is this
+    project's.
     """
 
     name: str
@@ -85,7 +95,6 @@ class Dialect:
     counters: bool = True
     ignored: tuple[str, ...] = ()
     zero_bias: tuple[str, ...] = ()
-    inside: tuple[str, ...] = ()
     preset: str = ""
     own: bool = False
 
@@ -132,40 +141,53 @@ class Dialect:
         kept = _rename(kept, self.foreign_name, f"{where}: the layout {self.name} has no place for")
         return mindspore_norms(kept) if self.norm == "mindspore" else kept
 
-    def networks(self, payload: Mapping[str, Any]) -> tuple[dict[str, Tensors], list[str]]:
-        """Return a file's networks by role, foreign names without ``module.``, and the names that are in no slot.
+    def networks(self, payload: Mapping[str, Any]) -> Networks:
+        """Return a file's networks by role, and the names that are in no slot or no part of a network.
 
-        A flat file is taken for the content of the first slot's key.
+        Names are foreign ones, without wrappers (``common/checkpoints/wrappers.py``). A flat file is taken for the content
+        of the first slot's key.
         """
         keys = dict.fromkeys(slot.key for slot in self.slots)
         contents = {key: payload[key] for key in keys if isinstance(payload.get(key), dict)}
         if not contents:
-            wrapped = [payload[key] for key in self.inside if isinstance(payload.get(key), dict)]
+            wrapped = [payload[key] for key in INSIDE if isinstance(payload.get(key), dict)]
             content = wrapped[0] if wrapped else payload
             contents = {self.slots[0].key: content} if arrays_of(content) else {}
         networks: dict[str, Tensors] = {}
         homeless: list[str] = []
+        left: list[str] = []
         for key, content in contents.items():
-            rest = _without_module(arrays_of(content))
+            rest, beside = without_bookkeeping(unwrapped(arrays_of(content)), self._is_known)
+            rest = without_holder(rest, self._first_parts)
+            left += beside
             for slot in self.slots:
                 if slot.key == key:
                     part = [name for name in rest if name.startswith(slot.prefix)]
                     if part:
                         networks[slot.role] = {name[len(slot.prefix) :]: rest.pop(name) for name in part}
             homeless += rest
-        return networks, homeless
+        return Networks(networks, homeless, left)
+
+    def _is_known(self, name: str) -> bool:
+        return self.neutral_name(name) is not None or _starts(name, self.ignored)
+
+    @cached_property
+    def _first_parts(self) -> set[str]:
+        """Where the names of the layout's networks begin."""
+        names = [*self._foreign_to_neutral, *self.ignored, *(slot.prefix for slot in self.slots if slot.prefix)]
+        return {name.partition(".")[0] for name in names}
 
     def fits(self, payload: Mapping[str, Any]) -> bool:
         """Whether all names of a file's networks are this layout's, and its marks are among them."""
         if self.marks.same_as or not all(entry in payload for entry in self.marks.entries):
             return False
-        networks, homeless = self.networks(payload)
+        networks, homeless, _ = self.networks(payload)
         styles = {style for tensors in networks.values() for style in [_norm_style(tensors)] if style}
         names = [name for tensors in networks.values() for name in torch_norms(tensors)]
         return (
             not homeless
             and styles <= {self.norm}
-            and all(self.neutral_name(name) or _starts(name, self.ignored) for name in names)
+            and all(map(self._is_known, names))
             and any(name.startswith(self.marks.name) for name in names)
         )
 
@@ -227,13 +249,6 @@ def _translate(name: str, rules: Mapping[str, str]) -> str | None:
 
 def _starts(name: str, prefixes: Iterable[str]) -> bool:
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
-
-
-def _without_module(tensors: Tensors) -> Tensors:
-    """Drop the ``module.`` that data-parallel wrappers put before every name."""
-    if all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): array for name, array in tensors.items()}
-    return dict(tensors)
 
 
 def _rename(tensors: Tensors, rename: Callable[[str], str | None], complaint: str) -> Tensors:

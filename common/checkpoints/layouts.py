@@ -210,7 +210,6 @@ _ALL = (
         marks=Marks(name="layer1.0.conv1."),
         suffixes=(".pth", ".safetensors"),
         ignored=("fc", "classifier", "head"),
-        inside=("state_dict", "model"),
     ),
 )
 

@@ -1,39 +1,35 @@
 """PyTorch's ``.pth`` files, read without PyTorch and without running what a pickle asks for.
 
-Both formats of ``torch.save`` are read: the zip archive (since 1.6) and the legacy stream of pickles. Only tensors,
-NumPy scalars and plain values are rebuilt; any other global in the pickle is refused.
+All formats of ``torch.save`` are read: the zip archive (since 1.6), the legacy stream of pickles and the tar archive of the
+first versions. Only tensors, NumPy scalars and plain values are rebuilt (``common/checkpoints/pickles.py``).
 """
 
 from __future__ import annotations
 
-import math
 import os
-import pickle
-import re
 import struct
+import tarfile
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
+from common.checkpoints.pickles import Reference, Storage, Tensor, Unpickler, itemsize, plain
 from common.errors import UserError
-from common.networks.tensors import widen_bfloat16
 
-STORAGES = {
-    "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "bfloat16",
-    "LongStorage": "i8", "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1",
-    "ByteStorage": "u1", "BoolStorage": "?",
-}  # fmt: skip
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 ZIP_MARK = b"PK\x03\x04"
-PICKLE_MARK = b"\x80"
+PICKLE_MARKS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+TAR_MARK = slice(257, 262), b"ustar"
+"""Where a tar archive says what it is."""
+HEAD = 512
+"""Bytes that are enough to recognise a format."""
 
-Storage = Callable[[str, str, int], np.ndarray]
-"""Gives the flat array of a storage's key, type code and number of elements."""
+
+def is_pth(head: bytes) -> bool:
+    """Whether the first ``HEAD`` bytes of a file are those of one of PyTorch's formats."""
+    return head.startswith((ZIP_MARK, *PICKLE_MARKS)) or head[TAR_MARK[0]] == TAR_MARK[1]
 
 
 def read_pth(path: str | os.PathLike, unsafe: bool = False) -> Any:
@@ -45,47 +41,35 @@ def read_pth(path: str | os.PathLike, unsafe: bool = False) -> Any:
     """
     path = Path(path)
     with open(path, "rb") as file:
-        mark = file.read(len(ZIP_MARK))
+        head = file.read(HEAD)
         file.seek(0)
+        if not is_pth(head):
+            raise UserError(
+                f"{path} is not a PyTorch file: it is neither a zip archive nor a pickle nor a tar archive; fetch or save it "
+                "again"
+            )
+        read = _read_zip if head.startswith(ZIP_MARK) else _read_tar
+        if head.startswith(PICKLE_MARKS):
+            read = _read_legacy
+
+        def load(stream: BinaryIO, refer: Reference) -> Any:
+            return Unpickler(stream, refer, path, unsafe).load()
+
         try:
-            if mark == ZIP_MARK:
-                return _plain(_read_zip(file, path, unsafe))
-            if mark[:1] == PICKLE_MARK:
-                return _plain(_read_legacy(file, path, unsafe))
-        except (UserError, OSError):
+            return plain(read(file, path, load), os.fstat(file.fileno()).st_size)
+        except (UserError, MemoryError):
             raise
         # A damaged pickle can fail in nearly every way that Python knows.
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"{path} is not a readable PyTorch file ({reason}); fetch or save it again") from None
-    raise UserError(f"{path} is not a PyTorch file: it is neither a zip archive nor a pickle; fetch or save it again")
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: BinaryIO, storage: Storage, path: Path, unsafe: bool) -> None:
-        super().__init__(file, encoding="utf-8")
-        self.storage, self.path, self.unsafe = storage, path, unsafe
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in STORAGES:
-            return STORAGES[name]
-        if f"{module}.{name}" in ALLOWED:
-            return ALLOWED[f"{module}.{name}"]
-        if self.unsafe:
-            return super().find_class(module, name)
-        raise UserError(
-            f"{self.path}: loading it would run {module}.{name}, which is more than tensors and plain values; refused. "
-            "Have it saved again as a plain state dict, or, if you trust it, convert it with converters.convert_ckpt --unsafe"
-        )
-
-    def persistent_load(self, reference: tuple) -> np.ndarray:
-        kind, type_code, key, _, count, *view = reference
-        if kind != "storage" or any(item is not None for item in view):
-            raise ValueError("a storage of a kind that is not supported")
-        return self.storage(key, type_code, count)
+Load = Callable[[BinaryIO, Reference], Any]
+"""Reads one pickle of a stream."""
 
 
-def _read_zip(file: BinaryIO, path: Path, unsafe: bool) -> Any:
+def _read_zip(file: BinaryIO, path: Path, load: Load) -> Any:
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         # torch.save compresses nothing; an archive that unpacks to more than it holds was made to fill the memory.
@@ -98,105 +82,84 @@ def _read_zip(file: BinaryIO, path: Path, unsafe: bool) -> Any:
         if not pickles or f"{root}constants.pkl" in names:
             raise UserError(f"{path} is not a checkpoint of torch.save (a TorchScript program or another archive)")
         big = f"{root}byteorder" in names and archive.read(f"{root}byteorder") == b"big"
-        order = ">" if big else "<"
-        storages: dict[str, np.ndarray] = {}
+        contents: dict[str, bytes] = {}
 
-        def storage(key: str, type_code: str, count: int) -> np.ndarray:
-            if key not in storages:
-                raw = archive.read(f"{root}data/{key}")
-                wide = type_code == "bfloat16"
-                storages[key] = widen_bfloat16(raw, order) if wide else np.frombuffer(raw, order + type_code)
-            if storages[key].size != count:
-                raise ValueError(f"storage {key} has {storages[key].size} elements instead of {count}")
-            return storages[key]
+        def refer(reference: Any) -> Storage:
+            kind, code, key, _, count, *view = reference
+            if kind != "storage" or any(item is not None for item in view):
+                raise ValueError("a storage of a kind that is not supported")
+            if key not in contents:
+                contents[key] = archive.read(f"{root}data/{key}")
+            return Storage(code, count, contents[key], ">" if big else "<")
 
         with archive.open(pickles[0]) as stream:
-            return _Unpickler(stream, storage, path, unsafe).load()
+            return load(stream, refer)
 
 
-def _read_legacy(file: BinaryIO, path: Path, unsafe: bool) -> Any:
+def _read_legacy(file: BinaryIO, path: Path, load: Load) -> Any:
     """Magic number, protocol, system, the object, the storages' keys, then per key its length and its bytes."""
-    limit = os.fstat(file.fileno()).st_size
-    storages: dict[str, np.ndarray] = {}
-    order = "<"
-
-    def storage(key: str, type_code: str, count: int) -> np.ndarray:
-        if type_code == "bfloat16":
-            raise ValueError("bfloat16 in the legacy format")
-        if key not in storages:
-            if not 0 <= count * np.dtype(type_code).itemsize <= limit:
-                raise ValueError(f"storage {key} is larger than the file")
-            storages[key] = np.zeros(count, order + type_code)
-        return storages[key]
-
-    def load() -> Any:
-        return _Unpickler(file, storage, path, unsafe).load()
-
-    if load() != LEGACY_MAGIC or load() != LEGACY_PROTOCOL:
+    storages: dict[str, Storage] = {}
+    if load(file, _nothing) != LEGACY_MAGIC or load(file, _nothing) != LEGACY_PROTOCOL:
         raise UserError(f"{path} is a Python pickle that torch.save did not write; save its tensors with torch.save")
-    if not load()["little_endian"]:
-        order = ">"
-    value = load()
-    for key in load():
+    order = "<" if load(file, _nothing)["little_endian"] else ">"
+
+    def refer(reference: Any) -> Any:
+        if reference[0] == "module":
+            return reference[1]
+        _, code, key, _, count, *view = reference
+        root = storages.setdefault(key, Storage(code, count, order=order))
+        if not any(item is not None for item in view):
+            return Storage(code, count, root=root)
+        _, start, length = view[0]
+        return Storage(code, length, root=root, start=start)
+
+    value = load(file, refer)
+    for key in load(file, _nothing):
         (count,) = struct.unpack(f"{order}q", file.read(8))
-        content = file.read(count * storages[key].itemsize)
-        storages[key][:] = np.frombuffer(content, storages[key].dtype)
+        storages[key].raw = _exactly(file, count * itemsize(storages[key].code))
     return value
 
 
-def _plain(value: Any) -> Any:
-    """Copy out of the storages: ordinary dicts and lists, native contiguous arrays that share no memory."""
-    if isinstance(value, np.ndarray):
-        return value.astype(value.dtype.newbyteorder("="), order="C")
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+def _read_tar(file: BinaryIO, path: Path, load: Load) -> Any:
+    """Members ``storages``, ``tensors`` and ``pickle``, which refers to tensors by their keys; nothing is unpacked to disk."""
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        members = {member.name: member for member in archive if member.isreg() and not member.issparse()}
+        if not {"storages", "tensors", "pickle"} <= members.keys():
+            raise UserError(f"{path} is a tar archive that torch.save did not write; unpack it and name what is in it")
+        found: dict[int, Any] = {}
+        _tar_storages(archive.extractfile(members["storages"]), load, found)
+        stream = archive.extractfile(members["tensors"])
+        for _ in range(load(stream, _nothing)):
+            key, storage, _ = load(stream, _nothing)
+            dimensions, _ = struct.unpack("<ii", _exactly(stream, 8))
+            size, stride = (struct.unpack(f"<{dimensions}q", _exactly(stream, 8 * dimensions)) for _ in range(2))
+            (offset,) = struct.unpack("<q", _exactly(stream, 8))
+            found[key] = Tensor(found[storage], offset, size, stride)
+
+        def refer(reference: Any) -> Any:
+            return reference[0] if isinstance(reference, tuple) else found[int(reference)]
+
+        return load(archive.extractfile(members["pickle"]), refer)
 
 
-def _rebuild_tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
-    """A view into the storage; one that reaches outside it would read foreign memory."""
-    reach = offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True)) + 1
-    if min((offset, *size, *stride)) < 0 or (math.prod(size) and reach > storage.size):
-        raise ValueError("a tensor reaches outside its storage")
-    strides = [step * storage.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
+def _tar_storages(stream: BinaryIO, load: Load, found: dict[int, Any]) -> None:
+    for _ in range(load(stream, _nothing)):
+        key, _, code = load(stream, _nothing)
+        (count,) = struct.unpack("<q", _exactly(stream, 8))
+        found[key] = Storage(code, count, _exactly(stream, count * itemsize(code)))
+    for key, root, start, count in load(stream, _nothing):
+        found[key] = Storage(found[root].code, count, root=found[root], start=start)
 
 
-def _rebuild_parameter(data: np.ndarray, *_: Any) -> np.ndarray:
-    return data
+def _exactly(stream: BinaryIO, count: int) -> bytes:
+    """The next ``count`` bytes; a number in a file never makes more memory than there are bytes left."""
+    here = stream.tell()
+    left = stream.seek(0, os.SEEK_END) - here
+    stream.seek(here)
+    if not 0 <= count <= left:
+        raise ValueError(f"{count} bytes of a storage where {left} are left")
+    return stream.read(count)
 
 
-class _ScalarType:
-    """Stands for ``numpy.dtype`` in the pickle of a NumPy scalar: number types only."""
-
-    def __init__(self, code: str, *_: Any) -> None:
-        if not re.fullmatch(r"[fiub][1248]", code):
-            raise ValueError(f"a NumPy scalar of type {code!r}")
-        self.code, self.order = code, "<"
-
-    def __setstate__(self, state: tuple) -> None:
-        self.order = ">" if state[1] == ">" else "<"
-
-
-def _scalar(kind: _ScalarType, raw: bytes) -> int | float | bool:
-    return np.frombuffer(raw, kind.order + kind.code)[0].item()
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise ValueError(f"bytes in the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-ALLOWED: dict[str, Any] = {
-    "collections.OrderedDict": OrderedDict,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils._rebuild_parameter": _rebuild_parameter,
-    "numpy.core.multiarray.scalar": _scalar,
-    "numpy._core.multiarray.scalar": _scalar,
-    "numpy.dtype": _ScalarType,
-    "_codecs.encode": _encode,
-}
-"""The globals a pickle may name besides the storages, and what stands for them here."""
+def _nothing(reference: Any) -> Any:
+    raise ValueError(f"a reference {reference!r} where there is none")

@@ -1,15 +1,18 @@
 """PyTorch's file formats read without PyTorch: equal to PyTorch, and closed to code and damage."""
 
 import argparse
+import io
 import os
 import pickle
 import struct
+import tarfile
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
 
+from common.checkpoints.checkpoint import read
 from common.checkpoints.pth_file import LEGACY_MAGIC, LEGACY_PROTOCOL, read_pth
 from common.errors import UserError
 
@@ -87,16 +90,156 @@ def test_numpy_scalars_become_plain_numbers(tmp_path):
     assert type(found["best"]) is float and type(found["epoch"]) is int
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, legacy):
-    path, trace = tmp_path / "a.pth", tmp_path / "trace"
-    if legacy:
-        path.write_bytes(pickle.dumps(RunsCode(trace), protocol=2))
+def tar_of(path, arrays=None, **members: bytes) -> None:
+    """A file of the first versions of torch.save: arrays by name, each with a storage of its own."""
+    arrays = {"a": STORAGE} if arrays is None else arrays
+    types = {"f4": "FloatStorage", "i8": "LongStorage", "u1": "ByteStorage"}
+    storages = tensors = pickle.dumps(len(arrays), protocol=2)
+    references = b""
+    for key, (name, array) in enumerate(arrays.items()):
+        storage, tensor = bytes([key]), bytes([100 + key])
+        kind = types[array.dtype.str[1:]].encode()
+        storages += b"\x80\x02K" + storage + b"X\x03\0\0\0cpuctorch\n" + kind + b"\n\x87."
+        storages += struct.pack("<q", array.size) + array.tobytes()
+        tensors += b"\x80\x02K" + tensor + b"K" + storage + b"ctorch\nFloatTensor\n\x87."
+        strides = [step // array.itemsize for step in array.strides]
+        tensors += struct.pack(f"<ii{2 * array.ndim}qq", array.ndim, 0, *array.shape, *strides, 0)
+        references += pickle.dumps(name, protocol=2)[2:-1] + b"K" + tensor + b"Q"
+    storages += pickle.dumps([], protocol=2)
+    files = {"sys_info": b"", "storages": storages, "tensors": tensors, "pickle": b"\x80\x02}(" + references + b"u."}
+    with tarfile.open(path, "w:", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in (files | members).items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+
+
+ARRAYS = {
+    "weight": np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32),
+    "steps": np.array([2**40, -1], np.int64),
+    "scalar": np.zeros((1,), np.uint8),
+}
+
+
+def test_the_tar_archive_of_the_first_versions_is_read(tmp_path):
+    tar_of(tmp_path / "a.pth", ARRAYS)
+    found = read_pth(tmp_path / "a.pth")
+    assert list(found) == list(ARRAYS)
+    for name, array in ARRAYS.items():
+        assert found[name].dtype == array.dtype and found[name].flags.writeable
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_pytorch_reads_the_same_from_such_a_tar_archive(tmp_path):
+    torch = pytest.importorskip("torch")
+    tar_of(tmp_path / "a.pth", {name: ARRAYS[name] for name in ("weight", "steps")})
+    theirs = torch.load(tmp_path / "a.pth", weights_only=False)
+    for name, array in read_pth(tmp_path / "a.pth").items():
+        np.testing.assert_array_equal(theirs[name].numpy(), array)
+
+
+def test_other_tar_archives_are_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.pth", "w") as archive:
+        archive.add(__file__, "notes.py")
+    with pytest.raises(UserError, match="is a tar archive that torch.save did not write"):
+        read_pth(tmp_path / "a.pth")
+
+
+def test_tensors_of_old_versions_are_rebuilt(tmp_path):
+    first = tensor_pickle((2, 2), (1, 2)).replace(b"_rebuild_tensor_v2", b"_rebuild_tensor")
+    first = first.replace(b"\x89ccollections\nOrderedDict\n)Rt", b"t")
+    older = (
+        b"\x80\x02ctorch\nFloatTensor\n)\x81((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu"
+        b"K\x04tQK\0K\x02K\x02\x86K\x01K\x02\x86tb."
+    )
+    variable = b"\x80\x02ctorch.nn.parameter\nParameter\n" + first[2:-1] + b"\x85\x81\x88\x89}\x87b."
+    for name, content in {"first": first, "older": older, "variable": variable}.items():
+        zip_of(tmp_path / f"{name}.pth", content, **{"data/0": STORAGE.tobytes()})
+        np.testing.assert_array_equal(read_pth(tmp_path / f"{name}.pth"), [[0, 2], [1, 3]], err_msg=name)
+
+
+def test_plain_values_of_torch_are_read(tmp_path):
+    torch = pytest.importorskip("torch")
+    values = {
+        "size": torch.Size([3, 4]), "device": torch.device("cuda", 1), "dtype": torch.float16, "ids": {1, 2},
+        "layout": torch.strided, "complex": 1 + 2j, "array": bytearray(b"ab"), "counter": Counter("aab"),
+        "numbers": torch.tensor([1 + 2j]), "wide": torch.tensor([0, 1, 2], dtype=torch.uint16),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+    }  # fmt: skip
+    torch.save(values, tmp_path / "a.pth")
+    assert torch.load(tmp_path / "a.pth", weights_only=True).keys() == values.keys()
+    found = read_pth(tmp_path / "a.pth")
+    assert found["size"] == [3, 4] and str(found["device"]) == "cuda:1" and str(found["dtype"]) == "torch.float16"
+    assert found["ids"] == [1, 2] and str(found["layout"]) == "torch.strided" and found["complex"] == 1 + 2j
+    assert found["array"] == b"ab" and found["counter"] == {"a": 2, "b": 1}
+    np.testing.assert_array_equal(found["numbers"], values["numbers"].numpy())
+    np.testing.assert_array_equal(found["wide"], [0, 1, 2])
+    np.testing.assert_array_equal(found["parameter"], [1, 1])
+
+
+def test_numbers_and_text_of_python_2_are_read(tmp_path):
+    raw = np.float64(0.75).tobytes()
+    scalar = b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nU\x02f8K\0K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+    content = b"\x80\x02}(U\x04best" + scalar + b"U\x08" + raw + b"\x86RU\x04textU\x02\xe9!u."
+    zip_of(tmp_path / "a.pth", content)
+    assert read_pth(tmp_path / "a.pth") == {"best": 0.75, "text": "\ufffd!"}
+
+
+def runs_code(form: str, path, trace) -> None:
+    """A file of each form that makes a folder when it is unpickled."""
+    hostile = pickle.dumps({"model": RunsCode(trace)}, protocol=4 if form == "protocol 4" else 2)
+    if form.startswith("tar"):
+        tar_of(path, **{form.removeprefix("tar "): hostile})
+    elif form == "stream":
+        parts = [pickle.dumps(part, protocol=2) for part in (LEGACY_MAGIC, LEGACY_PROTOCOL, {"little_endian": True})]
+        path.write_bytes(b"".join(parts) + hostile)
+    elif form == "pickle":
+        path.write_bytes(hostile)
     else:
-        zip_of(path, {"model": RunsCode(trace)})
-    with pytest.raises(UserError, match=r"a.pth: loading it would run (posix|nt).mkdir.*refused.*--unsafe"):
-        read_pth(path)
+        zip_of(path, hostile)
+
+
+@pytest.mark.parametrize("form", ["zip", "protocol 4", "stream", "pickle", "tar storages", "tar tensors", "tar pickle"])
+@pytest.mark.parametrize("suffix", [".pth", ".ckpt", ".safetensors"])
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, form, suffix):
+    path, trace = tmp_path / f"a{suffix}", tmp_path / "trace"
+    runs_code(form, path, trace)
+    with pytest.raises(UserError, match=r"a\..*: loading it would run (posix|nt).mkdir.*refused.*--unsafe"):
+        read(path)
     assert not trace.exists()
+
+
+HOSTILE = {
+    "a global of a part of torch": b"\x80\x02ctorch.serialization\nload\n.",
+    "a dotted name": b"\x80\x04\x8c\x0bcollections\x8c\x15OrderedDict.fromkeys.x\x93.",
+    "a state for a function": b"\x80\x02ctorch._utils\n_rebuild_parameter\n}U\x01aK\x01sb.",
+    "a state for a class": b"\x80\x02ccollections\nOrderedDict\nN}U\x01aK\x01s\x86b.",
+    "a new class": b"\x80\x02ctorch\nSize\nU\x01a\x85\x85\x81b.",
+    "the registry of other programs": b"\x80\x02\x82\x01.",
+    "a place in a memo of 32 GB": b"\x80\x02K\x01r\xff\xff\xff\x7fj\xff\xff\xff\x7e.",
+    "a bytearray of 16 GB": b"\x80\x05\x96\0\0\0\0\x04\0\0\0.",
+    "a bytearray of a number": b"\x80\x02c__builtin__\nbytearray\n\x8a\x06\0\0\0\0\0\x10\x85R.",
+    "lists within lists": b"\x80\x02]" + b"".join(b"q" + bytes([n]) + b"](" + (b"h" + bytes([n])) * 10 + b"e" for n in range(40)) + b".",
+    "a list of itself": b"\x80\x02]q\0h\0a.",
+    "a deep list": b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_only_a_hostile_pickle_holds_is_refused_in_one_line(tmp_path, name):
+    zip_of(tmp_path / "a.pth", HOSTILE[name])
+    with pytest.raises(UserError, match=r"a.pth(: loading it would run| is not a readable PyTorch file)") as caught:
+        read_pth(tmp_path / "a.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_small_file_cannot_become_a_large_tensor(tmp_path):
+    bad = tensor_pickle((2**20, 2**20), (0, 0))
+    zip_of(tmp_path / "a.pth", bad, **{"data/0": STORAGE.tobytes()})
+    with pytest.raises(UserError, match="far more memory than the file has bytes"):
+        read_pth(tmp_path / "a.pth")
+    zip_of(tmp_path / "b.pth", tensor_pickle((100, 4), (0, 1)), **{"data/0": STORAGE.tobytes()})
+    np.testing.assert_array_equal(read_pth(tmp_path / "b.pth"), np.tile(STORAGE, (100, 1)))
 
 
 def test_unsafe_runs_it(tmp_path):
@@ -106,7 +249,35 @@ def test_unsafe_runs_it(tmp_path):
     assert found["args"].lr == 1
 
 
-@pytest.mark.parametrize("value", [argparse.Namespace(a=1), np.zeros(2), {1, 2}, complex(1)])
+@pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
+def test_unsafe_reads_numpy_arrays_of_any_version(tmp_path, core):
+    values = {"array": np.arange(6.0).reshape(2, 3), "best": np.float64(0.5), "names": np.array(["a", "b"], object)}
+    content = pickle.dumps(values, protocol=2)
+    zip_of(tmp_path / "a.pth", content.replace(b"numpy.core", core.encode()).replace(b"numpy._core", core.encode()))
+    with pytest.raises(UserError, match="would run numpy._?core.multiarray._reconstruct.*refused.*--unsafe"):
+        read_pth(tmp_path / "a.pth")
+    found = read_pth(tmp_path / "a.pth", unsafe=True)
+    np.testing.assert_array_equal(found["array"], values["array"])
+    assert found["best"] == 0.5 and found["names"] == ["a", "b"]
+
+
+def test_unsafe_says_which_program_is_missing(tmp_path):
+    zip_of(tmp_path / "a.pth", b"\x80\x02cno_such_program.nets\nNet\n)\x81.")
+    with pytest.raises(UserError, match="needs no_such_program.nets.Net, which cannot be imported here"):
+        read_pth(tmp_path / "a.pth", unsafe=True)
+
+
+def test_unsafe_takes_the_tensors_of_a_module_saved_whole(tmp_path):
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1, bias=False), torch.nn.BatchNorm2d(3))
+    torch.save({"model": module, "epoch": 3}, tmp_path / "a.pth")
+    found = read_pth(tmp_path / "a.pth", unsafe=True)
+    assert found["model"].keys() == module.state_dict().keys() and found["epoch"] == 3
+    for name, tensor in module.state_dict().items():
+        np.testing.assert_array_equal(found["model"][name], tensor.numpy())
+
+
+@pytest.mark.parametrize("value", [argparse.Namespace(a=1), np.zeros(2)])
 def test_other_objects_are_refused(tmp_path, value):
     zip_of(tmp_path / "a.pth", {"value": value})
     with pytest.raises(UserError, match="refused"):
@@ -142,7 +313,7 @@ def test_a_legacy_storage_larger_than_the_file_is_refused(tmp_path):
     np.testing.assert_array_equal(read_pth(tmp_path / "a.pth"), STORAGE)
     bad = tensor_pickle((4,), (1,), count=2**40).replace(b"tQ", b"NtQ")
     (tmp_path / "a.pth").write_bytes(head + bad + tail)
-    with pytest.raises(UserError, match="larger than the file"):
+    with pytest.raises(UserError, match="a storage has 16 bytes instead of 4398046511104"):
         read_pth(tmp_path / "a.pth")
 
 
