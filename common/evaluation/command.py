@@ -195,7 +195,10 @@ def _parser(runtime: str, add_options: AddOptions) -> argparse.ArgumentParser:
     parser.add_argument(
         "--save-images", action="store_true", help="write image, label, prediction and difference to images/ID.png"
     )
-    parser.add_argument("--role", help="which network of a file of several, e.g. teacher (default: the one to deploy)")
+    parser.add_argument(
+        "--role",
+        help="which network of a file of several, e.g. teacher, or the mean of both branches (default: the one to deploy)",
+    )
     parser.add_argument("--list", choices=("train", "val"), default="val", help="which images (default: val)")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
     parser.add_argument(

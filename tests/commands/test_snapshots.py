@@ -79,14 +79,15 @@ def test_a_range_gives_a_table_and_a_curve(run, capsys):
 
 @BOTH
 def test_one_epoch_of_either_branch_and_their_mean(run):
-    found = {}
-    for branch in ("1", "2", "mean"):
-        code, out = run("--checkpoint", "2", f"branch={branch}", "--limit", "3")
+    results = []
+    for role in (["branch=1"], ["--role", "branch2"], ["--role", "mean"], ["branch=2"], ["branch=mean"]):
+        code, out = run("--checkpoint", "2", *role, "--limit", "3")
         assert code == 0
-        found[branch] = result(out)
-    assert [found[branch]["role"] for branch in found] == ["branch1", "branch2", "mean of branch1 and branch2"]
-    matrices = [found[branch]["confusion_matrix"] for branch in found]
-    assert matrices[0] != matrices[1] and matrices[2] not in matrices[:2]
+        results.append(result(out))
+    names = ["branch1", "branch2", "mean of branch1 and branch2"]
+    assert [found["role"] for found in results] == [*names, *names[1:]]
+    matrices = [found["confusion_matrix"] for found in results]
+    assert matrices[0] != matrices[1] and matrices[2] not in matrices[:2] and matrices[3:] == matrices[1:3]
 
 
 def test_pictures_are_saved_on_request(run):
@@ -96,8 +97,9 @@ def test_pictures_are_saved_on_request(run):
 
 
 def test_without_a_checkpoint_another_branch_is_taken_from_the_last(run):
-    code, out = run("branch=2")
-    assert code == 0 and "last" in result(out)["checkpoint"]["path"]
+    for role in (["branch=2"], ["--role", "branch2"]):
+        code, out = run(*role)
+        assert code == 0 and "last" in result(out)["checkpoint"]["path"]
     code, out = run()
     assert code == 0 and "best" in result(out)["checkpoint"]["path"]
 
