@@ -206,9 +206,9 @@ def test_optimiser_with_weight_decay_and_teacher():
         for name, parameter in zip(ours.names, ours.parameters):
             parameter.grad = torch.from_numpy(values[name])
         theirs.gradients = tuple(ms.Tensor(values[name]) for name in theirs.names)
-        for module, method, optimizer in zip(modules, methods, (ours, theirs)):
+        for method, optimizer in zip(methods, (ours, theirs)):
             optimizer.step(clock(iteration))
-            module.update_teacher(method.teacher, method.student, 0.9 * iteration)
+            method.update_teacher(0.9 * iteration)
     results = [
         method.networks() | {"momentum": optimizer.state()} for method, optimizer in zip(methods, (ours, theirs))
     ]
