@@ -53,13 +53,14 @@ def make_cases():
     import torch
 
     from common.methods.interface import Clock
+    from common.methods.presets import resolved
     from common.methods.u2pl.u2pl import StepDraws, U2PLSettings
     from tests.oracles.contrastive import plain_contrastive_loss
     from torch_impl.methods.u2pl.contrastive import contrastive_loss, label_maps
     from torch_impl.methods.u2pl.memory_bank import MemoryBank
 
     torch.manual_seed(0)
-    settings = U2PLSettings().resolved()
+    settings = resolved(U2PLSettings())
     contrastive = dataclasses.replace(settings.contrastive, label_encoding="onehot")
     classes, width, labelled, size = 21, 256, 4, 129
     rep = torch.randn(8, width, size, size, requires_grad=True)

@@ -31,6 +31,7 @@ from common.config.unread import Section, settle, unread
 from common.config.yaml_files import format_yaml, parse_yaml, read_yaml
 from common.errors import UserError
 from common.methods import SETTINGS
+from common.methods.presets import resolved
 from common.paths import CONFIGS
 from common.prediction.protocols import PROTOCOLS
 from common.splits.registry import LABELLED_FILE, known_splits, list_folder
@@ -100,6 +101,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
         raise UserError(f"{path}: format {version}, but this program reads 1 and {FORMAT}; use a newer program")
     for override in overrides:
         layers.merge(_override(override), COMMAND_LINE)
+    if version == FORMAT and layers.number("method.preset") > 0:
+        raise UserError(
+            f"{COMMAND_LINE}: {path} states every switch that method.preset stands for; set the switches themselves"
+        )
     return _build(layers, old=version == 1)
 
 
@@ -123,7 +128,7 @@ def _build(layers: Layers, old: bool = False) -> ExperimentConfig:
         raise UserError(f"{source}: method.name = {name!r} is not one of {', '.join(sorted(SETTINGS))}")
     sections = _sections(layers.values, SETTINGS[name], layers.sources)
     settle(layers, sections, old)
-    built = {"method": build(SETTINGS[name], method, layers.sources, "method")}
+    built = {"method": resolved(build(SETTINGS[name], method, layers.sources, "method"))}
     for section in ("dataset", "evaluation", *METHOD_SECTIONS):
         if section in layers.values:
             built[section] = build(sections[section].chosen, layers.values[section], layers.sources, section)

@@ -15,6 +15,7 @@ from common.config.schema import (
     TrainerConfig,
 )
 from common.config.strict import member
+from common.methods.presets import resolved
 from common.methods.suponly import SupOnlySettings
 from common.prediction.protocols import PROTOCOLS
 
@@ -37,6 +38,7 @@ def experiment(classes: int | Sequence[str], method: Any = None, **sections: Any
         "split": {"id": "by_hand"},
         "network": {"encoder": "tiny"},
     }
+    method = None if method is None else resolved(method)
     settings = SupOnlySettings if method is None else method
     made, kinds = {}, SECTIONS | {name: getattr(settings, name) for name in ("augment", "loader", "optimizer")}
     for name, kind in kinds.items():

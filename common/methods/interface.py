@@ -97,7 +97,8 @@ class MethodSettings:
     """A method's settings: a subclass has a default for ``name`` and says what is not as it is here.
 
     ``augment``, ``loader`` and ``optimizer`` are the classes of those sections: an option belongs to who reads it. ``heads``:
-    which heads of a network (:attr:`NetworkConfig.heads`) the method trains besides the class head.
+    which heads of a network (:attr:`NetworkConfig.heads`) the method trains besides the class head. ``presets``: the values of the
+    method's switches by preset (:mod:`common.methods.presets`); settings with presets have the field ``preset``.
     ``branches``: how many networks ``evaluation.branch`` chooses from. ``passed_alone``: the lists whose images pass through a
     network without others, so that a batch of one image would leave BatchNorm without a variance.
     """
@@ -106,6 +107,7 @@ class MethodSettings:
     loader: ClassVar[type[LoaderConfig]] = BothLists
     optimizer: ClassVar[type[OptimizerConfig]] = OptimizerConfig
     heads: ClassVar[tuple[str, ...]] = ()
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     branches: ClassVar[int] = 1
     passed_alone: ClassVar[tuple[str, ...]] = ()
 
@@ -114,10 +116,6 @@ class MethodSettings:
     def streams(self, augment: AugmentConfig) -> tuple[Stream, ...]:
         """Return the streams a step draws from; ``augment`` is of the class that the settings name."""
         raise NotImplementedError
-
-    def resolved(self) -> MethodSettings:
-        """Return the same settings with every ``auto`` replaced by its preset's value."""
-        return self
 
     def check(self, network: NetworkConfig) -> None:
         """Raise :class:`ValueError` if the method cannot train this network."""

@@ -23,7 +23,7 @@ import torch_impl.pseudo_labels
 import torch_impl.resize
 from common.config.schema import CriterionConfig
 from common.methods.interface import Clock
-from common.methods.u2pl.u2pl import PRESETS, ContrastiveSettings, StepDraws, U2PLSettings
+from common.methods.u2pl.u2pl import CONTRASTIVE_PRESETS, ContrastiveSettings, StepDraws, U2PLSettings
 from mindspore_impl.device import start
 
 GATE = 1e-5
@@ -222,7 +222,7 @@ def test_memory_bank():
 def settings(preset: str = "authors", **changes) -> ContrastiveSettings:
     """Return resolved settings for small maps."""
     small = {"low_rank": 1, "high_rank": 4, "num_queries": 13, "num_negatives": 6}
-    return dataclasses.replace(ContrastiveSettings(), **PRESETS[preset] | small | changes)
+    return dataclasses.replace(ContrastiveSettings(), **CONTRASTIVE_PRESETS[preset] | small | changes)
 
 
 class ContrastiveCase:
@@ -284,7 +284,7 @@ def compare_contrastive(case: ContrastiveCase, ours, theirs, prefill: bool = Tru
 EXACT = ("valid_classes", "anchor_candidates", "new_keys", "evaluated_position", "evaluated_bank_class")
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", CONTRASTIVE_PRESETS)
 @pytest.mark.parametrize("average", [False, True])
 @pytest.mark.parametrize("zero_features", [False, True])
 def test_contrastive_loss(preset, average, zero_features):

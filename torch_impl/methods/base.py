@@ -36,7 +36,7 @@ class Method:
 
     def __init__(self, config: ExperimentConfig, session: Session) -> None:
         self.config, self.session = config, session
-        self.settings = config.method.resolved()
+        self.settings = config.method
         self.classes = len(config.dataset.classes)
         self.nets = {role: session.network(role) for role in self.roles}
         self.optimizers = {role: Optimizer(self.nets[role], config.optimizer) for role in self.trained}

@@ -6,7 +6,6 @@ switches below can be set alone, ``auto`` takes the preset's value.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -16,13 +15,14 @@ from common.config.schema import NetworkConfig
 from common.config.strict import ranged
 from common.images.mixing import box_mask, class_mask, draw_half_area_box
 from common.methods.interface import Clock
+from common.methods.presets import Preset
 from common.methods.teacher import TeacherSettings, percent_kept, steps_from
 from common.rng import generator
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveSettings:
-    """Contrastive term, section 8. Switches 18.1-18.6: ``auto`` follows the preset.
+    """Contrastive term, section 8. Switches 18.1-18.6 follow the preset.
 
     ``weight`` is the effective one (section 8.4: 0.25 on VOC, 0.125 on Cityscapes), whatever the number of processes.
     ``processes``: how many of the authors' processes a batch stands for; ``union_first`` joins images of one process only.
@@ -55,7 +55,7 @@ class ContrastiveSettings:
         return [self.queue_first] + [self.queue_other] * (classes - 1)
 
 
-PRESETS = {
+CONTRASTIVE_PRESETS = {
     "authors": {
         "label_encoding": "union_first", "class_pairing": "position", "negatives": "code",
         "anchor_entropy": "lowest", "positive": "all_low",
@@ -67,32 +67,18 @@ PRESETS = {
 }  # fmt: skip
 
 
-def preset_values(settings: object, preset: dict[str, str]) -> dict[str, str]:
-    """Return the entries of ``preset`` whose field of ``settings`` is ``auto``."""
-    return {key: value for key, value in preset.items() if getattr(settings, key) == "auto"}
-
-
 @dataclass(frozen=True, kw_only=True)
 class TeacherBankSettings(TeacherSettings):
     """What U2PL and its variant with AEL have in common: an EMA teacher, dropped pixels, the contrastive term.
 
-    A subclass has its ``name``, ``SWITCHES`` (its own switches' values by preset) and :meth:`contrastive_epoch`.
+    A subclass has its ``name``, ``presets`` and :meth:`contrastive_epoch`.
     """
 
     heads: ClassVar = ("representation", "auxiliary")
 
-    preset: Literal["authors", "fixed"] = "authors"
+    preset: Preset = "authors"
     drop_percent: float = ranged(80.0, low=0.0, high=100.0)
     contrastive: ContrastiveSettings = ContrastiveSettings()
-
-    def resolved(self) -> TeacherBankSettings:
-        """The same settings with every ``auto`` replaced by the preset's value."""
-        contrastive = preset_values(self.contrastive, PRESETS[self.preset])
-        return dataclasses.replace(
-            self,
-            contrastive=dataclasses.replace(self.contrastive, **contrastive),
-            **preset_values(self, self.SWITCHES[self.preset]),
-        )
 
     def check(self, network: NetworkConfig) -> None:
         """Raise :class:`ValueError` for a network without features for the contrastive loss."""
@@ -143,10 +129,14 @@ class U2PLSettings(TeacherBankSettings):
     ema_first_epoch: Literal["auto", "tied", "copy_once"] = "auto"
     ema_first_statistics: Literal["auto", "own", "student"] = "auto"
 
-    SWITCHES: ClassVar = {
-        "authors": {"ema_first_epoch": "tied", "ema_first_statistics": "own"},
-        "fixed": {"ema_first_epoch": "copy_once", "ema_first_statistics": "student"},
-    }
+    presets: ClassVar = {
+        "authors": {
+            "contrastive": CONTRASTIVE_PRESETS["authors"], "ema_first_epoch": "tied", "ema_first_statistics": "own",
+        },
+        "fixed": {
+            "contrastive": CONTRASTIVE_PRESETS["fixed"], "ema_first_epoch": "copy_once", "ema_first_statistics": "student",
+        },
+    }  # fmt: skip
 
     def teacher_epoch(self) -> int:
         """First epoch with a teacher of its own."""

@@ -19,7 +19,7 @@ from common.config.strict import ranged
 from common.images.mixing import box_mask
 from common.methods.interface import Clock, Stream
 from common.methods.u2pl.augment import WeakCropAndPaste
-from common.methods.u2pl.u2pl import ContrastiveDraws, ContrastiveStepDraws, TeacherBankSettings
+from common.methods.u2pl.u2pl import CONTRASTIVE_PRESETS, ContrastiveDraws, ContrastiveStepDraws, TeacherBankSettings
 from common.rng import generator
 
 KEPT_OF = 2
@@ -59,9 +59,9 @@ class U2PLAELSettings(TeacherBankSettings):
     component_area: float = ranged(0.005, low=0.0, high=1.0)
     coverage_area: float = ranged(0.01, low=0.0, high=1.0)
 
-    SWITCHES: ClassVar = {
-        "authors": {"drop": "low", "contrastive_pixels": "kept"},
-        "fixed": {"drop": "high", "contrastive_pixels": "all"},
+    presets: ClassVar = {
+        "authors": {"contrastive": CONTRASTIVE_PRESETS["authors"], "drop": "low", "contrastive_pixels": "kept"},
+        "fixed": {"contrastive": CONTRASTIVE_PRESETS["fixed"], "drop": "high", "contrastive_pixels": "all"},
     }
 
     def streams(self, augment: WeakCropAndPaste) -> tuple[Stream, ...]:

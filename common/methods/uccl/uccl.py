@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from common.config.strict import ranged
-from common.methods.uccl.weak_to_strong import WeakToStrongSettings
+from common.methods.uccl.weak_to_strong import AUTHORS_CUTMIX, FIXED_CUTMIX, WeakToStrongSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +15,7 @@ class SBUSettings:
 
     ``support``: ``all`` spreads the weights over all pixels as released, ``uncertain`` over the uncertain ones of a class only.
     ``conf_thresh``: pixels up to this confidence are uncertain; null follows the preset: the method's ``conf_thresh``
-    (``released``) or 0.95 (``clean``).
+    (``authors``) or 0.95 (``fixed``).
     """
 
     support: Literal["auto", "all", "uncertain"] = "auto"
@@ -33,18 +32,6 @@ class CKRSettings:
 
     ignored: Literal["auto", "rows", "exclude"] = "auto"
     detach_weights: Literal["auto", False, True] = "auto"
-
-
-PRESETS = {
-    "released": {
-        "support": "all", "ignored": "rows", "detach_weights": False, "bn_extra_passes": True, "padding": "equal",
-    },
-    "clean": {
-        "support": "uncertain", "ignored": "exclude", "detach_weights": True, "bn_extra_passes": False, "padding": "above",
-    },
-}  # fmt: skip
-
-CLEAN_SBU_THRESHOLD = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,23 +52,26 @@ class UCCLSettings(WeakToStrongSettings):
     bn_extra_passes: Literal["auto", False, True] = "auto"
     padding: Literal["auto", "equal", "above"] = "auto"
 
-    def resolved(self) -> UCCLSettings:
-        """The same settings with every ``auto`` and null replaced by the preset's value."""
-        values = PRESETS[self.preset]
-
-        def filled(settings):
-            chosen = {name: value for name, value in values.items() if getattr(settings, name, None) == "auto"}
-            return dataclasses.replace(settings, **chosen)
-
-        threshold = self.sbu.conf_thresh
-        if threshold is None:
-            threshold = {"released": self.conf_thresh, "clean": CLEAN_SBU_THRESHOLD}[self.preset]
-        sbu = dataclasses.replace(filled(self.sbu), conf_thresh=threshold)
-        return dataclasses.replace(filled(super().resolved()), sbu=sbu, ckr=filled(self.ckr))
+    presets: ClassVar = {
+        "authors": {
+            "cutmix": AUTHORS_CUTMIX,
+            "sbu": {"support": "all", "conf_thresh": lambda settings: settings.conf_thresh},
+            "ckr": {"ignored": "rows", "detach_weights": False},
+            "bn_extra_passes": True,
+            "padding": "equal",
+        },
+        "fixed": {
+            "cutmix": FIXED_CUTMIX,
+            "sbu": {"support": "uncertain", "conf_thresh": 0.95},
+            "ckr": {"ignored": "exclude", "detach_weights": True},
+            "bn_extra_passes": False,
+            "padding": "above",
+        },
+    }
 
     def warnings(self, classes: int) -> list[str]:
         """What is probably not meant, one line each."""
-        threshold = self.resolved().sbu.conf_thresh
+        threshold = self.sbu.conf_thresh
         if not self.alpha_sbu or threshold >= 1 / classes:
             return []
         return [

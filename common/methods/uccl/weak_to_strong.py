@@ -1,12 +1,10 @@
 """What FixMatch, UniMatch and UCCL share: settings, streams, dropout of features (``specs/uccl.md`` sections 3, 7 and 11).
 
-``preset: released`` is what the authors' programs compute, ``clean`` what section 11 recommends; each switch can be set alone,
-``auto`` takes the preset's value.
+``preset: authors`` is what the authors' programs compute, ``fixed`` what section 11 recommends; each switch can be set alone.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -16,13 +14,10 @@ import numpy as np
 from common.config.schema import AugmentConfig, NetworkConfig
 from common.config.strict import ranged
 from common.methods.interface import Clock, MethodSettings, Stream
+from common.methods.presets import Preset
 from common.methods.uccl.augment import WeakToStrong
 from common.networks.plan import stage_channels
 from common.rng import generator
-
-Preset = Literal["released", "clean"]
-
-PARTNERS = {"released": "same", "clean": "batch_shift"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,25 +27,25 @@ class CutMixSettings:
     partner: Literal["auto", "same", "batch_shift"] = "auto"
 
 
+AUTHORS_CUTMIX, FIXED_CUTMIX = {"partner": "same"}, {"partner": "batch_shift"}
+"""The switches of :class:`CutMixSettings` in either preset."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WeakToStrongSettings(MethodSettings):
     """Confidence threshold and CutMix partner; defaults are the authors' for VOC."""
 
     augment: ClassVar = WeakToStrong
+    presets: ClassVar = {"authors": {"cutmix": AUTHORS_CUTMIX}, "fixed": {"cutmix": FIXED_CUTMIX}}
     strong_views: ClassVar[int] = 2
 
-    preset: Preset = "released"
+    preset: Preset = "authors"
     conf_thresh: float = ranged(0.95, low=0.0, high=1.0)
     cutmix: CutMixSettings = CutMixSettings()
 
-    def resolved(self) -> WeakToStrongSettings:
-        """The same settings with every ``auto`` replaced by the preset's value."""
-        partner = PARTNERS[self.preset] if self.cutmix.partner == "auto" else self.cutmix.partner
-        return dataclasses.replace(self, cutmix=CutMixSettings(partner=partner))
-
     def streams(self, augment: AugmentConfig) -> tuple[Stream, ...]:
         """Labelled images, paired for good with unlabelled ones, which bring their strong views and CutMix partner."""
-        views = augment.views(self.strong_views, partner=self.resolved().cutmix.partner == "same")
+        views = augment.views(self.strong_views, partner=self.cutmix.partner == "same")
         return (
             Stream(name="labelled", source="labelled", pipeline=augment, labels=("label",), follows="unlabelled"),
             Stream(name="unlabelled", source="unlabelled", pipeline=views),

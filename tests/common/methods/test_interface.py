@@ -10,6 +10,7 @@ import pytest
 from common.config.yaml_files import read_yaml
 from common.methods import SETTINGS, implementation
 from common.methods.interface import MethodSettings
+from common.methods.presets import resolved
 from common.paths import CONFIGS
 from tests.places import PROJECT
 
@@ -41,7 +42,7 @@ def _subclasses(cls: type) -> list[type]:
 
 def test_what_settings_leave_out():
     settings = MethodSettings(name="some")
-    assert settings.resolved() is settings and settings.warnings(2) == []
+    assert resolved(settings) is settings and settings.warnings(2) == []
     assert (settings.branches, settings.passed_alone) == (1, ())
     assert settings.steps_per_epoch(100, 8) is None and settings.round_steps(100, 8) == 12
     assert settings.complete("config", "split", "torch") == "config" and settings.check(None) is None

@@ -10,8 +10,9 @@ import pytest
 from common.experiment import compose
 from common.loading.on_demand import ImagesOnDemand
 from common.methods.interface import Clock
+from common.methods.presets import resolved
 from common.methods.u2pl.augment import WeakCropAndPaste
-from common.methods.u2pl.u2pl import PRESETS
+from common.methods.u2pl.u2pl import CONTRASTIVE_PRESETS
 from common.methods.u2pl.u2pl_ael import (
     ClassBanks,
     StepDraws,
@@ -33,7 +34,7 @@ AUTHORS = U2PLAELSettings()
 
 
 def draws(settings: U2PLAELSettings = AUTHORS, step: int = 0) -> StepDraws:
-    return StepDraws(settings.resolved(), 1, clock(0, step))
+    return StepDraws(resolved(settings), 1, clock(0, step))
 
 
 def test_schedules_of_section_12():
@@ -47,13 +48,13 @@ def test_schedules_of_section_12():
 
 @pytest.mark.parametrize("preset", ["authors", "fixed"])
 def test_presets_fill_every_auto_and_single_switches_win(preset):
-    resolved = U2PLAELSettings(preset=preset).resolved()
-    assert {key: getattr(resolved.contrastive, key) for key in PRESETS[preset]} == PRESETS[preset]
-    assert (resolved.drop, resolved.contrastive_pixels) == {"authors": ("low", "kept"), "fixed": ("high", "all")}[
+    settings, values = resolved(U2PLAELSettings(preset=preset)), CONTRASTIVE_PRESETS[preset]
+    assert {key: getattr(settings.contrastive, key) for key in values} == values
+    assert (settings.drop, settings.contrastive_pixels) == {"authors": ("low", "kept"), "fixed": ("high", "all")}[
         preset
     ]
-    assert U2PLAELSettings(preset=preset, drop="high").resolved().drop == "high"
-    assert "auto" not in str(dataclasses.asdict(resolved))
+    assert resolved(U2PLAELSettings(preset=preset, drop="high")).drop == "high"
+    assert "auto" not in str(dataclasses.asdict(settings))
 
 
 def test_streams_load_one_of_two_unlabelled_images_and_sometimes_one_to_paste():

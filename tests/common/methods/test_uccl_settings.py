@@ -10,6 +10,7 @@ import pytest
 from common.errors import UserError
 from common.experiment import compose, known_experiments
 from common.methods.interface import Clock
+from common.methods.presets import resolved
 from common.methods.uccl.augment import Views, WeakToStrong
 from common.methods.uccl.fixmatch import FixMatchSettings
 from common.methods.uccl.uccl import CKRSettings, SBUSettings, UCCLSettings
@@ -28,41 +29,41 @@ PUBLISHED = (74.09, 77.08, 78.18, 79.43, 75.76, 77.21, 78.22, 79.54)
 
 
 def test_presets_are_the_table_of_section_11():
-    released, clean = UCCLSettings().resolved(), UCCLSettings(preset="clean").resolved()
-    assert (released.cutmix.partner, clean.cutmix.partner) == ("same", "batch_shift")
-    assert (released.sbu, clean.sbu) == (
+    authors, fixed = resolved(UCCLSettings()), resolved(UCCLSettings(preset="fixed"))
+    assert (authors.cutmix.partner, fixed.cutmix.partner) == ("same", "batch_shift")
+    assert (authors.sbu, fixed.sbu) == (
         SBUSettings(support="all", conf_thresh=0.95),
         SBUSettings(support="uncertain", conf_thresh=0.95),
     )
-    assert (released.ckr, clean.ckr) == (
+    assert (authors.ckr, fixed.ckr) == (
         CKRSettings(ignored="rows", detach_weights=False),
         CKRSettings(ignored="exclude", detach_weights=True),
     )
-    assert (released.bn_extra_passes, clean.bn_extra_passes) == (True, False)
-    assert (released.padding, clean.padding) == ("equal", "above")
-    assert (released.alpha_sbu, released.beta_ckr) == (0.015, 0.02)
+    assert (authors.bn_extra_passes, fixed.bn_extra_passes) == (True, False)
+    assert (authors.padding, fixed.padding) == ("equal", "above")
+    assert (authors.alpha_sbu, authors.beta_ckr) == (0.015, 0.02)
 
 
 def test_thresholds_of_sbu():
-    assert UCCLSettings(conf_thresh=0.0).resolved().sbu.conf_thresh == 0.0
-    assert UCCLSettings(conf_thresh=0.0, preset="clean").resolved().sbu.conf_thresh == 0.95
-    own = UCCLSettings(conf_thresh=0.0, preset="clean", sbu=SBUSettings(conf_thresh=0.3))
-    assert own.resolved().sbu.conf_thresh == 0.3
+    assert resolved(UCCLSettings(conf_thresh=0.0)).sbu.conf_thresh == 0.0
+    assert resolved(UCCLSettings(conf_thresh=0.0, preset="fixed")).sbu.conf_thresh == 0.95
+    assert resolved(UCCLSettings(preset="fixed", sbu=SBUSettings(conf_thresh=0.3))).sbu.conf_thresh == 0.3
 
 
-@pytest.mark.parametrize("preset", ["released", "clean"])
+@pytest.mark.parametrize("preset", ["authors", "fixed"])
 def test_single_switches_win_over_the_preset(preset):
-    own = UCCLSettings(
+    settings = UCCLSettings(
         preset=preset,
         cutmix=CutMixSettings(partner="batch_shift"),
         sbu=SBUSettings(support="uncertain"),
         ckr=CKRSettings(ignored="exclude", detach_weights=False),
         bn_extra_passes=False,
         padding="above",
-    ).resolved()
+    )
+    own = resolved(settings)
     assert (own.cutmix.partner, own.sbu.support, own.ckr.ignored) == ("batch_shift", "uncertain", "exclude")
     assert own.ckr.detach_weights is False and own.bn_extra_passes is False and own.padding == "above"
-    assert compose("voc/366/uccl", ["method.ckr.detach_weights=true"]).method.resolved().ckr.detach_weights is True
+    assert compose("voc/366/uccl", ["method.ckr.detach_weights=true"]).method.ckr.detach_weights is True
 
 
 @pytest.mark.parametrize("name", [f"{split}/{method}" for split in UCCL_SPLITS for method in METHODS])
@@ -107,23 +108,23 @@ def test_further_lists_of_unimatch_are_known():
     ("settings", "views", "partner"),
     [
         (UCCLSettings(), 2, True),
-        (UCCLSettings(preset="clean"), 2, False),
+        (UCCLSettings(preset="fixed"), 2, False),
         (UniMatchSettings(), 2, True),
         (FixMatchSettings(), 1, True),
-        (FixMatchSettings(preset="clean"), 1, False),
+        (FixMatchSettings(preset="fixed"), 1, False),
     ],
 )
 def test_streams(settings, views, partner):
     augment = WeakToStrong(crop=33)
-    labelled, unlabelled = settings.streams(augment)
+    labelled, unlabelled = resolved(settings).streams(augment)
     assert (labelled.pipeline, labelled.follows) == (augment, "unlabelled")
     assert unlabelled.pipeline == Views(augment=augment, count=views, partner=partner)
 
 
 def test_a_threshold_without_uncertain_pixels_is_warned_about():
-    assert UCCLSettings().warnings(21) == [] and UniMatchSettings(conf_thresh=0.0).warnings(19) == []
-    assert "method.sbu.conf_thresh=0.95" in UCCLSettings(conf_thresh=0.0).warnings(19)[0]
-    assert UCCLSettings(conf_thresh=0.0, preset="clean").warnings(19) == []
+    assert resolved(UCCLSettings()).warnings(21) == [] and UniMatchSettings(conf_thresh=0.0).warnings(19) == []
+    assert "method.sbu.conf_thresh=0.95" in resolved(UCCLSettings(conf_thresh=0.0)).warnings(19)[0]
+    assert resolved(UCCLSettings(conf_thresh=0.0, preset="fixed")).warnings(19) == []
 
 
 def test_surplus_heads_are_refused():

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from common.methods.presets import resolved
 from common.methods.u2pl.u2pl import ContrastiveSettings, U2PLSettings
 from tests.goldens.frameworks import Framework
 from tests.goldens.golden import Check, Golden, close, exact
@@ -101,7 +102,7 @@ def run(golden: Golden, framework: Framework, representation, bank, draws: Recor
 def settings(golden: Golden) -> ContrastiveSettings:
     """Return the authors' preset with the file's numbers."""
     return dataclasses.replace(
-        U2PLSettings(preset="authors").resolved().contrastive,
+        resolved(U2PLSettings(preset="authors")).contrastive,
         low_rank=int(golden.number("cfg_low_rank")),
         high_rank=int(golden.number("cfg_high_rank")),
         anchor_threshold=golden.number("cfg_current_class_threshold"),

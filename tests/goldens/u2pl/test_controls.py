@@ -55,7 +55,7 @@ def lower_percentile(framework: Framework, monkeypatch) -> None:
 
 def preset(key: str, value: str) -> Callable:
     """Another value of one switch of the preset ``authors``."""
-    return lambda framework, monkeypatch: monkeypatch.setitem(settings.PRESETS["authors"], key, value)
+    return lambda framework, monkeypatch: monkeypatch.setitem(settings.CONTRASTIVE_PRESETS["authors"], key, value)
 
 
 def teacher_copied_once(framework: Framework, monkeypatch) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from common.methods.uccl import weak_to_strong as shared
-from common.methods.uccl.uccl import PRESETS
+from common.methods.uccl.uccl import UCCLSettings
 from common.methods.uccl.unimatch import UniMatchSettings
 from tests.goldens import controls
 from tests.goldens.controls import half_pixel_resize, ohem_below_threshold, save_changed
@@ -34,14 +34,21 @@ def framework(request) -> Framework:
     return load_framework(request.param)
 
 
-def preset(key: str, value) -> Callable:
-    """Another value of one switch of the preset ``released``."""
-    return lambda framework, monkeypatch: monkeypatch.setitem(PRESETS["released"], key, value)
+def preset(value, *keys: str) -> Callable:
+    """Another value of one switch of the preset ``authors``; ``keys`` lead to it."""
+
+    def broken(framework: Framework, monkeypatch) -> None:
+        values = UCCLSettings.presets["authors"]
+        for key in keys[:-1]:
+            values = values[key]
+        monkeypatch.setitem(values, keys[-1], value)
+
+    return broken
 
 
 def other_partner(framework: Framework, monkeypatch) -> None:
     """CutMix with the next image of the batch."""
-    monkeypatch.setitem(shared.PARTNERS, "released", "batch_shift")
+    monkeypatch.setitem(shared.AUTHORS_CUTMIX, "partner", "batch_shift")
 
 
 def boxes_swapped(framework: Framework, monkeypatch) -> None:
@@ -113,9 +120,9 @@ def logits_added(framework: Framework, monkeypatch) -> None:
 
 
 RULES = {
-    "SBU's support": ("step_uccl_voc.npz", preset("support", "uncertain"), "loss_sim_weighted"),
-    "CKR's padding": ("step_uccl_voc.npz", preset("ignored", "exclude"), "loss_region_weighted"),
-    "CKR's gradient": ("step_uccl_voc.npz", preset("detach_weights", True), "d_w1_low"),
+    "SBU's support": ("step_uccl_voc.npz", preset("uncertain", "sbu", "support"), "loss_sim_weighted"),
+    "CKR's padding": ("step_uccl_voc.npz", preset("exclude", "ckr", "ignored"), "loss_region_weighted"),
+    "CKR's gradient": ("step_uccl_voc.npz", preset(True, "ckr", "detach_weights"), "d_w1_low"),
     "CutMix partner": ("step_unimatch_voc.npz", other_partner, "call0_images"),
     "CutMix box": ("step_fixmatch_city.npz", boxes_swapped, "call2_images"),
     "divisor": ("step_unimatch_voc.npz", divisor_of_certain_pixels, "loss_w_fp"),
@@ -143,7 +150,7 @@ def test_left_out_passes_are_found(framework: Framework, monkeypatch) -> None:
     module = importlib.import_module("tests.goldens.uccl.steps")
     answers = module.ANSWERS["uccl"]
     monkeypatch.setitem(module.ANSWERS, "uccl", [*answers[:3], *answers[5:]])
-    monkeypatch.setitem(PRESETS["released"], "bn_extra_passes", False)
+    monkeypatch.setitem(UCCLSettings.presets["authors"], "bn_extra_passes", False)
     found = differing(FILES / "step_uccl_voc.npz", framework)
     assert found and all(quantity.startswith("call") for quantity in found)
 

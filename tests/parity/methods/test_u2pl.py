@@ -96,9 +96,9 @@ def supervised(criterion: CriterionConfig) -> ExperimentConfig:
 
 
 FIRST_STEPS = {
-    "authors": changed(),
-    "fixed, ClassMix, averaged prototypes": changed(
-        preset="fixed", mixing="classmix", mixing_probability=1.0, contrastive={"anchor_ema": True}
+    "CutMix": changed(),
+    "ClassMix, averaged prototypes": changed(
+        mixing="classmix", mixing_probability=1.0, contrastive={"anchor_ema": True}
     ),
     "CutOut, low entropy allowed": changed(
         mixing="cutout", mixing_probability=1.0, contrastive={"negative_high_entropy": False}

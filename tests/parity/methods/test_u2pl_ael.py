@@ -25,17 +25,15 @@ from tests.parity.steps import (
     together,
 )
 
-CONFIG = compose(
-    "shapes/12/u2pl_ael",
-    [
+SETTINGS = [
         "trainer.deterministic_dropout=true", "trainer.device=cpu", "trainer.threads=1", "trainer.epochs=4", "trainer.seed=2",
         "network.width=16", "network.representation=16", "network.auxiliary=true", "network.head_dropout=[0.1, 0.1]",
         "network.aspp_dropout=0.1", "optimizer.lr=0.001", "optimizer.head_lr_times=5", "augment.crop=33",
         "method.contrastive={num_queries: 16, num_negatives: 8, queue_first: 200, queue_other: 100, low_rank: 1}",
         "method.contrastive_start_epoch=1", "method.preset=authors", "method.drop_percent=80",
         "method.confidence_momentum=0.95",
-    ],
-)  # fmt: skip
+]  # fmt: skip
+CONFIG = compose("shapes/12/u2pl_ael", SETTINGS)
 
 
 SEED = 21
@@ -69,17 +67,19 @@ def run(method, ids, start: int = 0, stop: int = STEPS, images: int = 2) -> list
     return steps.run(method, batches(ids, stop, images)[start:], start)
 
 
-def changed(**method) -> ExperimentConfig:
-    """Return the configuration with other settings of the method and the contrastive term from the start."""
+def changed(config: ExperimentConfig = CONFIG, **method) -> ExperimentConfig:
+    """Return ``config`` with other settings of the method and the contrastive term from the start."""
     # With rank 0 among the negatives every queue gets rows in the first step already.
-    contrastive = dataclasses.replace(CONFIG.method.contrastive, low_rank=0, **method.pop("contrastive", {}))
-    settings = dataclasses.replace(CONFIG.method, contrastive_start_epoch=0, contrastive=contrastive, **method)
-    return dataclasses.replace(CONFIG, method=settings)
+    contrastive = dataclasses.replace(config.method.contrastive, low_rank=0, **method.pop("contrastive", {}))
+    settings = dataclasses.replace(config.method, contrastive_start_epoch=0, contrastive=contrastive, **method)
+    return dataclasses.replace(config, method=settings)
 
 
 FIRST_STEPS = {
     "authors": changed(),
-    "fixed, moving prototypes": changed(preset="fixed", contrastive={"anchor_ema": True}),
+    "fixed, moving prototypes": changed(
+        compose("shapes/12/u2pl_ael", [*SETTINGS, "method.preset=fixed"]), contrastive={"anchor_ema": True}
+    ),
     "no sampling, weighted means": changed(sampling=False, contrastive={"conf_weight": True, "processes": 2}),
     "scaled, OHEM": dataclasses.replace(
         changed(loss_scale=0.5), criterion=CriterionConfig(type="ohem", thresh=0.1, min_kept=700)

@@ -29,13 +29,13 @@ from tests.parity.steps import (
 SIZE, PADDED = 33, 9
 
 
-def config(method: str) -> ExperimentConfig:
+def config(method: str, *settings: str) -> ExperimentConfig:
     """Return the experiment of ``method`` on the smallest network."""
-    settings = [
+    short = [
         "trainer.device=cpu", "trainer.threads=1", "trainer.epochs=4", "network.width=16", "optimizer.lr=0.001",
         "optimizer.head_lr_times=5", "optimizer.poly_lag=1", "method.conf_thresh=0.25",
     ]  # fmt: skip
-    return compose(f"shapes/12/{method}", settings)
+    return compose(f"shapes/12/{method}", [*short, *settings])
 
 
 UCCL = config("uccl")
@@ -69,8 +69,8 @@ FIRST_STEPS = {
     "unimatch, OHEM": dataclasses.replace(
         config("unimatch"), criterion=CriterionConfig(type="ohem", thresh=0.1, min_kept=700)
     ),
-    "uccl, released": UCCL,
-    "uccl, clean": changed(preset="clean"),
+    "uccl, authors": UCCL,
+    "uccl, fixed": config("uccl", "method.preset=fixed"),
     "uccl, other switches": changed(
         sbu=SBUSettings(support="uncertain", conf_thresh=0.22), ckr=CKRSettings(ignored="exclude", detach_weights=False)
     ),
