@@ -25,11 +25,11 @@ import numpy as np
 
 from common.arrays import Size
 from common.command_line import positive, run_command
-from common.config.schema import ExperimentConfig, Head, Normalisation
+from common.config.schema import ExperimentConfig, Head
 from common.config.strict import to_plain
 from common.errors import CheckFailed, UserError
 from common.files import atomic_path, sha256
-from common.images.normalise import normalise
+from common.images.normalise import planes
 from common.models.exported_graph import GraphMetadata
 from common.models.model_folder import experiment_of
 from common.models.stored_network import read_network
@@ -249,8 +249,7 @@ def verify(module: Any, path: Path) -> tuple[Comparison, ...]:
         images = inputs = _images(shape)
         if metadata.input == "picture":
             inputs = _pictures(images, metadata)
-            scale = Normalisation(mean=metadata.mean, std=metadata.std)
-            images = np.stack([normalise(picture, scale).transpose(2, 0, 1) for picture in inputs])
+            images = np.stack([planes(picture, metadata.normalisation) for picture in inputs])
         with torch.no_grad():
             expected = module(torch.from_numpy(images))
         for name, value in zip(module.output_names, expected):

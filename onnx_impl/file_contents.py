@@ -10,8 +10,10 @@ from pathlib import Path
 
 from common.checkpoints.protobuf import fields
 
-GRAPH, NODE, INITIALIZER = 7, 1, 5
-"""Field numbers of ``ModelProto.graph``, ``GraphProto.node`` and ``GraphProto.initializer`` (onnx.proto3)."""
+GRAPH, PROPERTIES, NODE, INITIALIZER = 7, 14, 1, 5
+"""Field numbers of ``ModelProto`` and ``GraphProto`` (onnx.proto3)."""
+KEY, VALUE = 1, 2
+"""Of ``StringStringEntryProto``."""
 INPUT, OPERATOR = 1, 4
 """Of ``NodeProto.input`` and ``NodeProto.op_type``."""
 DATA_TYPE, NAME = 2, 8
@@ -30,7 +32,10 @@ class FileContents:
 
     The scheme names the 8-bit types of activations and weights (U unsigned, S signed), with ``dynamic`` for scales found
     while running and ``QOperator`` for quantised operators without the pairs around float ones; empty without 8 bit.
+    ``properties`` is the metadata.
     """
+
+    properties: dict[str, str]
 
     operators: Counter[str]
     precision: str
@@ -38,11 +43,17 @@ class FileContents:
 
 
 def read_contents(path: Path) -> FileContents:
-    """Return what the file's nodes and weights say. Raises ValueError for a file that is no ONNX model."""
+    """Return what the file's nodes, weights and metadata say. Raises ValueError for a file that is no ONNX model."""
     with open(path, "rb") as file:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    graph = next((value for number, value in fields(data) if number == GRAPH), None)
-    if graph is None:
+    graph, properties = None, {}
+    for number, value in fields(data):
+        if number == GRAPH:
+            graph = value
+        elif number == PROPERTIES:
+            entry = dict(fields(value))
+            properties[str(entry[KEY], "utf-8")] = str(entry.get(VALUE, b""), "utf-8")
+    if not isinstance(graph, memoryview):
         raise ValueError("it has no graph")
     nodes, weights = [], {}
     for number, value in fields(graph):
@@ -53,7 +64,8 @@ def read_contents(path: Path) -> FileContents:
             weights[name] = kind
     operators = Counter(operator for operator, _ in nodes)
     scheme = _scheme(nodes, operators, weights)
-    return FileContents(operators=operators, precision=_precision(scheme, set(weights.values())), scheme=scheme)
+    precision = _precision(scheme, set(weights.values()))
+    return FileContents(properties=properties, operators=operators, precision=precision, scheme=scheme)
 
 
 def _node(data: memoryview) -> tuple[str, list[str]]:

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from common.arrays import Box, Size
-from common.config.schema import Accumulate, Head, Normalisation
+from common.config.schema import Accumulate, Head
 from common.errors import UserError
-from common.images.normalise import normalise
+from common.images.normalise import planes
 from common.images.resize import resize_bilinear
 from common.models.exported_graph import GraphMetadata, read_properties
 from common.prediction.predictor import UsedRuntime
-from common.prediction.sliding import join_windows
+from common.prediction.sliding import class_id_strips
+from onnx_impl.binding import Buffers
 from onnx_impl.file_contents import FileContents, read_contents
-
-Provider = Literal["cpu", "cuda", "tensorrt"]
-
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-
-SHAPE_OPERATORS = {
-    "Shape", "Size", "Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Cast", "Add", "Sub", "Mul", "Div", "Mod",
-    "Neg", "Max", "Min", "Equal", "Where", "Range", "Identity", "Constant", "ConstantOfShape", "Reshape", "Expand",
-}  # fmt: skip
-"""Arithmetic on a handful of integers, which ONNX Runtime puts on the CPU on purpose even when a GPU does the work."""
+from onnx_impl.providers import Provider, ProviderOptions
+from onnx_impl.session import first_line, onnxruntime, open_session
 
 OUTPUTS = {
     "logits": {"logits": ("tensor(float)", 4), "coarse_logits": ("tensor(float)", 4)},
@@ -54,21 +46,27 @@ STAGE_PREFIX = "stages."
 class OnnxPredictor:
     """Runs an exported network; implements :class:`common.prediction.predictor.Predictor`.
 
-    ``threads`` is the number of CPU threads, None leaves it to ONNX Runtime. Raises :class:`UserError` when ``path`` is
-    not a model of ``converters.export_onnx`` or ``provider`` cannot really run it.
+    ``provider`` is a provider's name, with ``threads`` CPU threads (None leaves it to ONNX Runtime), or all of its options.
+    Raises :class:`UserError` when ``path`` is not a model of this project, its nodes contradict what it says of itself, or
+    the provider cannot really run it.
     """
 
-    def __init__(self, path: str | Path, provider: Provider = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, provider: Provider | ProviderOptions = "cpu", threads: int | None = None
+    ) -> None:
         self.path = Path(path)
-        self.session = open_session(self.path, provider, threads)
-        self.metadata = read_properties(self.session.get_modelmeta().custom_metadata_map, self.path)
-        self.classes = len(self.metadata.classes)
-        self.runtime = UsedRuntime(
-            name="onnx", version=_onnxruntime().__version__, device=self.session.get_providers()[0]
-        )
-        self._device = "cpu" if provider == "cpu" else "cuda"
+        named = not isinstance(provider, ProviderOptions)
+        self.options = ProviderOptions(provider=provider, threads=threads) if named else provider
+        self.contents = contents_of(self.path)
+        self.metadata = read_properties(self.contents.properties, self.path)
+        check_contents(self.contents, self.metadata, self.path)
+        self.session = open_session(self.path, self.options, self.metadata)
         check_graph(self.session, self.metadata, self.path)
-        self.contents = check_contents(self.metadata, self.path)
+        self.classes = len(self.metadata.classes)
+        ort = onnxruntime()
+        self.runtime = UsedRuntime(name="onnx", version=ort.__version__, device=self.options.device)
+        device = "cuda" if self.options.provider in ("cuda", "tensorrt") else "cpu"
+        self._buffers = Buffers(ort, self.session, device, self.options.device_id, self.options.cuda_graph)
 
     def logits(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return float32 ``[B,K,h,w]`` logits at ``size`` for images ``[B,3,H,W]``.
@@ -100,8 +98,7 @@ class OnnxPredictor:
         """Return uint8 ``[B,H,W]`` class ids of pictures as they are decoded, uint8 RGB ``[B,H,W,3]``."""
         if self.metadata.input == "picture":
             return self.run(pictures, "class_ids")
-        scale = Normalisation(mean=self.metadata.mean, std=self.metadata.std)
-        images = np.stack([normalise(picture, scale).transpose(2, 0, 1) for picture in pictures])
+        images = np.stack([planes(picture, self.metadata.normalisation) for picture in pictures])
         return self.class_ids(images, pictures.shape[1:3])
 
     def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Box], accumulate: Accumulate) -> np.ndarray:
@@ -112,9 +109,12 @@ class OnnxPredictor:
             logits = self.run(image[:, :, window.rows, window.columns], "logits")[0]
             return _softmax(logits) if accumulate == "sum_softmax" else logits
 
-        total = np.zeros((self.classes, *image.shape[2:]), np.float32)
-        visits = np.zeros(image.shape[2:], np.float32) if accumulate == "mean_logits" else None
-        return join_windows(windows, values, total, visits).argmax(0).astype(np.uint8)
+        layout = sorted(windows, key=lambda window: window.top)
+        ids = np.empty(image.shape[2:], np.uint8)
+        strips = class_id_strips(layout, map(values, layout), self.classes, ids.shape[1], accumulate == "mean_logits")
+        for top, rows in strips:
+            ids[top : top + len(rows)] = rows
+        return ids
 
     def stages(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Return every intermediate result for images ``[B,3,H,W]``, in order; empty unless exported with stages."""
@@ -161,77 +161,23 @@ class OnnxPredictor:
                 f"{'x'.join(map(str, size))}; export without --size, or use windows of that size"
             )
         kind = np.uint8 if name == "picture" else np.float32
-        binding = self.session.io_binding()
         try:
-            value = _onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images, kind), self._device, 0)
-            binding.bind_ortvalue_input(name, value)
-            binding.bind_output(output, "cpu")
-            self.session.run_with_iobinding(binding)
+            return self._buffers.run(name, np.ascontiguousarray(images, kind), output)
         except Exception as error:
             raise UserError(
                 f"{self.path}: ONNX Runtime failed on images {list(images.shape)}: {first_line(error)}; "
-                "if memory is short, use smaller images or windows"
+                "if memory is short, use smaller images or windows (predict --window N, evaluation.protocol=slide)"
             ) from None
-        return binding.copy_outputs_to_cpu()[0]
 
 
-def open_session(path: Path, provider: Provider, threads: int | None):
-    """Return a session that runs on ``provider``; raises :class:`UserError` instead of falling back to another one."""
-    if provider not in PROVIDERS:
-        raise UserError(f"provider {provider!r} is not one of {', '.join(PROVIDERS)}")
+def contents_of(path: Path) -> FileContents:
+    """Return what the file holds; raises :class:`UserError` for a file that is missing, cut short or no ONNX model."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; make one with python -m converters.export_onnx")
-    ort, wanted = _onnxruntime(), PROVIDERS[provider]
-    if wanted not in ort.get_available_providers():
-        raise UserError(
-            f"the installed ONNX Runtime {ort.__version__} has no {wanted}: uninstall onnxruntime and install "
-            "onnxruntime-gpu (both together break each other)"
-        )
-    if provider != "cpu":
-        ort.preload_dlls()
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
-        session = ort.InferenceSession(str(path), options, providers=_providers(provider))
-    except Exception as error:
-        raise UserError(f"{path}: ONNX Runtime cannot load it, export it again: {first_line(error)}") from None
-    check_provider(session, provider)
-    return session
-
-
-def check_provider(session, provider: Provider) -> None:
-    """Raise :class:`UserError` unless ``session`` runs on ``provider`` with all of the network's operators."""
-    ort, wanted, found = _onnxruntime(), PROVIDERS[provider], session.get_providers()[0]
-    if found != wanted:
-        libraries = f"CUDA {getattr(ort, 'cuda_version', '') or 13} and cuDNN 9" + (
-            " and TensorRT" if provider == "tensorrt" else ""
-        )
-        raise UserError(
-            f"{wanted} was asked for but ONNX Runtime {ort.__version__} fell back to {found}: it needs a GPU with its "
-            f"driver and the libraries of {libraries} (see its message above); install them or use --provider cpu"
-        )
-    if provider == "cpu":
-        return
-    if not hasattr(session, "get_provider_graph_assignment_info"):
-        raise UserError(
-            f"ONNX Runtime {ort.__version__} cannot say where each operator runs; install onnxruntime-gpu 1.24 or newer"
-        )
-    placed = placement(session)
-    if placed.get(PROVIDERS["cpu"]) or not placed.get(wanted):
-        listed = "; ".join(f"{name}: {', '.join(operators)}" for name, operators in placed.items())
-        raise UserError(f"{wanted} would not run this network alone ({listed}); use --provider cpu")
-
-
-def placement(session) -> dict[str, list[str]]:
-    """Return the types of the operators that each provider runs, sorted, arithmetic on shapes left out."""
-    placed: dict[str, set[str]] = {}
-    for part in session.get_provider_graph_assignment_info():
-        placed.setdefault(part.ep_name, set()).update(node.op_type for node in part.get_nodes())
-    return {
-        name: sorted(operators - SHAPE_OPERATORS) for name, operators in placed.items() if operators - SHAPE_OPERATORS
-    }
+        return read_contents(path)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no ONNX file, or a part of one ({error}); export it again") from None
 
 
 def check_graph(session, metadata: GraphMetadata, path: Path) -> None:
@@ -261,9 +207,8 @@ def check_graph(session, metadata: GraphMetadata, path: Path) -> None:
         )
 
 
-def check_contents(metadata: GraphMetadata, path: Path) -> FileContents:
-    """Return what the file holds; raises :class:`UserError` unless its precision is what its metadata says."""
-    contents = read_contents(path)
+def check_contents(contents: FileContents, metadata: GraphMetadata, path: Path) -> None:
+    """Raise :class:`UserError` unless the file's precision and 8-bit types are what its metadata says."""
     if contents.precision != metadata.precision:
         raise UserError(
             f"{path}: its metadata says {metadata.precision} but its nodes are {contents.precision} {contents.scheme}".rstrip()
@@ -274,13 +219,6 @@ def check_contents(metadata: GraphMetadata, path: Path) -> FileContents:
         raise UserError(
             f"{path}: its metadata says quantised {claimed} but its nodes are {contents.scheme}; quantise it again"
         )
-    return contents
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of one of ONNX Runtime's exceptions, which share no base class."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]
 
 
 def _signature(items) -> str:
@@ -290,25 +228,3 @@ def _signature(items) -> str:
 def _softmax(logits: np.ndarray) -> np.ndarray:
     powers = np.exp(logits - logits.max(0))
     return powers / powers.sum(0)
-
-
-def _providers(provider: Provider) -> list:
-    # TF32 keeps 10 bits of the mantissa: the answers would differ from float32 by more than the gates of parity allow.
-    # The exhaustive search for convolution algorithms would start anew for every image size.
-    cuda = (PROVIDERS["cuda"], {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})
-    return {"cpu": [PROVIDERS["cpu"]], "cuda": [cuda], "tensorrt": [PROVIDERS["tensorrt"], cuda]}[provider]
-
-
-def _onnxruntime():
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError(
-            "ONNX Runtime is not installed; install the extra onnx (CPU) or onnx-gpu, e.g. pip install '.[onnx]'"
-        ) from None
-    if not hasattr(onnxruntime, "InferenceSession"):
-        raise UserError(
-            "ONNX Runtime is damaged, as after uninstalling one of onnxruntime and onnxruntime-gpu: "
-            "uninstall both, then install one"
-        )
-    return onnxruntime

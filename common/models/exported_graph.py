@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from common.config.schema import Head
+from common.config.schema import Head, Normalisation
 from common.config.strict import build, ranged, to_plain
 from common.errors import UserError
 
@@ -58,6 +58,11 @@ class GraphMetadata:
             raise ValueError(f"a graph of pictures gives class_ids, not {self.output}")
         if (self.quantization is None) != (self.precision != "int8"):
             raise ValueError(f"precision {self.precision} does not go with quantization = {self.quantization}")
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What images are normalised with, or a graph of pictures normalises by itself."""
+        return Normalisation(mean=self.mean, std=self.std)
 
     def properties(self) -> dict[str, str]:
         """Return the properties to be written into the file, all text."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
+
+import numpy as np
 
 from common.arrays import Box
 from common.errors import UserError
@@ -49,6 +51,34 @@ def join_windows(layout: Sequence[Box], values_of: Callable[[Box], Any], total: 
     if visits is not None:
         total /= visits
     return total
+
+
+def class_id_strips(
+    layout: Sequence[Box], values: Iterable[np.ndarray], classes: int, width: int, mean: bool
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Join windows as :func:`join_windows` does and yield (top, class ids uint8 ``[rows,width]``) from top to bottom.
+
+    ``layout`` goes from top to bottom, ``values`` holds ``[K,h,w]`` of every window in the same order; ``mean`` divides by
+    how many windows show a pixel. Rows are given out as soon as no window below shows them, so memory grows with the
+    width and a window's height, not with the image's. Raises ValueError where windows leave a gap.
+    """
+    tallest = max(window.bottom - window.top for window in layout)
+    total, visits = np.zeros((classes, tallest, width), np.float32), np.zeros((tallest, width), np.float32)
+    following = [window.top for window in layout[1:]] + [max(window.bottom for window in layout)]
+    for window, value, below in zip(layout, values, following):
+        height = window.bottom - window.top
+        total[:, :height, window.columns] += value
+        visits[:height, window.columns] += 1
+        rows = below - window.top
+        if not 0 <= rows <= tallest:
+            raise ValueError(f"windows must go from top to bottom without a gap, not from row {window.top} to {below}")
+        if rows:
+            if mean:
+                total[:, :rows] /= visits[:rows]
+            yield window.top, total[:, :rows].argmax(0).astype(np.uint8)
+            for plane in (*total, visits):
+                plane[: tallest - rows] = plane[rows:]
+                plane[tallest - rows :] = 0
 
 
 def _shift_back(length: int, size: int, stride: int) -> list[tuple[int, int]]:

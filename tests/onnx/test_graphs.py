@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from common.command_line import run_command
-from common.config.schema import Normalisation
 from common.errors import UserError
-from common.images.normalise import normalise
+from common.images.normalise import planes
 from common.models.exported_graph import READ, GraphMetadata, read_properties
 from tests.onnx.conftest import blocks
 
@@ -52,9 +51,8 @@ def test_bytes_give_exactly_what_normalised_images_give(exported, tmp_path, shap
     ids = inside.picture_class_ids(shown)
     assert ids.dtype == np.uint8 and ids.shape == shape
     np.testing.assert_array_equal(ids, outside.picture_class_ids(shown))
-    scale = Normalisation(mean=inside.metadata.mean, std=inside.metadata.std)
-    planes = np.stack([normalise(picture, scale).transpose(2, 0, 1) for picture in shown])
-    np.testing.assert_array_equal(ids, inside.class_ids(planes, shape[1:]))
+    images = np.stack([planes(picture, inside.metadata.normalisation) for picture in shown])
+    np.testing.assert_array_equal(ids, inside.class_ids(images, shape[1:]))
 
 
 def test_another_normalisation_is_seen(exported, tmp_path):

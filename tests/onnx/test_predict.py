@@ -14,6 +14,7 @@ from PIL import Image
 from common.command_line import run_command
 from common.config.schema import Normalisation
 from common.errors import UserError
+from common.images.geometry import pad_to
 from common.images.normalise import normalise
 from common.images.picture import read_rgb
 from common.prediction.sliding import windows
@@ -227,3 +228,55 @@ def test_onnxruntime_alone_is_enough(exported, pictures, tmp_path):
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("size", "window", "stride"), [((70, 100), 48, 20), ((31, 80), 64, None), ((20, 21), 32, 32)])
+def test_windows_in_strips_and_batches_give_the_answer_of_the_whole(exported, size, window, stride, batch):
+    from common.prediction.sliding import join_windows
+    from onnx_impl.predict import segment
+    from onnx_impl.predictor import OnnxPredictor
+
+    predictor, image = OnnxPredictor(exported.model, threads=1), picture(*size, seed=6)
+    padded = pad_to(normalise(image, AugmentConfig()), window, 0).transpose(2, 0, 1)[None]
+    height, width = padded.shape[2:]
+    layout = windows(height, width, window, stride or max(2 * window // 3, 1), "shift_back")
+
+    def logits(box):
+        return predictor.logits(padded[:, :, box.rows, box.columns], (window, window))[0]
+
+    total, visits = np.zeros((6, height, width), np.float32), np.zeros((height, width), np.float32)
+    whole = join_windows(layout, logits, total, visits).argmax(0)
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    found = segment(predictor, image, window, stride, batch)
+    assert (found != whole[top : top + size[0], left : left + size[1]]).mean() <= (0 if batch == 1 else 2e-4)
+
+
+def test_pictures_of_one_size_go_together():
+    from onnx_impl.predict import of_one_size
+
+    kinds = {"a": np.zeros((2, 2, 3)), "b": np.zeros((2, 3, 3)), "!": UserError("broken")}
+    items = [(Path(str(index)), kinds[kind]) for index, kind in enumerate("aaab!!ab")]
+    groups = [[int(path.name) for path, _ in group] for group in of_one_size(iter(items), 2)]
+    assert groups == [[0, 1], [2], [3], [4], [5], [6], [7]]
+    assert [len(group) for group in of_one_size(iter(items), 9)] == [3, 1, 1, 1, 1, 1]
+
+
+def test_batches_of_pictures_give_the_same_files(exported, pictures, tmp_path):
+    for index in range(3):
+        Image.fromarray(picture(60, 80, 10 + index)).save(pictures / f"more{index}.png")
+    for batch in ("1", "4"):
+        command = [
+            str(exported.model),
+            str(pictures),
+            "--out",
+            str(tmp_path / batch),
+            "--batch",
+            batch,
+            "--overlay",
+            "0",
+        ]
+        assert run_command(main, command) == 0
+    for path in (tmp_path / "1").iterdir():
+        with Image.open(path) as one, Image.open(tmp_path / "4" / path.name) as many:
+            assert (np.array(one) != np.array(many)).mean() <= 2e-4
