@@ -30,6 +30,9 @@ READ_AHEAD = 2
 OnImage = Callable[[str, np.ndarray, np.ndarray, np.ndarray], None]
 """Called with image id, image uint8 ``[H,W,3]``, label uint8 ``[H,W]`` and prediction uint8 ``[H,W]``."""
 
+OnImages = Callable[[str, np.ndarray, np.ndarray, Sequence[np.ndarray]], None]
+"""The same with a prediction of every predictor."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -63,34 +66,60 @@ def evaluate(
     that ``on_image`` sees are the crops. Raises :class:`UserError` for an empty list, a network with another number of
     classes, and for a label that does not fit its image or holds a foreign value, naming the image.
     """
+
+    def show(image_id: str, image: np.ndarray, label: np.ndarray, predictions: Sequence[np.ndarray]) -> None:
+        on_image(image_id, image, label, predictions[0])
+
+    return evaluate_together([predictor], dataset, ids, config, progress, show if on_image else None)[0]
+
+
+def evaluate_together(
+    predictors: Sequence[Predictor],
+    dataset: Dataset,
+    ids: Sequence[str],
+    config: ExperimentConfig,
+    progress: bool = True,
+    on_image: OnImages | None = None,
+) -> list[Evaluation]:
+    """Evaluate several predictors in one pass over the images, and return an evaluation for each; see :func:`evaluate`.
+
+    ``seconds`` of every one is that of the whole pass.
+    """
     protocol = config.evaluation
-    _check(predictor, dataset, ids, protocol)
-    confusion = ConfusionMatrix(len(dataset.classes))
+    for predictor in predictors:
+        _check(predictor, dataset, ids, protocol)
+    confusions = [ConfusionMatrix(len(dataset.classes)) for _ in predictors]
     started = time.perf_counter()
     samples = _read_ahead(lambda image_id: _sample(dataset, image_id, config), ids)
     judged = zip(ids, samples)
     for image_id, sample in track(judged, "evaluate", total=len(ids), plain="evaluated") if progress else judged:
-        prediction = protocol.judge(predictor, sample.image, sample.planes, config.normalisation)
+        predictions = [
+            protocol.judge(predictor, sample.image, sample.planes, config.normalisation) for predictor in predictors
+        ]
         try:
-            confusion.update(prediction, sample.label)
+            for confusion, prediction in zip(confusions, predictions):
+                confusion.update(prediction, sample.label)
         except UserError as error:
             raise UserError(f"data set {dataset.name}, image {image_id}: {error}") from None
         if on_image is not None:
-            on_image(image_id, sample.image, sample.label, prediction)
+            on_image(image_id, sample.image, sample.label, predictions)
     seconds = time.perf_counter() - started
-    if not confusion.truth().any():
+    if not confusions[0].truth().any():
         raise UserError(f"data set {dataset.name}: no labelled pixel in any of the {len(ids)} images; check the labels")
-    return Evaluation(
-        confusion=confusion,
-        iou=tuple(map(float, confusion.iou())),
-        miou=confusion.miou(protocol.absent_class),
-        pixel_accuracy=confusion.pixel_accuracy(),
-        images=len(ids),
-        seconds=seconds,
-        seconds_per_image=seconds / len(ids),
-        protocol=describe_protocol(config),
-        runtime=predictor.runtime,
-    )
+    return [
+        Evaluation(
+            confusion=confusion,
+            iou=tuple(map(float, confusion.iou())),
+            miou=confusion.miou(protocol.absent_class),
+            pixel_accuracy=confusion.pixel_accuracy(),
+            images=len(ids),
+            seconds=seconds,
+            seconds_per_image=seconds / len(ids),
+            protocol=describe_protocol(config),
+            runtime=predictor.runtime,
+        )
+        for predictor, confusion in zip(predictors, confusions)
+    ]
 
 
 def predict(predictor: Predictor, image: np.ndarray, config: ExperimentConfig) -> np.ndarray:
