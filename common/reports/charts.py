@@ -1,4 +1,4 @@
-"""Line charts as SVG, by matplotlib (the extra ``charts``); where it is not installed, pages and commands leave them out."""
+"""Line and bar charts as SVG, by matplotlib (the extra ``charts``); where it is not installed, pages and commands leave them out."""
 
 from __future__ import annotations
 
@@ -46,6 +46,24 @@ def line_chart(
             axes.legend()
         else:
             axes.text(0.5, 0.5, "no data", horizontalalignment="center", transform=axes.transAxes)
+        return _svg(figure)
+
+
+def bar_chart(title: str, bars: Mapping[str, float], label: str, width: int = 640) -> str:
+    """Draw a horizontal bar from zero for every name, its value behind it, as an SVG element.
+
+    The first name stands at the top; ``label`` says what the values are, ``width`` is that of the picture in pixels.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(PLAIN_SVG):
+        figure = Figure(figsize=[width / DOTS_PER_INCH, (72 + 28 * len(bars)) / DOTS_PER_INCH], layout="constrained")
+        axes = figure.subplots()
+        axes.set(title=title, xlabel=label)
+        axes.bar_label(axes.barh(list(bars), list(bars.values())), fmt="%.4g", padding=3)
+        axes.margins(x=0.15)
+        axes.invert_yaxis()
         return _svg(figure)
 
 

@@ -19,6 +19,8 @@ COMMANDS = (
     "mindspore_impl.eval",
     "onnx_impl.eval",
     "onnx_impl.predict",
+    "onnx_impl.quantize",
+    "onnx_impl.bench",
     "converters.convert_ckpt",
     "converters.export_onnx",
     "converters.package",
