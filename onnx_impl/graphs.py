@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from common.arrays import Size
+from common.errors import UserError
 from common.models.exported_graph import GraphMetadata
 
 PICTURE, IMAGE = "picture", "image"
@@ -85,6 +86,46 @@ def with_fixed_shape(model: Any, batch: int | None, size: Size | None) -> Any:
     return onnx.shape_inference.infer_shapes(changed, check_type=True, strict_mode=True, data_prop=True)
 
 
+def with_half_precision(model: Any) -> Any:
+    """Return ``model`` with weights and arithmetic in float16, from the normalised image up to the last convolution.
+
+    What comes after it stays float32: the final resize, which would round the logits, and the cosines of a prototype
+    head. Inputs and outputs keep their types. Raises :class:`UserError` for a weight that float16 cannot hold.
+    """
+    changed = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    graph = changed.graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    last = max(index for index, node in enumerate(graph.node) if node.op_type == "Conv")
+    nodes: list[Any] = []
+    halved: set[str] = set()
+    for index, node in enumerate(graph.node):
+        inside = index <= last and not node.name.startswith(f"{PICTURE}.")
+        for at, name in enumerate(node.input):
+            if inside and (name in weights or kinds.get(name) == TensorProto.FLOAT):
+                if name not in halved and name not in weights:
+                    nodes.append(_cast(name, f"{name}.half", TensorProto.FLOAT16))
+                halved.add(name)
+                node.input[at] = f"{name}.half"
+        nodes.append(node)
+        for at, name in enumerate(node.output):
+            if inside and kinds.get(name) == TensorProto.FLOAT:
+                halved.add(name)
+                node.output[at] = f"{name}.half"
+    outside = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
+    made = {name for node in nodes for name in node.output}
+    for name in sorted(halved & outside - weights.keys() - made - {value.name for value in graph.input}):
+        at = next(index for index, node in enumerate(nodes) if f"{name}.half" in node.output)
+        nodes.insert(at + 1, _cast(f"{name}.half", name, TensorProto.FLOAT))
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    for name in sorted(halved & weights.keys()):
+        graph.initializer.append(_half(weights[name]))
+        if name not in outside:
+            graph.initializer.remove(weights[name])
+    return changed
+
+
 def save(model: Any, metadata: GraphMetadata, path: Path) -> None:
     """Check ``model`` against the ONNX standard and write it as one file with nothing but its own metadata.
 
@@ -107,6 +148,18 @@ def _is_image_mean(node: Any, constants: dict[str, Any]) -> bool:
     keeps = all(attribute.i for attribute in node.attribute if attribute.name == "keepdims")
     axes = {int(axis) % 4 for axis in numpy_helper.to_array(constants[node.input[1]])}
     return keeps and axes == {2, 3}
+
+
+def _cast(source: str, target: str, kind: int) -> Any:
+    return helper.make_node("Cast", [source], [target], f"{target}.cast", to=kind)
+
+
+def _half(tensor: Any) -> Any:
+    values = numpy_helper.to_array(tensor)
+    largest = float(np.abs(values).max(initial=0.0))
+    if not largest <= np.finfo(np.float16).max:
+        raise UserError(f"weight {tensor.name} holds {largest:.3g}, more than float16 can; keep this model in float32")
+    return numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}.half")
 
 
 def _copy(model: Any) -> Any:

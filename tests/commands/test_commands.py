@@ -20,6 +20,7 @@ COMMANDS = (
     "onnx_impl.eval",
     "onnx_impl.predict",
     "onnx_impl.quantize",
+    "onnx_impl.halve",
     "onnx_impl.bench",
     "converters.convert_ckpt",
     "converters.export_onnx",

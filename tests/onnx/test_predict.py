@@ -238,7 +238,7 @@ def test_windows_in_strips_and_batches_give_the_answer_of_the_whole(exported, si
     from onnx_impl.predictor import OnnxPredictor
 
     predictor, image = OnnxPredictor(exported.model, threads=1), picture(*size, seed=6)
-    padded = pad_to(normalise(image, AugmentConfig()), window, 0).transpose(2, 0, 1)[None]
+    padded = pad_to(normalise(image, Normalisation()), window, 0).transpose(2, 0, 1)[None]
     height, width = padded.shape[2:]
     layout = windows(height, width, window, stride or max(2 * window // 3, 1), "shift_back")
 
