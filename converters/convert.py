@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.checkpoints.branches import CLASS_BRANCH, SUBCLASS_BRANCH
-from common.checkpoints.checkpoint import SINGLE, Checkpoint, capacity, file_format, find_dialect, read, write
+from common.checkpoints.checkpoint import Checkpoint, capacity, find_dialect, read, write
 from common.checkpoints.describe import described
+from common.checkpoints.formats import SINGLE, file_format
 from common.checkpoints.meta import CheckpointMeta
 from common.config.schema import ExperimentConfig
 from common.errors import UserError

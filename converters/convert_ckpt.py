@@ -6,9 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.checkpoints.checkpoint import (
-    SUFFIXES,
-)
+from common.checkpoints.formats import SUFFIXES
 from common.checkpoints.layouts import DIALECTS
 from common.command_line import run_command, terminable
 from common.errors import UserError

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from common.checkpoints.checkpoint import SUFFIXES, Checkpoint
+from common.checkpoints.checkpoint import Checkpoint
+from common.checkpoints.formats import SUFFIXES
 from common.command_line import track
 from common.errors import CheckFailed, UserError
 from converters.convert import convert

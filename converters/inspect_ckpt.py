@@ -10,16 +10,9 @@ from typing import Any
 import numpy as np
 
 from common.checkpoints.branches import has_branches
-from common.checkpoints.checkpoint import (
-    SINGLE,
-    Checkpoint,
-    content_format,
-    is_own,
-    read,
-    read_payload,
-    recognised,
-)
+from common.checkpoints.checkpoint import Checkpoint, read, recognised
 from common.checkpoints.describe import described
+from common.checkpoints.formats import SINGLE, content_format, is_own, read_content
 from common.checkpoints.layouts import DIALECTS
 from common.files import sha256
 from common.networks.tensors import Tensors, is_counter, listing
@@ -33,12 +26,12 @@ def inspect(path: Path, dialect: str | None = None, unsafe: bool = False) -> str
 
     A file whose names no layout has is shown as it is, because that is when one looks.
     """
-    payload = read_payload(path, unsafe)
+    content = read_content(path, unsafe)
     size = f"{path.stat().st_size / 1e6:.1f} MB ({path.stat().st_size} bytes)"
     rows = [("file", str(path)), ("format", content_format(path)), ("size", size), ("sha256", sha256(path))]
-    if dialect is None and not is_own(payload) and recognised(payload) is None:
+    if dialect is None and not is_own(content) and recognised(content) is None:
         rows += [("layout", f"none of the known ones ({', '.join(DIALECTS)})")]
-        parts = dict(_arrays(payload))
+        parts = dict(_arrays(content))
         return "\n".join([*_lines([*rows, *_finite({"": parts})]), *_tensors({"": parts})])
     checkpoint = described(read(path, dialect, unsafe=unsafe))
     shown = {_shown(role, checkpoint): tensors for role, tensors in checkpoint.networks.items()}

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.checkpoints.checkpoint import Checkpoint, content_for, file_format, write
+from common.checkpoints.checkpoint import Checkpoint, content_for, write
+from common.checkpoints.formats import file_format
 from common.files import atomic_path
 from common.networks.tensors import Tensors, is_counter, require_match
 

@@ -141,23 +141,23 @@ class Dialect:
         kept = _rename(kept, self.foreign_name, f"{where}: the layout {self.name} has no place for")
         return mindspore_norms(kept) if self.norm == "mindspore" else kept
 
-    def networks(self, payload: Mapping[str, Any]) -> Networks:
-        """Return a file's networks by role, and the names that are in no slot or no part of a network.
+    def networks(self, content: Mapping[str, Any]) -> Networks:
+        """Return the networks in a file's content by role, and the names that are in no slot or no part of a network.
 
         Names are foreign ones, without wrappers (``common/checkpoints/wrappers.py``). A flat file is taken for the content
         of the first slot's key.
         """
         keys = dict.fromkeys(slot.key for slot in self.slots)
-        contents = {key: payload[key] for key in keys if isinstance(payload.get(key), dict)}
-        if not contents:
-            wrapped = [payload[key] for key in INSIDE if isinstance(payload.get(key), dict)]
-            content = wrapped[0] if wrapped else payload
-            contents = {self.slots[0].key: content} if arrays_of(content) else {}
+        places = {key: content[key] for key in keys if isinstance(content.get(key), dict)}
+        if not places:
+            wrapped = [content[key] for key in INSIDE if isinstance(content.get(key), dict)]
+            flat = wrapped[0] if wrapped else content
+            places = {self.slots[0].key: flat} if arrays_of(flat) else {}
         networks: dict[str, Tensors] = {}
         homeless: list[str] = []
         left: list[str] = []
-        for key, content in contents.items():
-            rest, beside = without_bookkeeping(unwrapped(arrays_of(content)), self._is_known)
+        for key, place in places.items():
+            rest, beside = without_bookkeeping(unwrapped(arrays_of(place)), self._is_known)
             rest = without_holder(rest, self._first_parts)
             left += beside
             for slot in self.slots:
@@ -177,11 +177,11 @@ class Dialect:
         names = [*self._foreign_to_neutral, *self.ignored, *(slot.prefix for slot in self.slots if slot.prefix)]
         return {name.partition(".")[0] for name in names}
 
-    def fits(self, payload: Mapping[str, Any]) -> bool:
+    def fits(self, content: Mapping[str, Any]) -> bool:
         """Whether all names of a file's networks are this layout's, and its marks are among them."""
-        if self.marks.same_as or not all(entry in payload for entry in self.marks.entries):
+        if self.marks.same_as or not all(entry in content for entry in self.marks.entries):
             return False
-        networks, homeless, _ = self.networks(payload)
+        networks, homeless, _ = self.networks(content)
         styles = {style for tensors in networks.values() for style in [_norm_style(tensors)] if style}
         names = [name for tensors in networks.values() for name in torch_norms(tensors)]
         return (

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from common.checkpoints.branches import CLASS_BRANCH, branch
-from common.checkpoints.checkpoint import SINGLE, read
+from common.checkpoints.checkpoint import read
 from common.checkpoints.describe import described
+from common.checkpoints.formats import SINGLE
 from common.checkpoints.meta import CheckpointMeta
 from common.config.schema import ExperimentConfig, NetworkConfig
 from common.config.strict import to_plain

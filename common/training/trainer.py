@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from common.checkpoints.checkpoint import SINGLE, Checkpoint, read
+from common.checkpoints.checkpoint import Checkpoint, read
+from common.checkpoints.formats import SINGLE
 from common.checkpoints.meta import CheckpointMeta
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import Dataset

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from common.arrays import IGNORE
-from common.checkpoints.checkpoint import SINGLE, SUFFIXES, read
+from common.checkpoints.checkpoint import read
+from common.checkpoints.formats import SINGLE, SUFFIXES
 from common.errors import UserError
 from common.methods.pcr.kmeans import class_prototypes
 from common.methods.pcr.pcr import PCRSettings

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from common.checkpoints import checkpoint as checkpoints
-from common.checkpoints.checkpoint import Checkpoint, content_for, file_format, read, write
+from common.checkpoints.checkpoint import Checkpoint, content_for, read, write
+from common.checkpoints.ckpt_file import write_ckpt
+from common.checkpoints.formats import file_format
 from common.checkpoints.meta import FORMAT_VERSION, CheckpointMeta
 from common.command_line import run_command
 from common.config.schema import NetworkConfig
@@ -189,7 +191,7 @@ def test_a_newer_format_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_damaged_description_is_refused(tmp_path):
-    checkpoints.write_ckpt(tmp_path / "a.ckpt", tensors() | {"__meta__": np.frombuffer(b"[1", np.uint8)})
+    write_ckpt(tmp_path / "a.ckpt", tensors() | {"__meta__": np.frombuffer(b"[1", np.uint8)})
     with pytest.raises(UserError, match="description .* is damaged"):
         read(tmp_path / "a.ckpt")
 

@@ -7,9 +7,10 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from common.checkpoints.checkpoint import Checkpoint, content_format, read, write
+from common.checkpoints.checkpoint import Checkpoint, read, write
 from common.checkpoints.ckpt_file import write_ckpt
 from common.checkpoints.dialects import mindspore_norms
+from common.checkpoints.formats import content_format
 from common.checkpoints.layouts import DIALECTS
 from common.checkpoints.meta import CheckpointMeta
 from common.checkpoints.wrappers import unwrapped, without_holder
