@@ -8,13 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from common.arrays import IGNORE
+from common.check_data.classes import Palettes, absence_note
 from common.check_data.findings import Histogram, Problems, counts_of
 from common.command_line import track
 from common.config.schema import Folders
 from common.datasets.file_dataset import Dataset, FileDataset
 from common.datasets.lists import ListEntry, read_list
 from common.errors import UserError
-from common.images.picture import remarks
+from common.images.picture import palette_of, remarks
 from common.splits.split import Split
 
 LABELLED_PARTS = ("labelled", "validation")
@@ -81,15 +85,19 @@ def check_files(dataset: Dataset, split: Split | None, problems: Problems, worke
     with ThreadPoolExecutor(workers) as pool:
         found = track(pool.map(read, work), "check", total=len(work), plain="checked", every=PLAIN_EVERY)
         kinds: dict[str, set[str]] = {}
+        palettes = Palettes(dataset)
         for seen, (part, image_id) in zip(found, work):
             for complaint in seen.complaints:
                 problems.add(complaint)
             for kind in seen.remarks:
                 kinds.setdefault(kind, set()).add(image_id)
+            if seen.palette is not None:
+                palettes.add(*seen.palette, seen.counts)
             if seen.counts:
                 histograms[part].merge(seen.counts)
                 if min(seen.counts) >= len(dataset.classes):
                     problems.remark(f"the label of {image_id} has no pixel of any class, all are ignored")
+    palettes.check(problems)
     for kind, ids in kinds.items():
         problems.remark(f"{len(ids)} of {len({image_id for _, image_id in work})} images {kind}, e.g. {min(ids)}")
     return histograms
@@ -97,11 +105,13 @@ def check_files(dataset: Dataset, split: Split | None, problems: Problems, worke
 
 @dataclass
 class _Seen:
-    """What one image and its label have shown: complaints, pixels of every label value, remarks on the picture's kind."""
+    """What one image and its label have shown: complaints, pixels of every label value, remarks on the picture's kind, and
+    the label's file with its palette."""
 
     complaints: list[str] = field(default_factory=list)
     counts: dict[int, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    palette: tuple[Path, np.ndarray] | None = None
 
 
 def _read(dataset: Dataset, part: str, image_id: str) -> _Seen:
@@ -115,6 +125,10 @@ def _read(dataset: Dataset, part: str, image_id: str) -> _Seen:
     if part in LABELLED_PARTS:
         try:
             seen.counts = counts_of(dataset.label(image_id))
+            if isinstance(dataset, FileDataset):
+                path = dataset.label_path(image_id)
+                palette = palette_of(path)
+                seen.palette = None if palette is None else (path, palette)
         except UserError as error:
             seen.complaints.append(str(error))
     return seen
@@ -123,6 +137,7 @@ def _read(dataset: Dataset, part: str, image_id: str) -> _Seen:
 def check_classes(dataset: Dataset, histograms: dict[str, Histogram], problems: Problems) -> None:
     """Remark on classes that no label of a list shows: nothing can be learned, or judged, of them."""
     for part, histogram in histograms.items():
-        absent = [name for name, images in zip(dataset.classes, histogram.images) if not images]
-        if absent and any(histogram.images):
-            problems.remark(f"{len(absent)} of {len(dataset.classes)} classes in no {part} image: {', '.join(absent)}")
+        seen = {place for place, images in enumerate(histogram.images[:-1]) if images}
+        note = absence_note(dataset, seen | ({IGNORE} if histogram.images[-1] else set()), part)
+        if note and any(histogram.images):
+            problems.remark(note)

@@ -34,6 +34,12 @@ class DatasetConfig:
             raise ValueError(
                 f"{len(self.classes)} classes; between 2 and 254 are possible (labels are 8-bit, 255 is ignore)"
             )
+        for place, name in enumerate(self.classes):
+            if name in self.classes[:place]:
+                raise ValueError(
+                    f"classes {self.classes.index(name)} and {place} are both called {name!r}; names must differ, because "
+                    "results are kept by name"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +49,30 @@ class FileDatasetConfig(DatasetConfig):
     ``root`` is relative to the data root (environment variable ``DATA_ROOT``, else ``data/``) unless absolute. Lists are
     relative to ``root``; in Cityscapes' layouts an empty one stands for ``train.txt`` or ``val.txt``, or without such a
     file for the images in the folder. ``label_encoding``: ``index`` (the pixel is the class), ``cityscapes_ids``
-    (official ids are mapped to train ids), ``auto`` (as the file's name says). ``cache`` is a folder for decoded images
-    (``common/datasets/decoded_cache.py``), relative to the data root; empty: none. A picture of more than ``max_pixels`` is
-    refused.
+    (official ids are mapped to train ids), ``auto`` (as the file's name says). ``label_shift`` is the value of the first
+    class in labels whose values below it mean nothing: with 1, 0 is ignored and 1 is class 0. A label value of
+    ``ignore_index`` is ignored, too; a class that has this value has no pixels and no part in any mean. ``cache`` is a folder
+    for decoded images (``common/datasets/decoded_cache.py``), relative to the data root; empty: none. A picture of more than
+    ``max_pixels`` is refused.
     """
 
     root: str = ""
     ignore_index: int = 255
+    label_shift: int = ranged(0, low=0, high=254)
     label_encoding: Literal["index", "cityscapes_ids", "auto"] = "index"
     train_list: str = ""
     val_list: str = ""
     cache: str = ""
     max_pixels: int = ranged(178_956_970, low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label_shift and self.label_encoding != "index":
+            raise ValueError(f"label_shift = {self.label_shift} belongs to label_encoding: index")
+        if self.label_shift + len(self.classes) > 255:
+            raise ValueError(
+                f"label_shift = {self.label_shift} and {len(self.classes)} classes go beyond the value 254"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

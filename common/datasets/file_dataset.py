@@ -61,6 +61,10 @@ class Dataset(Protocol):
         """Class names; the position is the class id."""
 
     @property
+    def ignored_classes(self) -> frozenset[int]:
+        """Classes that no label can show, because the value they would have is ignored."""
+
+    @property
     def train_ids(self) -> tuple[str, ...]:
         """Ids of the training list in its order, each once."""
 
@@ -99,6 +103,12 @@ class FileDataset:
                 f"dataset.label_encoding={config.label_encoding} gives 19 classes, but data set {config.name} names "
                 f"{len(config.classes)}"
             )
+
+    @property
+    def ignored_classes(self) -> frozenset[int]:
+        """See :class:`Dataset`."""
+        encoding: Encoding = "cityscapes_ids" if self.config.label_encoding == "cityscapes_ids" else "index"
+        return frozenset(range(len(self.classes))) - frozenset(self._class_tables[encoding].tolist())
 
     @cached_property
     def train_ids(self) -> tuple[str, ...]:
@@ -262,11 +272,12 @@ class FileDataset:
         bad = (label < 0) | (small != values)
         if bad.any():
             row, column = np.argwhere(bad)[0]
+            first, last = self.config.label_shift, self.config.label_shift + len(self.classes) - 1
+            hint = "; if the classes start at 1, set dataset.label_shift=1" if values[bad].max() == last + 1 else ""
             raise UserError(
                 f"label {path} has the value {int(values[row, column])} at row {row}, column {column}, outside the "
-                f"classes 0..{len(self.classes) - 1} and not {self.config.ignore_index} (ignore); "
-                f"{int(bad.sum())} such pixels"
-                f"{self.where(image_id)}"
+                f"classes {first}..{last} and not {self.config.ignore_index} (ignore); "
+                f"{int(bad.sum())} such pixels{hint}{self.where(image_id)}"
             )
         return label.astype(np.uint8)
 
@@ -274,7 +285,9 @@ class FileDataset:
     def _class_tables(self) -> dict[Encoding, np.ndarray]:
         """By encoding: pixel value 0..255 to class id, 255 = ignore, -1 = not allowed."""
         index, official = np.full(256, -1, dtype=np.int16), np.full(256, IGNORE, dtype=np.int16)
-        index[: len(self.classes)] = np.arange(len(self.classes))
+        shift = self.config.label_shift
+        index[:shift] = IGNORE
+        index[shift : shift + len(self.classes)] = np.arange(len(self.classes))
         official[list(CITYSCAPES_TRAIN_IDS)] = list(CITYSCAPES_TRAIN_IDS.values())
         for table in (index, official):
             table[[self.config.ignore_index, IGNORE]] = IGNORE

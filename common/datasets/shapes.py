@@ -47,6 +47,11 @@ class ShapesDataset:
         )
         self._ids = frozenset(self.train_ids + self.val_ids)
 
+    @property
+    def ignored_classes(self) -> frozenset[int]:
+        """None: every class has its value."""
+        return frozenset()
+
     def image(self, image_id: str) -> np.ndarray:
         """Return uint8 RGB ``[S,S,3]``."""
         return self._drawn(image_id)[0].copy()

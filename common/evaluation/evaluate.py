@@ -88,7 +88,7 @@ def evaluate_together(
     protocol = config.evaluation
     for predictor in predictors:
         _check(predictor, dataset, ids, protocol)
-    confusions = [ConfusionMatrix(len(dataset.classes)) for _ in predictors]
+    confusions = [ConfusionMatrix(len(dataset.classes), ignored_classes=dataset.ignored_classes) for _ in predictors]
     started = time.perf_counter()
     samples = _read_ahead(lambda image_id: _sample(dataset, image_id, config), ids)
     judged = zip(ids, samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -20,16 +21,18 @@ class ConfusionMatrix:
     """Pixel counts of one evaluation.
 
     ``matrix`` is int64 ``[K,K]``, rows are the truth, columns the prediction; ``ignored`` counts the pixels labelled
-    ``ignore_index``. ``classes`` lies in 2..254, because labels are 8-bit.
+    ``ignore_index``. ``classes`` lies in 2..254, because labels are 8-bit. ``ignored_classes`` are those that no label can
+    show: predicting one is wrong, but they have no IoU and no part in any mean.
     """
 
-    def __init__(self, classes: int, ignore_index: int = IGNORE) -> None:
+    def __init__(self, classes: int, ignore_index: int = IGNORE, ignored_classes: Collection[int] = ()) -> None:
         if not 2 <= classes <= 254:
             raise ValueError(f"{classes} classes; between 2 and 254 are possible")
         if not classes <= ignore_index <= 255:
             raise ValueError(f"ignore_index {ignore_index} must lie in {classes}..255")
         self.classes = classes
         self.ignore_index = ignore_index
+        self.counted = np.array([class_id not in ignored_classes for class_id in range(classes)])
         self.matrix = np.zeros((classes, classes), dtype=np.int64)
         self.ignored = 0
         # One row of codes per class, one for the ignored value and one for values that must not occur: a single
@@ -59,7 +62,8 @@ class ConfusionMatrix:
 
     def merge(self, other: ConfusionMatrix) -> None:
         """Add the counts of ``other``, which must have the same classes and ignored value."""
-        if (other.classes, other.ignore_index) != (self.classes, self.ignore_index):
+        alike = (other.classes, other.ignore_index) == (self.classes, self.ignore_index)
+        if not alike or (other.counted != self.counted).any():
             raise ValueError("confusion matrices of different classes or ignored values cannot be merged")
         self.matrix += other.matrix
         self.ignored += other.ignored
@@ -81,20 +85,22 @@ class ConfusionMatrix:
         return self.truth() + self.predicted() - self.intersection()
 
     def iou(self) -> np.ndarray:
-        """Intersection over union of each class: float64 ``[K]`` in 0..1, NaN where the union is empty."""
+        """Intersection over union of each class: float64 ``[K]`` in 0..1, NaN where the union is empty or the class ignored."""
         union = self.union()
-        return np.divide(self.intersection(), union, out=np.full(self.classes, np.nan), where=union > 0)
+        return np.divide(
+            self.intersection(), union, out=np.full(self.classes, np.nan), where=(union > 0) & self.counted
+        )
 
     def miou(self, absent: Absent = "zero", first: int = 0) -> float:
-        """Mean intersection over union in 0..1, of the classes from number ``first`` on.
+        """Mean intersection over union in 0..1, of the classes from number ``first`` on that are not ignored.
 
         ``zero``: mean over all classes of I / (U + 1e-10), an absent class counts 0 (``specs/u2pl.md`` section 14);
         ``skip``: mean of I / U over the classes with a union (``specs/cpcl.md`` section 8), NaN when there is none.
         """
-        if absent == "zero":
-            return float(np.mean((self.intersection() / (self.union() + EPSILON))[first:]))
-        present = self.iou()[first:][self.union()[first:] > 0]
-        return float(present.mean()) if present.size else float("nan")
+        counted = self.counted & (np.arange(self.classes) >= first)
+        scores = self.intersection() / (self.union() + EPSILON) if absent == "zero" else self.iou()
+        scores = scores[counted if absent == "zero" else counted & (self.union() > 0)]
+        return float(scores.mean()) if scores.size else float("nan")
 
     def pixel_accuracy(self) -> float:
         """Share of the labelled pixels that are predicted correctly, in 0..1; NaN without any labelled pixel."""

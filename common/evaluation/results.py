@@ -33,7 +33,8 @@ def result(
 
     ``split_digest`` is the SHA-256 of the labelled list, None when it is not known; ``checkpoint`` the evaluated file,
     None for a network that has not been saved; ``role`` which of its networks was judged (``student``, ``teacher``).
-    Scores are fractions, ``miou_without_first`` leaves out the first class (the background of VOC), ``miou_percent`` is rounded to 3 decimals; the IoU of a class without any pixel is null.
+    Scores are fractions, ``miou_without_first`` leaves out the first class (the background of VOC), ``miou_percent`` is rounded to 3 decimals; the IoU of a class without any pixel is null,
+    and so is that of ``ignored_classes``, which no label can show and no mean counts.
     """
     confusion = evaluation.confusion
     per_class = zip(config.dataset.classes, confusion.truth(), confusion.predicted(), confusion.intersection())
@@ -50,6 +51,7 @@ def result(
             for name, labelled, predicted, correct in per_class
         },
         "ignored_pixels": confusion.ignored,
+        "ignored_classes": [name for name, counted in zip(config.dataset.classes, confusion.counted) if not counted],
         "confusion_matrix": confusion.matrix.tolist(),
         "protocol": evaluation.protocol,
         "split": {"dataset": config.dataset.name, "id": config.split.id, "digest": split_digest},
@@ -103,20 +105,31 @@ def format_table(content: dict[str, Any]) -> str:
     for name, value in content["iou"].items():
         labelled = f"{content['pixels'][name]['labelled']:,}".replace(",", " ")
         lines.append(f"{name:<{width}}  {_percent(value)}  {labelled:>13}")
-    absent = sum(value is None for value in content["iou"].values())
-    note = "" if not absent else f"  ({absent} absent: {ABSENT[content['protocol']['absent_class']]})"
+    note = absence(content)
     runtime = content["runtime"]
     return "\n".join(
         [
             *lines,
             "-" * len(lines[0]),
-            f"{'mean IoU':<{width}}  {_percent(content['miou'])}{note}",
+            f"{'mean IoU':<{width}}  {_percent(content['miou'])}{note and f'  ({note})'}",
             f"{'without first':<{width}}  {_percent(content.get('miou_without_first'))}",
             f"{'pixel accuracy':<{width}}  {_percent(content['pixel_accuracy'])}",
             f"{content['experiment']}: {content['images']} images in {content['seconds']:.1f} s, protocol "
             f"{content['protocol']['name']}, {runtime['name']} {runtime['version']} on {runtime['device']}",
         ]
     )
+
+
+def absence(content: dict[str, Any]) -> str:
+    """Return how many classes have no pixel to be judged by and what the mean makes of them, and which are ignored.
+
+    A class that no label shows counts 0 even where it is predicted; one that is left out is one that nobody predicts, too.
+    """
+    rule, ignored = content["protocol"]["absent_class"], content.get("ignored_classes", [])
+    pixels = [numbers for name, numbers in content["pixels"].items() if name not in ignored]
+    absent = sum(not numbers["labelled"] and (rule == "zero" or not numbers["predicted"]) for numbers in pixels)
+    parts = [f"{absent} absent: {ABSENT[rule]}"] if absent else []
+    return "; ".join([*parts, f"{len(ignored)} ignored: {', '.join(ignored)}"] if ignored else parts)
 
 
 def _number(value: float) -> float | None:

@@ -127,6 +127,16 @@ def remarks(path: Path) -> tuple[str, ...]:
     return tuple(text for text, holds in said.items() if holds)
 
 
+def palette_of(path: Path) -> np.ndarray | None:
+    """Return the colours of a palette image, uint8 ``[n,3]``; None for any other file."""
+    try:
+        with _opened(path, "label", None) as file:
+            colours = file.getpalette("RGB") if file.mode in ("P", "PA") else None
+    except UserError:
+        return None
+    return None if colours is None else np.array(colours, np.uint8).reshape(-1, 3)
+
+
 def orientation_of(picture: Image.Image) -> int:
     """Return the orientation tag, 1 (upright) to 8; 1 for a file without one or with a damaged one."""
     try:

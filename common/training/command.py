@@ -6,6 +6,7 @@ import argparse
 import itertools
 from pathlib import Path
 
+from common.check_data.classes import class_notes
 from common.command_line import experiment_arguments
 from common.config.schema import ExperimentConfig, LabelledList, Reference
 from common.config.strict import to_plain
@@ -50,6 +51,7 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
         config = _same_config(config, folder)
     check_lists(split, dataset)
     check_batches(config)
+    class_lines = class_notes(dataset, split)
     # Raises if lists and batch sizes do not fit, before anything is written.
     Plan(split, config.streams(), config)
     if config.evaluation.branch == "mean":
@@ -57,7 +59,7 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
             "evaluation.branch = mean is for the evaluation of both branches; training keeps one: use 1 or 2"
         )
     method, notes = framework.make_method(config)
-    notes += config.method.warnings(len(dataset.classes)) + batch_warnings(config, split)
+    notes += config.method.warnings(len(dataset.classes)) + batch_warnings(config, split) + class_lines
     notes += reference_notes(config.reference)
     if not arguments.resume:
         folder.start(dump(config))

@@ -25,7 +25,7 @@ from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import Dataset
 from common.errors import CheckFailed, Interrupted, UserError
 from common.evaluation.evaluate import Evaluation, evaluate
-from common.evaluation.results import write_result
+from common.evaluation.results import absence, result, write_result
 from common.images.normalise import planes
 from common.loading.loader import Loader
 from common.methods.interface import Clock, Method, NonFiniteLoss
@@ -191,8 +191,10 @@ class Trainer:
         predictor = self.method.predictor(role)
         outcome = evaluate(predictor, self.dataset, self.dataset.val_ids, self.config, False, keep_picture)
         self.folder.log(kind="evaluation", iteration=self.iteration, epoch=clock.epoch, miou=outcome.miou, role=role)
+        note = absence(result(outcome, self.config, split_digest=self.split.digest, checkpoint=None))
         self.say(
-            f"epoch {clock.epoch + 1}/{clock.epochs} mIoU {100 * outcome.miou:.3f} ({role}, {outcome.images} images)"
+            f"epoch {clock.epoch + 1}/{clock.epochs} mIoU {100 * outcome.miou:.3f} ({role}, {outcome.images} images"
+            f"{note and f'; {note}'})"
         )
         if outcome.miou > self.best_miou:
             self.best_miou = outcome.miou

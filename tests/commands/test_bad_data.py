@@ -14,7 +14,7 @@ from common.command_line import run_command  # noqa: E402
 from torch_impl.train import main  # noqa: E402
 
 SETTINGS = [
-    "dataset.name=own", "network.preset=tiny", "network.backbone_weights=null", "augment.crop=32", "loader.workers=0",
+    "dataset.name=own", "network.preset=tiny", "augment.crop=32", "loader.workers=0",
     "loader.batch_labelled=4", "trainer.epochs=1", "trainer.iterations_per_epoch=1", "trainer.pictures=0",
 ]  # fmt: skip
 

@@ -15,7 +15,7 @@ from common.splits.registry import digest
 from common.training.trainer import Trainer
 
 SETTINGS = [
-    "dataset.name=own", "network.preset=tiny", "network.backbone_weights=null", "augment.crop=32", "loader.workers=0",
+    "dataset.name=own", "network.preset=tiny", "augment.crop=32", "loader.workers=0",
     "loader.batch_labelled=2", "trainer.epochs=2", "trainer.iterations_per_epoch=2", "trainer.pictures=0",
     "trainer.log_every=1",
 ]  # fmt: skip

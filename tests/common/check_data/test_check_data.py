@@ -159,6 +159,49 @@ def test_classes_that_are_not_there_and_empty_labels_are_remarks(data, capsys):
     assert "note: 8 of 11 classes in no validation image: road, " in rest
 
 
+def palette_label(path, order, ids) -> None:
+    """A palette label whose first colours are black, red and blue in this ``order``."""
+    image = Image.fromarray(ids, mode="P")
+    image.putpalette([value for index in order for value in ((0, 0, 0), (200, 0, 0), (0, 0, 200), (9, 9, 9))[index]])
+    image.save(path)
+
+
+def test_palettes_that_disagree_are_named(data, capsys):
+    masks = data / "SegmentationClass"
+    ids = np.tile(np.array([[0, 1, 2, 1]], np.uint8), (48, 16))
+    for name in ("t0", "t1", "v0"):
+        palette_label(masks / f"{name}.png", (0, 1, 2), ids)
+    assert check(data, capsys)[:2] == (0, [])
+    palette_label(masks / "v1.png", (0, 2, 1), ids)
+    code, problems, _ = check(data, capsys)
+    assert code == 1 and len(problems) == 1
+    assert (
+        f"the palettes of the labels {masks / 't0.png'} and {masks / 'v1.png'} differ: class building is" in problems[0]
+    )
+    assert "which is the colour of pole; save all labels with one order" in problems[0]
+    palette_label(masks / "v1.png", (0, 1, 3), ids)
+    code, problems, rest = check(data, capsys)
+    assert (code, problems) == (
+        0,
+        [],
+    ) and f"{masks / 'v1.png'} differ: class pole is (0, 0, 200) in the first and (9, 9, 9)" in rest
+    palette_label(masks / "v1.png", (0, 2, 1), np.zeros_like(ids))  # colours of classes that are not there say nothing
+    assert check(data, capsys)[:2] == (0, [])
+
+
+def test_masks_of_0_and_255_are_remarked_on(data, capsys):
+    for path in (data / "SegmentationClass").iterdir():
+        Image.fromarray(np.tile(np.array([[0, 255]], np.uint8), (48, 32))).save(path)
+    code, problems, rest = check(data, capsys, "dataset.classes=[background, disc]")
+    assert (code, problems) == (0, [])
+    assert (
+        "note: 1 of 2 classes in no labelled image: disc; the labels hold 0 and 255 alone, and 255 is ignored" in rest
+    )
+    assert (
+        "1 of 2 classes" not in check(data, capsys, "dataset.classes=[background, disc]", "dataset.ignore_index=1")[2]
+    )
+
+
 def test_unusual_pictures_are_counted(data, capsys):
     exif = Image.Exif()
     exif[0x0112] = 3

@@ -244,6 +244,50 @@ def test_sixteen_bit_labels_and_another_ignore_index(root):
         open_dataset(config_of(root)).label("one")
 
 
+def test_labels_whose_classes_start_at_one(root):
+    stored = np.where(LABEL == 255, 255, LABEL + 1).astype(np.uint8)
+    stored[0] = 0
+    save(root / "labels" / "one.png", stored)
+    with pytest.raises(
+        UserError, match="has the value 3 .* classes 0..2 .*if the classes start at 1, set dataset.label_shift=1"
+    ):
+        open_dataset(config_of(root)).label("one")
+    data = open_dataset(config_of(root, label_shift=1))
+    assert (data.label("one")[0] == 255).all() and data.ignored_classes == frozenset()
+    np.testing.assert_array_equal(data.label("one")[1:], LABEL[1:])
+    save(root / "labels" / "one.png", np.where(LABEL == 2, 4, LABEL).astype(np.uint8))
+    with pytest.raises(UserError, match="has the value 4 .* outside the classes 1..3 and not 255"):
+        data.label("one")
+
+
+def test_classes_that_no_label_can_show(root):
+    assert open_dataset(config_of(root)).ignored_classes == frozenset()
+    assert open_dataset(config_of(root, ignore_index=0)).ignored_classes == {0}
+    assert open_dataset(config_of(root, ignore_index=2, label_shift=1)).ignored_classes == {1}
+    city = {"layout": "cityscapes", "classes": CITYSCAPES}
+    assert (
+        open_dataset(config_of(root, ignore_index=0, label_encoding="cityscapes_ids", **city)).ignored_classes
+        == frozenset()
+    )
+    assert open_dataset(config_of(root, ignore_index=0, **city)).ignored_classes == {0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ("a", "b", "a")}, "classes 0 and 2 are both called 'a'; names must differ"),
+        ({"label_shift": 253}, "label_shift = 253 and 3 classes go beyond the value 254"),
+        (
+            {"label_shift": 1, "layout": "cityscapes", "classes": CITYSCAPES, "label_encoding": "auto"},
+            "label_shift = 1 belongs to label_encoding: index",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(root, changes, message):
+    with pytest.raises(UserError, match=message):
+        config_of(root, **changes)
+
+
 def test_labels_beyond_a_byte_do_not_wrap(root):
     save(root / "labels" / "one.png", np.where(LABEL == 255, 256, LABEL).astype(np.uint16))
     with pytest.raises(UserError, match="has the value 256"):

@@ -44,6 +44,7 @@ class Painted:
 
     name = "painted"
     classes = ("red", "green", "blue")
+    ignored_classes = frozenset()
 
     def __init__(self, sizes=((20, 30), (31, 17), (24, 24))):
         rng = np.random.default_rng(5)
@@ -295,3 +296,11 @@ def test_progress_is_a_bar_on_a_terminal(dataset, capsys, monkeypatch):
 def test_progress_can_be_switched_off(dataset, capsys):
     run(dataset, painted())
     assert capsys.readouterr().err == ""
+
+
+def test_an_ignored_class_has_no_part_in_the_mean(dataset):
+    dataset.ignored_classes = frozenset({0})
+    for label in dataset.labels.values():
+        label[label == 0] = 255
+    outcome = run(dataset, painted())
+    assert outcome.miou == pytest.approx(1.0) and np.isnan(outcome.iou[0])

@@ -70,6 +70,19 @@ def test_agrees_with_plain_counting_for_every_number_of_classes(classes):
     assert confusion.ignored == (label == 255).sum()
 
 
+@pytest.mark.parametrize("absent", ["zero", "skip"])
+def test_an_ignored_class_counts_nowhere_but_as_a_wrong_prediction(absent):
+    confusion = ConfusionMatrix(3, ignored_classes={0})
+    label = np.array([[1] * 8 + [2] * 1], np.uint8)
+    confusion.update(np.array([[1] * 7 + [0] * 2], np.uint8), label)
+    np.testing.assert_array_equal(np.isnan(confusion.iou()), [True, False, False])
+    assert confusion.iou()[1:].tolist() == [0.875, 0.0]
+    assert confusion.miou(absent) == pytest.approx(0.4375) and confusion.miou(absent, first=1) == pytest.approx(0.4375)
+    assert confusion.miou(absent, first=2) == 0 and confusion.pixel_accuracy() == pytest.approx(7 / 9)
+    with pytest.raises(ValueError, match="cannot be merged"):
+        confusion.merge(ConfusionMatrix(3))
+
+
 def test_merge_is_the_same_as_counting_together():
     other = np.flip(TRUTH).copy()
     together = counted((PREDICTION, TRUTH), (PREDICTION, other), classes=4)

@@ -10,7 +10,7 @@ import pytest
 from common.errors import UserError
 from common.evaluation.evaluate import Evaluation, describe_protocol
 from common.evaluation.metrics import ConfusionMatrix
-from common.evaluation.results import format_table, read_result, result, write_result
+from common.evaluation.results import absence, format_table, read_result, result, write_result
 from common.prediction.predictor import UsedRuntime
 from tests.builders import experiment
 
@@ -68,6 +68,7 @@ def test_file_holds_everything(tmp_path, evaluation, checkpoint):
             "dog": {"labelled": 2, "predicted": 3, "correct": 2},
             "guinea pig": {"labelled": 0, "predicted": 0, "correct": 0},
         },
+        "ignored_classes": [],
         "ignored_pixels": 1,
         "confusion_matrix": [[2, 1, 0], [0, 2, 0], [0, 0, 0]],
         "protocol": describe_protocol(CONFIG),
@@ -124,3 +125,34 @@ def test_table_lists_classes_and_says_what_absent_means(evaluation):
     assert "80.000" in lines[7]
     assert "protocol whole, onnx 1.2.3 on CPUExecutionProvider" in lines[8]
     assert len({line.index(".") for line in (lines[1], lines[2], lines[5], lines[6])}) == 1
+
+
+def content_of(rule: str, truth: list[int], prediction: list[int], ignored=()) -> dict:
+    confusion = ConfusionMatrix(3, ignored_classes=ignored)
+    confusion.update(np.array([prediction], np.uint8), np.array([truth], np.uint8))
+    config = experiment(CONFIG.dataset.classes, dataset={"name": "pets"}, evaluation={"absent_class": rule})
+    evaluation = Evaluation(
+        confusion=confusion, iou=tuple(map(float, confusion.iou())), miou=confusion.miou(rule), pixel_accuracy=1.0, images=1,
+        seconds=1.0, seconds_per_image=1.0, protocol=describe_protocol(config),
+        runtime=UsedRuntime(name="numpy", version="1", device="cpu"),
+    )  # fmt: skip
+    return result(evaluation, config, split_digest=None, checkpoint=None)
+
+
+@pytest.mark.parametrize(
+    ("rule", "truth", "prediction", "ignored", "note"),
+    [
+        ("zero", [0, 1, 2], [0, 0, 0], (), ""),
+        ("zero", [0, 1, 1], [0, 1, 1], (), "1 absent: counted as 0"),
+        ("zero", [0, 1, 1], [0, 1, 2], (), "1 absent: counted as 0"),
+        ("skip", [0, 1, 1], [0, 1, 1], (), "1 absent: left out"),
+        ("skip", [0, 1, 1], [0, 1, 2], (), ""),
+        ("zero", [255, 1, 2], [0, 1, 2], (0,), "1 ignored: cat"),
+        ("zero", [255, 1, 1], [0, 1, 0], (0,), "1 absent: counted as 0; 1 ignored: cat"),
+    ],
+)
+def test_what_the_mean_leaves_out_is_said(rule, truth, prediction, ignored, note):
+    content = content_of(rule, truth, prediction, ignored)
+    assert absence(content) == note
+    line = next(line for line in format_table(content).splitlines() if line.startswith("mean IoU"))
+    assert line.endswith(f"({note})") if note else "(" not in line
