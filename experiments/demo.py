@@ -34,7 +34,6 @@ SEEDS = (1, 2, 3)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parsed = _parser().parse_intermixed_args(arguments)
-    from benchmarks.machine import save
     from converters.parity import format_report, run_parity
 
     started = time.monotonic()
@@ -55,6 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"\nreport: {out / 'report.html'}; all runs: {parsed.out / 'demo.md'}")
     print(f"{seconds:.0f} seconds, largest process {largest_process():.1f} GiB")
     if parsed.benchmark:
+        from benchmarks.machine import save
+
         figures = {"runs": scores} | {key: outcome[key] for key in ("baselines", "scores", "pairs", "failures")}
         figures |= {"seconds": round(seconds), "largest_process_gib": round(largest_process(), 2)}
         save("demo", " ".join(["python -m experiments.demo --benchmark", *parsed.overrides]), figures)

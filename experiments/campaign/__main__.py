@@ -8,8 +8,9 @@ from pathlib import Path
 from common.command_line import positive, run_command
 from common.errors import CheckFailed, UserError
 from common.paths import PROJECT
+from common.runtimes import FRAMEWORKS
 from experiments.campaign.page import write_page
-from experiments.campaign.plan import FRAMEWORKS, Run, read_campaign, runs_of
+from experiments.campaign.plan import Run, read_campaign, runs_of
 from experiments.campaign.rows import Rows
 from experiments.campaign.runner import Runner, say
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.files import atomic_path
 from experiments.campaign.statistics import spread
-
-
-def available() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def bars(path: Path, names: Sequence[str], samples: Sequence[Sequence[float]], label: str) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from common.files import write_text_atomic
+from common.reports.charts import available
+from common.runtimes import FRAMEWORKS
 from experiments.campaign import charts
-from experiments.campaign.plan import FRAMEWORKS, Campaign, Run
+from experiments.campaign.plan import Campaign, Run
 from experiments.campaign.rows import Rows
 from experiments.campaign.statistics import half_width, spread
-
-TITLES = {"torch": "PyTorch", "mindspore": "MindSpore"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def split_part(split: str, cells: Sequence[Cell], campaign: Campaign) -> list[st
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for cell in cells:
-        head = [cell.method, TITLES[cell.framework], f"{len(cell.rows)} of {len(cell.runs)}"]
+        head = [cell.method, FRAMEWORKS[cell.framework].title, f"{len(cell.rows)} of {len(cell.runs)}"]
         lines.append(
             f"| {' | '.join([*head, *figures(cell, baselines.get(cell.framework) or baselines.get('torch'))])} |"
         )
@@ -143,13 +143,13 @@ def frameworks_part(cells: Sequence[Cell]) -> str:
 def chart_part(file: Path, cells: Sequence[Cell], rows: Rows) -> list[str]:
     """Draw bars and curves beside the rows and return their place on the page; one line where nothing can be drawn."""
     folder = rows.folder
-    if not charts.available():
+    if not available():
         return ["Charts need matplotlib: `pip install '.[charts]'`, then run the command with `--page`."]
     finished = [cell for cell in cells if cell.rows]
-    names = [f"{cell.method}\n{cell.split}\n{TITLES[cell.framework]}" for cell in finished]
+    names = [f"{cell.method}\n{cell.split}\n{FRAMEWORKS[cell.framework].title}" for cell in finished]
     charts.bars(folder / "bars.svg", names, [cell.scores for cell in finished], "mIoU, %")
     curves = {
-        f"{cell.method} {cell.split} {TITLES[cell.framework]}": [
+        f"{cell.method} {cell.split} {FRAMEWORKS[cell.framework].title}": [
             rows.evaluations(run) for run in cell.runs if finished_in(cell, run)
         ]
         for cell in finished
@@ -180,7 +180,7 @@ def published_part(cells: Sequence[Cell], campaign: Campaign) -> list[str]:
             f"{getattr(loader, f'batch_{source}')} {source}" for source in sources
         )
         lines.append(
-            f"| `{cell.runs[0].experiment}` | {TITLES[cell.framework]} | {reference.published_miou:.2f} | {batch} | {reference.hardware} | {status} |"
+            f"| `{cell.runs[0].experiment}` | {FRAMEWORKS[cell.framework].title} | {reference.published_miou:.2f} | {batch} | {reference.hardware} | {status} |"
         )
     if not lines:
         return []

@@ -13,8 +13,8 @@ from common.config.strict import build, ranged, to_plain
 from common.config.yaml_files import read_yaml
 from common.errors import UserError
 from common.experiment import compose
+from common.runtimes import FRAMEWORKS
 
-FRAMEWORKS = ("torch", "mindspore")
 MACHINE_KEYS = {"trainer": ("device", "threads"), "loader": ("workers",), "dataset": ("root", "cache")}
 """Settings that say where a run happens, not what it computes: two runs may differ in them and still be the same run."""
 

@@ -83,7 +83,7 @@ def row_of(run: Run, folder: RunFolder, threads: int, seconds: float, cpu_second
     evaluations = [entry for entry in folder.entries() if entry["kind"] == "evaluation"]
     best = max(evaluations, key=lambda entry: entry["miou"])
     steps, machine = evaluations[-1]["iteration"], describe()
-    streams = run.config.method.streams()
+    streams = run.config.streams()
     images = sum(getattr(run.config.loader, f"batch_{stream.source}") // stream.one_of for stream in streams)
     return {
         "run": run.name,
