@@ -11,7 +11,8 @@
 A method file with ``base: OTHER`` is another setting of the method OTHER: its sections are merged over those of that file,
 its ``splits`` and ``split_lists`` take their place.
 
-Mappings are merged key by key, everything else is replaced. ``split_lists: {DATASET: {SPLIT: ID}}`` of a method file lists
+Mappings are merged key by key, everything else is replaced. An option that nothing reads is an error, unless a later layer has
+chosen what makes it unread: another protocol, say (``common/config/unread.py``). ``split_lists: {DATASET: {SPLIT: ID}}`` of a method file lists
 the splits its paper reports (or that make sense here) and the id in ``configs/splits.yaml`` each stands for, because papers
 use different lists of the same size; any other id of the registry, ``all``, and lists in the user's ``splits/`` work too.
 """
@@ -61,21 +62,17 @@ def compose(name: str, overrides: Sequence[str] = (), configs: Path = CONFIGS) -
     dataset, split, method = _parts(name, configs)
     method_source, method_file = _read_method(method, configs)
     aliases = _section(method_file, "split_lists", dataset, method_source)
-    method_layer = _method_layer(method_file, method_source, dataset, split)
-    override_layer = [(_override(text), COMMAND_LINE) for text in overrides]
     identity = {
         "name": name,
         "split": {"id": aliases.get(split, split)},
         "method": {"name": _method_name(method_file, method)},
     }
+    method_layer = [(identity, method_source), *_method_parts(method_file, method_source, dataset, split)]
+    override_layer = [(_override(text), COMMAND_LINE) for text in overrides]
+    dataset_layer = [read_file(configs, "datasets", dataset)]
+    network_layer = [_network(method_layer + override_layer, method_source, configs)]
     layers = Layers()
-    for values, source in (
-        read_file(configs, "datasets", dataset),
-        _network_layer([*method_layer, *override_layer], method_source, configs),
-        (identity, method_source),
-        *method_layer,
-        *override_layer,
-    ):
+    for values, source in dataset_layer + network_layer + method_layer + override_layer:
         layers.merge(values, source)
     layers.drop("network.preset")
     config = _build(layers)
@@ -211,7 +208,7 @@ def _override(text: str) -> dict[str, Any]:
     return nested
 
 
-def _method_layer(
+def _method_parts(
     method_file: Mapping[str, Any], source: str, dataset: str, split: str
 ) -> list[tuple[Mapping[str, Any], str]]:
     """What a method's file says for this data set and split, the later over the earlier, with the source of each part."""
@@ -221,7 +218,7 @@ def _method_layer(
     return parts
 
 
-def _network_layer(
+def _network(
     upper: Sequence[tuple[Mapping[str, Any], str]], method_source: str, configs: Path
 ) -> tuple[dict[str, Any], str]:
     """The network that the last of the layers above names as ``network.preset``."""

@@ -111,7 +111,7 @@ def card(config: ExperimentConfig, result: Mapping[str, Any], scores: Mapping[st
         "",
         f"- data set: {dataset.name}; classes: {', '.join(dataset.classes)}",
         *_split_lines(config, result),
-        f"- input: RGB, minus {list(config.augment.mean)}, divided by {list(config.augment.std)} (pixels in 0..255)",
+        f"- input: RGB, minus {list(config.normalisation.mean)}, divided by {list(config.normalisation.std)} (pixels in 0..255)",
         "",
         "## Scores",
         "",

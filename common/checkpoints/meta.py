@@ -56,8 +56,8 @@ class CheckpointMeta:
             experiment=config.name,
             network=to_plain(config.network),
             classes=config.dataset.classes,
-            mean=config.augment.mean,
-            std=config.augment.std,
+            mean=config.normalisation.mean,
+            std=config.normalisation.std,
             method=config.method.name,
             **facts,
         )

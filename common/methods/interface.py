@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from common.arrays import Size
 from common.config.schema import (
     AugmentConfig,
     BothLists,
@@ -20,6 +21,7 @@ from common.config.schema import (
     NetworkConfig,
     OptimizerConfig,
 )
+from common.datasets.file_dataset import Dataset
 
 if TYPE_CHECKING:
     from common.splits.split import Split
@@ -40,6 +42,26 @@ Labels = Mapping[str, np.ndarray]
 """Label images uint8 ``[H,W]`` by name; all of them follow the geometry of the image."""
 
 
+class LabelSource(Protocol):
+    """Where label images come from. Worker processes get it pickled."""
+
+    def label(self, dataset: Dataset, image_id: str, size: Size) -> np.ndarray:
+        """Return the label image of an image of ``dataset``, uint8 ``[H,W]``; ``size`` is that of the image."""
+
+
+@dataclass(frozen=True)
+class OwnLabels:
+    """The data set's own label images."""
+
+    def label(self, dataset: Dataset, image_id: str, size: Size) -> np.ndarray:
+        """See :class:`LabelSource`."""
+        return dataset.label(image_id)
+
+
+OWN_LABEL: Mapping[str, LabelSource] = {"label": OwnLabels()}
+"""The labels of a stream of labelled images."""
+
+
 class Pipeline(Protocol):
     """An augmentation: from a decoded image and its label images to the arrays of one training sample.
 
@@ -57,22 +79,21 @@ class Pipeline(Protocol):
 class Stream:
     """One sequence of samples a method draws from in every step.
 
-    ``source`` is the list it reads (``labelled`` or ``unlabelled``), ``pipeline`` its augmentation, ``labels`` the label images
-    that go through the same geometry. ``order``: one permutation of the list after the other, or each image drawn uniformly. ``one_of``: of so many consecutive images one, drawn at random, is
-    prepared. ``probability``: so likely is each image prepared at all; the others have the id ``""`` and are all zeros.
-    ``folders`` says where those label images lie that are not the data set's own. ``follows`` names a stream whose shuffled
-    order this one takes: with entry i of that list comes entry i modulo the length of this one's list, in every epoch
+    ``source`` is the list it reads (``labelled`` or ``unlabelled``), ``pipeline`` its augmentation, ``labels`` the
+    sources of the label images that go through the same geometry, by name. ``order``: one permutation of the list after the
+    other, or each image drawn uniformly. ``one_of``: of so many consecutive images one, drawn at random, is prepared.
+    ``probability``: so likely is each image prepared at all; the others have the id ``""`` and are all zeros. ``follows`` names a
+    stream whose shuffled order this one takes: with entry i of that list comes entry i modulo the length of this one's list, in every epoch
     (``specs/uccl.md`` section 7, "Loaders"). A list that is longer than that one is shuffled by itself.
     """
 
     name: str
     source: str
     pipeline: Pipeline
-    labels: tuple[str, ...] = ()
+    labels: Mapping[str, LabelSource] = field(default_factory=dict)
     order: Literal["permuted", "uniform"] = "permuted"
     one_of: int = 1
     probability: float = 1.0
-    folders: Mapping[str, str] = field(default_factory=dict)
     follows: str = ""
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from common.config.schema import AugmentConfig, LabelledList
-from common.methods.interface import MethodSettings, Stream
+from common.methods.interface import OWN_LABEL, MethodSettings, Stream
 from common.methods.weak_crop import WeakCrop
 
 
@@ -22,4 +22,4 @@ class SupOnlySettings(MethodSettings):
 
     def streams(self, augment: AugmentConfig) -> tuple[Stream, ...]:
         """The labelled images with weak augmentation."""
-        return (Stream(name="labelled", source="labelled", pipeline=augment, labels=("label",)),)
+        return (Stream(name="labelled", source="labelled", pipeline=augment, labels=OWN_LABEL),)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from common.config.schema import AugmentConfig
 from common.config.strict import ranged
-from common.methods.interface import Clock, MethodSettings, Stream
+from common.methods.interface import OWN_LABEL, Clock, MethodSettings, Stream
 from common.methods.weak_crop import WeakCrop
 
 
@@ -26,7 +26,7 @@ class TeacherSettings(MethodSettings):
     def streams(self, augment: AugmentConfig) -> tuple[Stream, ...]:
         """Labelled and unlabelled images, both with the same weak augmentation."""
         return (
-            Stream(name="labelled", source="labelled", pipeline=augment, labels=("label",)),
+            Stream(name="labelled", source="labelled", pipeline=augment, labels=OWN_LABEL),
             Stream(name="unlabelled", source="unlabelled", pipeline=augment),
         )
 

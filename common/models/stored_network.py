@@ -86,7 +86,7 @@ def check_fits(description: CheckpointMeta | GraphMetadata, experiment: Experime
     if description.network is not None:
         _check_network(description.network, experiment, path)
     for key in ("mean", "std"):
-        stated, asked = getattr(description, key), getattr(experiment.augment, key)
+        stated, asked = getattr(description, key), getattr(experiment.normalisation, key)
         if stated is not None and stated != asked:
             raise UserError(
                 f"{path} was trained with augment.{key}={_text(stated)}, not {_text(asked)}; add this setting"
@@ -127,8 +127,8 @@ def _normalisation(
         return meta.mean, meta.std
     if experiment is None and not meta.experiment:
         raise UserError(f"{path} does not say how its images are normalised; name the experiment it was trained in")
-    augment = (experiment or compose(meta.experiment)).augment
-    return augment.mean, augment.std
+    normalisation = (experiment or compose(meta.experiment)).normalisation
+    return normalisation.mean, normalisation.std
 
 
 def _text(value: object) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from common.config.schema import AugmentConfig, RepeatedLists
 from common.methods.cpcl.augment import FlipScaleCrop
-from common.methods.interface import Clock, MethodSettings, Stream
+from common.methods.interface import OWN_LABEL, Clock, MethodSettings, Stream
 from common.rng import generator
 
 
@@ -30,7 +30,7 @@ class TwoBranchSettings(MethodSettings):
         """Labelled images and one draw of unlabelled ones, or, to mix, two independent draws, all augmented alike (section 6.2)."""
         unlabelled = ["unlabelled", "unlabelled_other"] if self.mixes() else ["unlabelled"]
         return (
-            Stream(name="labelled", source="labelled", pipeline=augment, labels=("label",)),
+            Stream(name="labelled", source="labelled", pipeline=augment, labels=OWN_LABEL),
             *(Stream(name=name, source="unlabelled", pipeline=augment) for name in unlabelled),
         )
 

@@ -17,7 +17,7 @@ import numpy as np
 from common.arrays import Box
 from common.config.strict import ranged
 from common.images.mixing import box_mask
-from common.methods.interface import Clock, Stream
+from common.methods.interface import OWN_LABEL, Clock, Stream
 from common.methods.u2pl.augment import WeakCropAndPaste
 from common.methods.u2pl.u2pl import CONTRASTIVE_PRESETS, ContrastiveDraws, ContrastiveStepDraws, TeacherBankSettings
 from common.rng import generator
@@ -67,9 +67,9 @@ class U2PLAELSettings(TeacherBankSettings):
     def streams(self, augment: WeakCropAndPaste) -> tuple[Stream, ...]:
         """Labelled images, for some of them another one to paste from, and one of every two unlabelled images."""
         return (
-            Stream(name="labelled", source="labelled", pipeline=augment, labels=("label",)),
+            Stream(name="labelled", source="labelled", pipeline=augment, labels=OWN_LABEL),
             Stream(
-                name="paste", source="labelled", pipeline=augment.paste, labels=("label",), order="uniform",
+                name="paste", source="labelled", pipeline=augment.paste, labels=OWN_LABEL, order="uniform",
                 probability=self.paste_probability,
             ),
             Stream(name="unlabelled", source="unlabelled", pipeline=augment, one_of=KEPT_OF),

@@ -13,7 +13,7 @@ import numpy as np
 
 from common.config.schema import AugmentConfig, NetworkConfig
 from common.config.strict import ranged
-from common.methods.interface import Clock, MethodSettings, Stream
+from common.methods.interface import OWN_LABEL, Clock, MethodSettings, Stream
 from common.methods.presets import Preset
 from common.methods.uccl.augment import WeakToStrong
 from common.networks.plan import stage_channels
@@ -47,7 +47,7 @@ class WeakToStrongSettings(MethodSettings):
         """Labelled images, paired for good with unlabelled ones, which bring their strong views and CutMix partner."""
         views = augment.views(self.strong_views, partner=self.cutmix.partner == "same")
         return (
-            Stream(name="labelled", source="labelled", pipeline=augment, labels=("label",), follows="unlabelled"),
+            Stream(name="labelled", source="labelled", pipeline=augment, labels=OWN_LABEL, follows="unlabelled"),
             Stream(name="unlabelled", source="unlabelled", pipeline=views),
         )
 

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from common.arrays import Size
 from common.config.schema import MOST_SUBCLASSES, DatasetConfig
+from common.datasets.file_dataset import Dataset
 from common.errors import UserError
 from common.files import atomic_path, write_json_atomic
 from common.images.picture import read_indices
@@ -83,6 +85,18 @@ def read_subclass_image(path: Path, shape: tuple[int, int]) -> np.ndarray:
             "make the subclass labels again"
         )
     return ids
+
+
+@dataclass(frozen=True)
+class LabelFolder:
+    """Subclass labels of a folder as a source of a stream's label images (:class:`common.methods.interface.LabelSource`)."""
+
+    folder: str
+
+    def label(self, dataset: Dataset, image_id: str, size: Size) -> np.ndarray:
+        """Return the subclass ids of an image, uint8 ``[H,W]``; raises as :func:`read_subclass_image`."""
+        path = Path(self.folder) / f"{file_stem(dataset.config, image_id)}.png"
+        return read_subclass_image(path, size)
 
 
 @dataclass(frozen=True, kw_only=True)

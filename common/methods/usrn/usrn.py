@@ -20,9 +20,9 @@ from common.config.schema import (
 )
 from common.config.strict import ranged
 from common.errors import UserError
-from common.methods.interface import MethodSettings, Stream
+from common.methods.interface import OWN_LABEL, MethodSettings, Stream
 from common.methods.usrn.augment import LabelledAndUnlabelledCrop, LabelledCrop
-from common.methods.usrn.subclasses import check_counts, digest, file_stem, read_description
+from common.methods.usrn.subclasses import LabelFolder, check_counts, digest, file_stem, read_description
 from common.runs.run_folder import default_run_folder
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class USRNBaselineSettings(_EpochSettings):
 
     def streams(self, augment: AugmentConfig) -> tuple[Stream, ...]:
         """The labelled images."""
-        return (Stream(name="labelled", source="labelled", pipeline=augment, labels=("label",)),)
+        return (Stream(name="labelled", source="labelled", pipeline=augment, labels=OWN_LABEL),)
 
     def steps_per_epoch(self, labelled: int, batch: int) -> int:
         """One pass over the labelled list."""
@@ -116,8 +116,8 @@ class USRNSettings(_EpochSettings):
         """Labelled images with both labels, unlabelled ones in two views."""
         return (
             Stream(
-                name="labelled", source="labelled", pipeline=augment, labels=("label", "subclass"),
-                folders={"subclass": self.subclass_labels},
+                name="labelled", source="labelled", pipeline=augment,
+                labels=OWN_LABEL | {"subclass": LabelFolder(self.subclass_labels)},
             ),
             Stream(name="unlabelled", source="unlabelled", pipeline=augment.unlabelled),
         )  # fmt: skip

@@ -20,12 +20,12 @@ from common.datasets.file_dataset import open_dataset
 from common.errors import UserError
 from common.experiment import compose
 from common.loading.loader import Loader
-from common.methods.interface import Stream
+from common.methods.interface import OWN_LABEL, Stream
 from common.methods.u2pl.augment import WeakCropAndPaste
 from common.paths import PROJECT
 
 WEAK = WeakCropAndPaste(crop=24)
-LABELLED = Stream(name="labelled", source="labelled", pipeline=WEAK, labels=("label",))
+LABELLED = Stream(name="labelled", source="labelled", pipeline=WEAK, labels=OWN_LABEL)
 UNLABELLED = Stream(name="unlabelled", source="unlabelled", pipeline=WEAK)
 
 
@@ -162,7 +162,7 @@ def test_one_of_two_images_is_prepared():
 
 def test_images_drawn_uniformly_and_only_sometimes():
     drawn = Stream(
-        name="paste", source="labelled", pipeline=WEAK.paste, labels=("label",), order="uniform", probability=0.5
+        name="paste", source="labelled", pipeline=WEAK.paste, labels=OWN_LABEL, order="uniform", probability=0.5
     )
     loader = loader_of("trainer.iterations_per_epoch=60", streams=(LABELLED, UNLABELLED, drawn))
     batches = list(loader.epoch(0))

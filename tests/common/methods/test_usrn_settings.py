@@ -12,9 +12,9 @@ from common.errors import UserError
 from common.experiment import compose
 from common.images.geometry import reflect_pad, size_of_long_side
 from common.loading.plan import Plan
-from common.methods.interface import Clock, Stream
+from common.methods.interface import OWN_LABEL, Clock, Stream
 from common.methods.usrn.augment import LabelledAndUnlabelledCrop, apply_strong, draw_strong
-from common.methods.usrn.subclasses import check_counts, counts_by_share, offsets, parent_table
+from common.methods.usrn.subclasses import LabelFolder, check_counts, counts_by_share, offsets, parent_table
 from common.methods.usrn.usrn import USRNBaselineSettings, USRNSettings
 from common.networks.dropout import draw_masks
 from common.networks.plan import map_sizes
@@ -159,8 +159,8 @@ def test_images_too_small_for_reflection_are_refused():
         reflect_pad(images[:, :, :3], 8)
 
 
-def test_further_labels_come_from_the_streams_folder():
+def test_subclass_labels_come_from_their_folder():
     config = compose("shapes/12/usrn", ["method.subclass_labels=somewhere"])
     first, second = config.streams()
-    assert first.folders == {"subclass": "somewhere"} and first.labels == ("label", "subclass")
+    assert first.labels == OWN_LABEL | {"subclass": LabelFolder("somewhere")}
     assert second == Stream(name="unlabelled", source="unlabelled", pipeline=config.augment.unlabelled)
