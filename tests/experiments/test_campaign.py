@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from common.command_line import run_command
+from common.config.yaml_files import read_yaml
+from common.experiment import compose
 from common.runs.run_folder import RunFolder
 from experiments.campaign import rows as rows_module
 from experiments.campaign.__main__ import main
@@ -16,6 +19,7 @@ from experiments.campaign.plan import read_campaign, runs_of
 from experiments.campaign.rows import Rows
 from experiments.campaign.runner import Runner, command
 from experiments.campaign.statistics import half_width
+from tests.places import PROJECT
 
 TINY = "[trainer.epochs=2, trainer.iterations_per_epoch=2, trainer.evaluate_every=1]"
 
@@ -154,3 +158,31 @@ def test_no_run_begins_after_the_time_is_up(tmp_path):
     runner = Runner(Rows(tmp_path / "trial"), tmp_path / "work", ["cpu"], seconds=0.0)
     runner.run(runs_of(read_campaign(campaign_file(tmp_path, TWO_METHODS))))
     assert not list((tmp_path / "work").glob("*")) and runner.failed == []
+
+
+@pytest.mark.parametrize("file", sorted((PROJECT / "results").glob("*.yaml")), ids=lambda file: file.stem)
+def test_pages_in_the_repository_are_made_of_their_rows(file, tmp_path):
+    campaign = read_campaign(file)
+    runs, rows = runs_of(campaign), Rows(file.with_suffix(""))
+    page = file.with_suffix(".md")
+    assert page.exists() or not rows.all()
+    if page.exists():
+        copy = Rows(tmp_path / file.stem)
+        if rows.folder.is_dir():
+            shutil.copytree(rows.folder, copy.folder)
+        write_page(tmp_path / file.name, campaign, runs, copy)
+        assert (tmp_path / page.name).read_text() == page.read_text(), (
+            f"run python -m experiments.campaign {file} --page"
+        )
+
+
+def test_every_published_row_is_in_the_list():
+    listed = {run.experiment for run in runs_of(read_campaign(PROJECT / "results" / "published.yaml"))}
+    names = [path.stem for path in (PROJECT / "configs" / "methods").glob("*.yaml")]
+    published = set()
+    for dataset in ("voc", "cityscapes"):
+        for name in names:
+            lists = read_yaml(PROJECT / "configs" / "methods" / f"{name}.yaml").get("split_lists") or {}
+            experiments = [f"{dataset}/{split}/{name}" for split in lists.get(dataset) or {}]
+            published |= {one for one in experiments if compose(one).reference.published_miou is not None}
+    assert published <= listed and listed <= published
