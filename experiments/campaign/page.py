@@ -175,7 +175,7 @@ def published_part(cells: Sequence[Cell], campaign: Campaign) -> list[str]:
             mean = statistics.mean(cell.scores)
             status = f"{mean:.2f}: {'within' if abs(mean - reference.published_miou) <= campaign.band else 'outside of'} {campaign.band:g}"
         loader = cell.runs[0].config.loader
-        sources = dict.fromkeys(stream.source for stream in cell.runs[0].config.method.streams())
+        sources = dict.fromkeys(stream.source for stream in cell.runs[0].config.streams())
         batch = reference.total_batch or " + ".join(
             f"{getattr(loader, f'batch_{source}')} {source}" for source in sources
         )
