@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TextIO, TypeVar
 
 from common.errors import CheckFailed, Interrupted, UserError
 from common.paths import PROJECT
@@ -22,7 +23,12 @@ EXTRAS = {"torch": "torch", "mindspore": "mindspore", "onnx": "onnx", "onnxscrip
 
 Item = TypeVar("Item")
 
-UNUSABLE_PATH = (PermissionError, FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_MEMORY = (
+    "out of memory", "allocate memory", "not enough memory", "insufficient memory", "bad allocation", "bad_alloc",
+    "memory is not enough", "memory not enough",
+)  # fmt: skip
+"""What the frameworks say, in lower case, when memory runs out: they have no common exception for it."""
 
 
 @contextlib.contextmanager
@@ -40,30 +46,89 @@ def terminable() -> Iterator[None]:
 
 
 def run_command(main: Callable[[list[str] | None], int | None], arguments: list[str] | None = None) -> int:
-    """Run a command's ``main`` and return the exit code, turning expected failures into one line on stderr."""
-    try:
-        return main(arguments) or 0
-    except UserError as error:
-        message, code = str(error), 2
-    except CheckFailed as error:
-        message, code = str(error), 1
-    except (Interrupted, KeyboardInterrupt) as error:
-        message, code = str(error) or "interrupted", 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
-            raise
-        message, code = f"{error.name} is not installed; install the extra: pip install '.[{EXTRAS[error.name]}]'", 2
-    except UNUSABLE_PATH as error:
-        message, code = f"{error.filename}: {error.strerror}; give a path that can be used", 2
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        message, code = f"no space left while writing {error.filename or 'a file'}: free some space and run again", 2
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    """Run a command's ``main`` and return the exit code, turning expected failures into one line on stderr.
+
+    Where nobody reads the output any more, the work goes on to its end; the exit code says that the output is not whole.
+    """
+    with _lasting_output() as lost:
+        try:
+            code, message = main(arguments) or 0, ""
+        except CheckFailed as error:
+            code, message = 1, str(error)
+        except (Interrupted, KeyboardInterrupt) as error:
+            code, message = 130, str(error) or "interrupted"
+        except Exception as error:
+            code, message = 2, str(as_user_error(error))
+        sys.stdout.flush()
+        if lost and code == 0:
+            code, message = 2, "the output was closed before its end, as by head; everything else was done"
+        if message:
+            print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def as_user_error(error: Exception) -> UserError:
+    """Return what the user or the machine is to blame for, in one line; raises ``error`` where it is a fault of the program."""
+    if isinstance(error, UserError):
+        return error
+    first_line = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, MemoryError) or any(text in str(error).lower() for text in NO_MEMORY):
+        return UserError(
+            f"memory ran out ({first_line or type(error).__name__}): use smaller batches, crops or windows, or fewer workers"
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return UserError(f"{error.name} is not installed; install the extra: pip install '.[{EXTRAS[error.name]}]'")
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return UserError(f"no space left while writing {error.filename or 'a file'}: free some space and run again")
+    if isinstance(error, OSError):
+        reason = error.strerror or first_line or type(error).__name__
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return UserError(f"{place}{reason}; give a path that can be used, or look at the disk")
+    raise error
+
+
+class _Output:
+    """A text stream whose reader may go away: what nobody reads is dropped."""
+
+    def __init__(self, stream: TextIO, lost: list[str]) -> None:
+        self._stream, self._lost = stream, lost
+
+    def write(self, text: str) -> int:
+        """Write ``text``, characters that the terminal does not know as their codes."""
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._drop()
+        except UnicodeEncodeError as error:
+            self._stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or find out that nobody reads."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        self._lost.append(self._stream.name)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _lasting_output() -> Iterator[list[str]]:
+    """Let what is inside print to the end; yields the names of the streams that nobody reads any more."""
+    before, lost = (sys.stdout, sys.stderr), []
+    sys.stdout, sys.stderr = (_Output(stream, lost) for stream in before)
+    try:
+        yield lost
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = before
 
 
 def run_module(module: str, *arguments: str, show: bool = False) -> str:
@@ -77,6 +142,11 @@ def run_module(module: str, *arguments: str, show: bool = False) -> str:
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     }
     done = subprocess.run(command, env=environment, capture_output=not show, text=True)
+    if done.returncode < 0:
+        raise UserError(
+            f"{module} was ended by signal {-done.returncode} ({signal.Signals(-done.returncode).name}), most likely because "
+            "memory ran out; use smaller batches or crops, or close other programs"
+        )
     if done.returncode:
         lines = ((done.stderr or "").strip() or (done.stdout or "").strip() or "see above").splitlines()
         raise (UserError if done.returncode == 2 else CheckFailed)(f"{module}: {lines[-1].removeprefix('error: ')}")
@@ -112,6 +182,14 @@ def track(
         yield item
         if plain and (done % (every or -(-total // 10)) == 0 or (not every and done == total)):
             print(f"{plain} {done} of {total} {unit}s", file=sys.stderr, flush=True)
+
+
+def user_path(text: str) -> Path:
+    """Return a path, ``~`` being the user's home; for ``type=`` of argparse, because a shell leaves ``--option=~/x`` alone."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
 
 
 def positive(text: str) -> int:

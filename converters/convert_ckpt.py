@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from common.checkpoints.formats import SUFFIXES
 from common.checkpoints.layouts import DIALECTS
-from common.command_line import run_command, terminable
+from common.command_line import run_command, terminable, user_path
 from common.errors import UserError
 from common.experiment import compose
 from converters.convert import convert, summary
@@ -23,13 +22,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"layouts:\n{layouts}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", type=Path, metavar="IN", nargs="?", help="the file to read, or a folder of files")
     parser.add_argument(
-        "target", type=Path, metavar="OUT", nargs="?", help="the file to write, by its suffix; or folder"
+        "source", type=user_path, metavar="IN", nargs="?", help="the file to read, or a folder of files"
+    )
+    parser.add_argument(
+        "target", type=user_path, metavar="OUT", nargs="?", help="the file to write, by its suffix; or folder"
     )
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings over those of --experiment")
     parser.add_argument(
-        "--inspect", type=Path, metavar="FILE", help="only say what a checkpoint is; nothing in it runs"
+        "--inspect", type=user_path, metavar="FILE", help="only say what a checkpoint is; nothing in it runs"
     )
     parser.add_argument("--from", dest="source_dialect", metavar="LAYOUT", help="layout of IN (default: recognised)")
     parser.add_argument("--to", dest="target_dialect", metavar="LAYOUT", help="layout of OUT (default: our own)")

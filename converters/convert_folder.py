@@ -7,7 +7,7 @@ from typing import Any
 
 from common.checkpoints.checkpoint import Checkpoint
 from common.checkpoints.formats import SUFFIXES
-from common.command_line import track
+from common.command_line import as_user_error, track
 from common.errors import CheckFailed, UserError
 from converters.convert import convert
 
@@ -28,9 +28,9 @@ def convert_folder(source: Path, target: Path, suffix: str | None, settings: dic
         name = str(path.relative_to(source))
         try:
             written, left = convert(path, plan[path], **settings)
-        except UserError as error:
+        except Exception as error:
             failed += 1
-            rows.append((name, "NOT CONVERTED", "", str(error)))
+            rows.append((name, "NOT CONVERTED", "", str(as_user_error(error))))
             continue
         note = f"left behind: {len(left)}" if left else ""
         size = f"{plan[path].stat().st_size / 1e6:.1f} MB"

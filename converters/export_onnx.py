@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from common.arrays import Size
-from common.command_line import positive, run_command
+from common.command_line import positive, run_command, user_path
 from common.config.schema import ExperimentConfig, Head
 from common.config.strict import to_plain
 from common.errors import CheckFailed, UserError
@@ -306,8 +306,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m converters.export_onnx", description=__doc__.split("\n")[0].split(": ", 1)[1]
     )
-    parser.add_argument("checkpoint", type=Path, help=".pth, .ckpt or .safetensors of this project")
-    parser.add_argument("model", type=Path, help="the .onnx file to write")
+    parser.add_argument("checkpoint", type=user_path, help=".pth, .ckpt or .safetensors of this project")
+    parser.add_argument("model", type=user_path, help="the .onnx file to write")
     parser.add_argument(
         "--input",
         choices=("image", "picture"),

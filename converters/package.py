@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.checkpoints.checkpoint import read
-from common.command_line import positive, run_command, terminable
+from common.command_line import positive, run_command, terminable, user_path
 from common.config.schema import ExperimentConfig
 from common.errors import CheckFailed, UserError
 from common.evaluation.results import read_result
@@ -170,9 +170,9 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m converters.package",
         description="Put a trained network with all that describes it into one folder.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, e.g. runs/torch/camvid_1_8_u2pl")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
-    parser.add_argument("--parity", type=Path, metavar="FILE", help="parity.json with the scores of all runtimes")
+    parser.add_argument("run", type=user_path, metavar="RUN", help="the run's folder, e.g. runs/torch/camvid_1_8_u2pl")
+    parser.add_argument("out", type=user_path, metavar="OUT", help="the folder to make")
+    parser.add_argument("--parity", type=user_path, metavar="FILE", help="parity.json with the scores of all runtimes")
     parser.add_argument("--evaluate", action="store_true", help="first score the network in all three runtimes")
     parser.add_argument("--limit", type=positive, metavar="N", help="with --evaluate: only the first N images")
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that was packaged before")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from common.checkpoints.checkpoint import read
-from common.command_line import EXPERIMENT, experiment_arguments, positive, run_command, run_module
+from common.command_line import EXPERIMENT, experiment_arguments, positive, run_command, run_module, user_path
 from common.config.schema import ExperimentConfig
 from common.errors import CheckFailed, UserError
 from common.files import write_json_atomic
@@ -54,8 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m converters.parity", description=__doc__.splitlines()[0])
     experiment_arguments(parser, f"{EXPERIMENT}, or a run's folder", "settings, e.g. evaluation.protocol=whole")
-    parser.add_argument("--checkpoint", type=Path, required=True, help=".pth, .ckpt or .safetensors")
-    parser.add_argument("--out", type=Path, default=Path("parity"), help="folder for results (default: parity/)")
+    parser.add_argument("--checkpoint", type=user_path, required=True, help=".pth, .ckpt or .safetensors")
+    parser.add_argument("--out", type=user_path, default=Path("parity"), help="folder for results (default: parity/)")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N validation images")
     parser.add_argument(
         "--logits", type=positive, metavar="N", default=4, help="images whose logits are compared (default: 4)"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.command_line import run_command
+from common.command_line import run_command, user_path
 from common.files import atomic_path
 from common.models.stored_network import read_network
 from common.runtimes import RUNTIMES
@@ -56,9 +56,9 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m converters.stages", description="Write every intermediate result of one network in one runtime."
     )
     parser.add_argument("runtime", choices=tuple(RUNTIMES))
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("images", type=Path, help=".npy file, normalised float32 [B,3,H,W]")
-    parser.add_argument("out", type=Path, help=".npz file to write")
+    parser.add_argument("checkpoint", type=user_path)
+    parser.add_argument("images", type=user_path, help=".npy file, normalised float32 [B,3,H,W]")
+    parser.add_argument("out", type=user_path, help=".npz file to write")
     parsed = parser.parse_args(arguments)
     stages = run_stages(parsed.runtime, parsed.checkpoint, np.load(parsed.images))
     with atomic_path(parsed.out) as temporary:

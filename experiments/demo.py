@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.command_line import run_command
+from common.command_line import run_command, user_path
 from common.errors import CheckFailed
 from common.evaluation.results import read_result
 from common.paths import PROJECT
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="default: 1 2 3")
     parser.add_argument(
-        "--out", type=Path, default=PROJECT / "runs" / "demo", help="folder for everything (default: runs/demo)"
+        "--out", type=user_path, default=PROJECT / "runs" / "demo", help="folder for everything (default: runs/demo)"
     )
     parser.add_argument("--benchmark", action="store_true", help="also write the figures to benchmarks/")
     return parser

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from common.checkpoints.checkpoint import read, write
-from common.command_line import EXPERIMENT, experiment_arguments, run_command, run_module
+from common.command_line import EXPERIMENT, experiment_arguments, run_command, run_module, user_path
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import open_dataset
 from common.errors import CheckFailed, UserError
@@ -71,9 +71,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Run a network with both stem pools (network.stem_pool same and ceil) in PyTorch and MindSpore.",
     )
     experiment_arguments(parser, f"{EXPERIMENT}, or a run's folder", "settings, e.g. network.preset=pcr")
-    parser.add_argument("--checkpoint", type=Path, required=True, help=".pth, .ckpt or .safetensors")
+    parser.add_argument("--checkpoint", type=user_path, required=True, help=".pth, .ckpt or .safetensors")
     parser.add_argument(
-        "--out", type=Path, default=Path("stem_pools"), help="folder for the tables (default: stem_pools/)"
+        "--out", type=user_path, default=Path("stem_pools"), help="folder for the tables (default: stem_pools/)"
     )
     return parser
 

@@ -7,9 +7,8 @@ with its own message and exit code. What is finished is kept: ``--resume`` goes 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from common.command_line import experiment_arguments, run_command
+from common.command_line import experiment_arguments, run_command, user_path
 from common.errors import UserError
 from common.experiment import compose
 from common.make_subclasses.features import FOLDER
@@ -64,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     experiment_arguments(parser, "DATASET/SPLIT, e.g. camvid/1_8", "settings of all steps, e.g. trainer.seed=2")
     parser.add_argument("--baseline", nargs="+", default=[], metavar="a.b=c", help="settings of the baseline only")
     parser.add_argument("--usrn", nargs="+", default=[], metavar="a.b=c", help="settings of clustering and USRN only")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run folders are DIR/usrn_baseline and DIR/usrn")
+    parser.add_argument("--out", type=user_path, metavar="DIR", help="run folders are DIR/usrn_baseline and DIR/usrn")
     parser.add_argument("--resume", action="store_true", help="keep finished steps and continue the one that stopped")
     parser.add_argument("--overwrite", action="store_true", help="start anew in folders that are already used")
     return parser

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.command_line import positive, run_command, run_module
+from common.command_line import positive, run_command, run_module, user_path
 from common.config.schema import ExperimentConfig
 from common.errors import UserError
 from common.files import sha256, write_json_atomic, write_text_atomic
@@ -276,7 +276,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m onnx_impl.bench", description="Measure models and providers side by side."
     )
     parser.add_argument(
-        "models", type=Path, nargs="+", metavar="MODEL", help=".onnx files, or packaged models' folders"
+        "models", type=user_path, nargs="+", metavar="MODEL", help=".onnx files, or packaged models' folders"
     )
     parser.add_argument(
         "--provider", nargs="+", default=["cpu"], metavar="SPEC",
@@ -309,8 +309,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", metavar="EXPERIMENT", help="also mIoU and changed pixels on its validation images")
     parser.add_argument("--settings", nargs="+", metavar="a.b=c", help="settings of that experiment")
     parser.add_argument("--limit", type=positive, metavar="N", help="with --data: only the first N images")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers, versions and the machine to FILE")
-    parser.add_argument("--chart", type=Path, metavar="FILE", help="write a chart of the CPU column to FILE, an SVG")
+    parser.add_argument(
+        "--json", type=user_path, metavar="FILE", help="write all numbers, versions and the machine to FILE"
+    )
+    parser.add_argument(
+        "--chart", type=user_path, metavar="FILE", help="write a chart of the CPU column to FILE, an SVG"
+    )
     parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
     return parser
 

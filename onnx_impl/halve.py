@@ -11,7 +11,7 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from common.command_line import positive, run_command, terminable
+from common.command_line import positive, run_command, terminable, user_path
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import open_dataset
 from common.errors import CheckFailed, UserError
@@ -81,9 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Convert an exported float32 model to float16, and gate what it loses.",
     )
     parser.add_argument(
-        "model", type=Path, help="a float32 .onnx file of converters.export_onnx, or a packaged model's folder"
+        "model", type=user_path, help="a float32 .onnx file of converters.export_onnx, or a packaged model's folder"
     )
-    parser.add_argument("out", type=Path, help="the .onnx file to write")
+    parser.add_argument("out", type=user_path, help="the .onnx file to write")
     parser.add_argument("experiment", help="DATASET/SPLIT/METHOD whose data set judges, or a packaged model's folder")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings, e.g. evaluation.protocol=whole")
     limits = {

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.arrays import Box, Size
-from common.command_line import positive, run_command
+from common.command_line import as_user_error, positive, run_command, user_path
 from common.errors import UserError
 from common.experiment import load
 from common.files import atomic_path
@@ -58,11 +58,22 @@ def main(arguments: list[str] | None = None) -> None:
     table = colours(options.palette or _palette(options.model), predictor.classes)
     failures = []
 
-    def write(path: Path, image: np.ndarray, ids: np.ndarray) -> None:
+    def leave_out(error: UserError) -> None:
+        failures.append(str(error))
+        tqdm.write(f"left out: {error}", file=sys.stderr)
+
+    def write(path: Path, image: np.ndarray, ids: np.ndarray) -> UserError | None:
         labels, blended = targets[path]
-        write_label_png(labels, ids, table)
-        if options.overlay > 0:
-            write_overlay(blended, overlay(image, ids, table, options.overlay))
+        try:
+            write_label_png(labels, ids, table)
+            if options.overlay > 0:
+                write_overlay(blended, overlay(image, ids, table, options.overlay))
+        except Exception as error:
+            return as_user_error(error)
+
+    def finish(written: Future) -> None:
+        if (error := written.result()) is not None:
+            leave_out(error)
 
     progress = tqdm(total=len(pictures), desc="segment", unit="picture", leave=False, disable=not sys.stderr.isatty())
     with progress, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
@@ -72,14 +83,13 @@ def main(arguments: list[str] | None = None) -> None:
             for path, image, ids in segmented(predictor, group, options):
                 progress.update()
                 if isinstance(ids, UserError):
-                    failures.append(str(ids))
-                    tqdm.write(f"left out: {ids}", file=sys.stderr)
+                    leave_out(ids)
                     continue
                 waiting.append(writer.submit(write, path, image, ids))
                 while len(waiting) > AHEAD:
-                    waiting.popleft().result()
+                    finish(waiting.popleft())
         for written in waiting:
-            written.result()
+            finish(written)
     done = len(pictures) - len(failures)
     print(f"{done} of {len(pictures)} pictures written to {options.out} on {predictor.runtime.device}")
     if failures:
@@ -92,8 +102,8 @@ def read_ahead(pool: ThreadPoolExecutor, pictures: Sequence[Path], limit: PixelL
     def read(path: Path) -> Read:
         try:
             return path, read_rgb(path, limit=limit)
-        except UserError as error:
-            return path, error
+        except Exception as error:
+            return path, as_user_error(error)
 
     left = iter(pictures)
     running = deque(pool.submit(read, path) for path in islice(left, AHEAD))
@@ -119,7 +129,10 @@ def of_one_size(items: Iterable[Read], batch: int) -> Iterator[list[Read]]:
 def segmented(
     predictor: OnnxPredictor, group: list[Read], options: argparse.Namespace
 ) -> Iterator[tuple[Path, Any, Any]]:
-    """Yield path, picture and class ids of every picture of a group; what went wrong stands in place of the ids."""
+    """Yield path, picture and class ids of every picture of a group; what went wrong stands in place of the ids.
+
+    A group that fails, most likely because memory ran out, is done again picture by picture.
+    """
     paths, images = zip(*group)
     try:
         if isinstance(images[0], UserError):
@@ -128,8 +141,14 @@ def segmented(
             results = predictor.picture_class_ids(np.stack(images))
         else:
             results = [segment(predictor, image, options.window, options.stride, options.batch) for image in images]
-    except UserError as error:
-        results = [error] * len(group)
+    except Exception as error:
+        reason = as_user_error(error)
+        if len(group) > 1:
+            for item in group:
+                yield from segmented(predictor, [item], options)
+            return
+        named = reason if str(paths[0]) in str(reason) else UserError(f"{paths[0]}: {reason}")
+        results = [named]
     yield from zip(paths, images, results)
 
 
@@ -220,9 +239,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m onnx_impl.predict", description="Segment pictures with an exported model."
     )
-    parser.add_argument("model", type=Path, help="a .onnx file of converters.export_onnx, or a packaged model's folder")
-    parser.add_argument("images", type=Path, nargs="+", help="pictures, or folders of pictures")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
+    parser.add_argument(
+        "model", type=user_path, help="a .onnx file of converters.export_onnx, or a packaged model's folder"
+    )
+    parser.add_argument("images", type=user_path, nargs="+", help="pictures, or folders of pictures")
+    parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="where the results go")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
     parser.add_argument(
         "--window", type=positive, metavar="N", help="slide a window of N x N pixels, for large pictures"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from common.command_line import positive
+from common.command_line import positive, user_path
 from common.errors import UserError
 from common.models.exported_graph import GraphMetadata
 
@@ -208,7 +208,7 @@ def add_provider_options(parser: argparse.ArgumentParser) -> None:
         metavar=("MIN", "OPT", "MAX"),
         help="TensorRT: image shapes BxHxW to build for",
     )
-    group.add_argument("--engine-cache", type=Path, metavar="DIR", help="TensorRT: keep engines below DIR")
+    group.add_argument("--engine-cache", type=user_path, metavar="DIR", help="TensorRT: keep engines below DIR")
 
 
 def provider_options(parsed: argparse.Namespace, threads: int | None) -> ProviderOptions:

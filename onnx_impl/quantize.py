@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.command_line import positive, run_command, terminable
+from common.command_line import positive, run_command, terminable, user_path
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import open_dataset
 from common.errors import CheckFailed, UserError
@@ -166,9 +166,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Quantise an exported float32 model to int8, and gate what it loses.",
     )
     parser.add_argument(
-        "model", type=Path, help="a float32 .onnx file of converters.export_onnx, or a packaged model's folder"
+        "model", type=user_path, help="a float32 .onnx file of converters.export_onnx, or a packaged model's folder"
     )
-    parser.add_argument("out", type=Path, help="the .onnx file to write")
+    parser.add_argument("out", type=user_path, help="the .onnx file to write")
     parser.add_argument(
         "experiment", help="DATASET/SPLIT/METHOD whose data set calibrates and judges, or a packaged model's folder"
     )
@@ -184,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="which training images (default: 0)")
     parser.add_argument(
-        "--calibration-list", type=Path, metavar="FILE", help="calibrate on the training images that FILE names"
+        "--calibration-list", type=user_path, metavar="FILE", help="calibrate on the training images that FILE names"
     )
     parser.add_argument(
         "--calibration",

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 from common.check_data.checks import check_classes, check_files, check_lists, parts
 from common.check_data.findings import Histogram, Problems
 from common.check_data.page import write_page
-from common.command_line import experiment_arguments, positive, run_command
+from common.command_line import experiment_arguments, positive, run_command, user_path
 from common.datasets.file_dataset import Dataset, FileDataset, open_dataset
 from common.errors import CheckFailed
 from common.experiment import compose
@@ -39,7 +38,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m common.check_data", description=__doc__.partition("\n")[0])
     experiment_arguments(parser, settings="settings over the experiment's, e.g. dataset.root=DIR")
     parser.add_argument(
-        "--page", type=Path, metavar="FILE.html", help="where the page goes (default: runs/check/DATASET_SPLIT.html)"
+        "--page",
+        type=user_path,
+        metavar="FILE.html",
+        help="where the page goes (default: runs/check/DATASET_SPLIT.html)",
     )
     parser.add_argument("--samples", type=positive, default=12, metavar="N", help="pictures on the page (default: 12)")
     parser.add_argument("--workers", type=positive, default=4, metavar="N", help="images read at once (default: 4)")

@@ -13,7 +13,7 @@ import numpy as np
 from common.arrays import IGNORE
 from common.check_data.classes import Palettes, absence_note
 from common.check_data.findings import Histogram, Problems, counts_of
-from common.command_line import track
+from common.command_line import as_user_error, track
 from common.config.schema import Folders
 from common.datasets.file_dataset import Dataset, FileDataset
 from common.datasets.lists import ListEntry, read_list
@@ -120,8 +120,8 @@ def _read(dataset: Dataset, part: str, image_id: str) -> _Seen:
         dataset.image(image_id)
         if isinstance(dataset, FileDataset):
             seen.remarks = remarks(dataset.image_path(image_id))
-    except UserError as error:
-        seen.complaints.append(str(error))
+    except Exception as error:
+        seen.complaints.append(str(as_user_error(error)))
     if part in LABELLED_PARTS:
         try:
             seen.counts = counts_of(dataset.label(image_id))
@@ -129,8 +129,8 @@ def _read(dataset: Dataset, part: str, image_id: str) -> _Seen:
                 path = dataset.label_path(image_id)
                 palette = palette_of(path)
                 seen.palette = None if palette is None else (path, palette)
-        except UserError as error:
-            seen.complaints.append(str(error))
+        except Exception as error:
+            seen.complaints.append(str(as_user_error(error)))
     return seen
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from common.command_line import EXPERIMENT, experiment_arguments, positive
+from common.command_line import EXPERIMENT, experiment_arguments, positive, user_path
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import Dataset, open_dataset
 from common.errors import UserError
@@ -103,7 +103,8 @@ def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor
     if snapshots.is_selection(selection):
         path = request.select(selection)[0][1]
     else:
-        packaged = Path(options.experiment) if is_model_folder(Path(options.experiment)) else None
+        folder = Path(options.experiment).expanduser()
+        packaged = folder if is_model_folder(folder) else None
         path = model_file(options.checkpoint or packaged or request.default_checkpoint(), runtime)
     content = _evaluate_file(request, path, request.out)
     print(format_table(content))
@@ -187,11 +188,11 @@ def _parser(runtime: str, add_options: AddOptions) -> argparse.ArgumentParser:
     )
     kinds = ".onnx, or a checkpoint that is exported first" if runtime == "onnx" else ".pth, .ckpt or .safetensors"
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE|last|N|A-B|A-",
+        "--checkpoint", type=user_path, metavar="FILE|last|N|A-B|A-",
         help=f"{kinds}; a packaged model's folder; or of the run folder: last, or the snapshot of epoch N, of epochs A to B, of all from A on, "
         "counted from 0 (default: best of the run folder)",
     )  # fmt: skip
-    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="run folder (default: the experiment's)")
+    parser.add_argument("--run-dir", type=user_path, metavar="DIR", help="run folder (default: the experiment's)")
     parser.add_argument(
         "--save-images", action="store_true", help="write image, label, prediction and difference to images/ID.png"
     )
@@ -202,10 +203,10 @@ def _parser(runtime: str, add_options: AddOptions) -> argparse.ArgumentParser:
     parser.add_argument("--list", choices=("train", "val"), default="val", help="which images (default: val)")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where result.json goes (default: eval/ of the run folder)"
+        "--out", type=user_path, metavar="DIR", help="where result.json goes (default: eval/ of the run folder)"
     )
     parser.add_argument(
-        "--dump", type=Path, metavar="DIR", help="also write the class ids of every image to DIR/ids/ID.png"
+        "--dump", type=user_path, metavar="DIR", help="also write the class ids of every image to DIR/ids/ID.png"
     )
     parser.add_argument(
         "--dump-logits", type=positive, default=0, metavar="N",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.command_line import experiment_arguments, run_command
+from common.command_line import experiment_arguments, run_command, user_path
 from common.datasets.file_dataset import Dataset, open_dataset
 from common.errors import UserError
 from common.experiment import compose
@@ -62,16 +62,19 @@ def main(arguments: list[str] | None = None) -> None:
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     files = [part / f"{file_stem(config.dataset, image_id)}.png" for image_id in ids]
-    for file, found, label in zip(files, maps, labels):
-        write_subclass_image(file, nearest_opencv(found, label.shape))
-    Description(
-        dataset=dataset.name, split=split.id, split_digest=split.digest, counts=tuple(counts), rule=rule,
-        seed=config.trainer.seed, quantise=settings.clustering.quantise, sample=settings.clustering.sample,
-        checkpoint_sha256=made.checkpoint_sha256, images=len(ids), digest=digest(files),
-    ).write(part)  # fmt: skip
-    if out.exists():
-        shutil.rmtree(out)
-    part.rename(out)
+    try:
+        for file, found, label in zip(files, maps, labels):
+            write_subclass_image(file, nearest_opencv(found, label.shape))
+        Description(
+            dataset=dataset.name, split=split.id, split_digest=split.digest, counts=tuple(counts), rule=rule,
+            seed=config.trainer.seed, quantise=settings.clustering.quantise, sample=settings.clustering.sample,
+            checkpoint_sha256=made.checkpoint_sha256, images=len(ids), digest=digest(files),
+        ).write(part)  # fmt: skip
+        if out.exists():
+            shutil.rmtree(out)
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     print(f"written: {len(ids)} subclass labels in {out}")
 
 
@@ -99,12 +102,22 @@ def _open_features(folder: Path, stems: Sequence[str]) -> list[np.ndarray]:
             f"{folder} lacks the features of {len(missing)} labelled images, e.g. {missing[0]}.npy; run the feature command "
             "again, it continues"
         )
-    features = []
+    features: list[np.ndarray] = []
     for stem in stems:
         try:
-            features.append(np.load(folder / f"{stem}.npy", mmap_mode="r"))
-        except (ValueError, EOFError):
-            raise UserError(f"{folder / stem}.npy is damaged; remove it and run the feature command again") from None
+            feature = np.load(folder / f"{stem}.npy", mmap_mode="r")
+        # A damaged header can fail in nearly every way that Python knows.
+        except Exception as error:
+            raise UserError(
+                f"{folder / stem}.npy is damaged ({error}); remove it and run the feature command again"
+            ) from None
+        shape = getattr(feature, "shape", ())
+        whole = getattr(feature, "dtype", None) == np.float16 and len(shape) == 3 and min(shape) > 0
+        if not whole or (features and shape[0] != len(features[0])) or not np.isfinite(feature).all():
+            raise UserError(
+                f"{folder / stem}.npy holds no features as they were saved; remove it and run the feature command again"
+            )
+        features.append(feature)
     return features
 
 
@@ -138,10 +151,12 @@ def _parser() -> argparse.ArgumentParser:
         parser, "DATASET/SPLIT/usrn, e.g. camvid/1_8/usrn", "settings, e.g. method.clustering.sample=100000"
     )
     parser.add_argument(
-        "--features", type=Path, required=True, metavar="DIR", help="what FRAMEWORK_impl.features wrote"
+        "--features", type=user_path, required=True, metavar="DIR", help="what FRAMEWORK_impl.features wrote"
     )
-    parser.add_argument("--checkpoint", type=Path, help="the baseline the features must be of (default: as recorded)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: subclass_labels/ beside the features")
+    parser.add_argument(
+        "--checkpoint", type=user_path, help="the baseline the features must be of (default: as recorded)"
+    )
+    parser.add_argument("--out", type=user_path, metavar="DIR", help="default: subclass_labels/ beside the features")
     parser.add_argument("--overwrite", action="store_true", help="replace subclass labels that are there")
     return parser
 

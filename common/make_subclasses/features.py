@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from common.arrays import Size
-from common.command_line import experiment_arguments, track
+from common.command_line import experiment_arguments, track, user_path
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import Dataset, open_dataset
 from common.errors import UserError
@@ -133,9 +133,9 @@ def _parser(runtime: str, add_options: AddOptions) -> argparse.ArgumentParser:
     experiment_arguments(
         parser, "DATASET/SPLIT/usrn_baseline, e.g. camvid/1_8/usrn_baseline", "settings, as in training"
     )
-    parser.add_argument("--checkpoint", type=Path, help="default: the best of the experiment's run folder")
+    parser.add_argument("--checkpoint", type=user_path, help="default: the best of the experiment's run folder")
     parser.add_argument("--role", help="which network of a file of several (default: the one to deploy)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: features/ of the run folder")
+    parser.add_argument("--out", type=user_path, metavar="DIR", help="default: features/ of the run folder")
     parser.add_argument("--overwrite", action="store_true", help="replace features of another checkpoint")
     add_options(parser)
     return parser

@@ -34,5 +34,5 @@ def model_file(path: Path, runtime: str) -> Path:
 
 def experiment_of(name: str, overrides: list[str]) -> ExperimentConfig:
     """Return the configuration of an experiment's name, or that in a packaged model, with ``overrides``."""
-    folder = Path(name)
+    folder = Path(name).expanduser()
     return load(folder / CONFIG, overrides) if is_model_folder(folder) else compose(name, overrides)

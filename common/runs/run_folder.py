@@ -58,7 +58,22 @@ class RunFolder:
         left += [*self.pictures.rglob("*.png"), *self.events.glob("events.out.tfevents.*")]
         for file in left:
             file.unlink(missing_ok=True)
+        self.remove_unfinished()
         write_text_atomic(self.config, config)
+
+    def remove_unfinished(self) -> None:
+        """Remove what a run that was killed while it wrote has left: files that never got their names."""
+        for names in (
+            ".last.*",
+            ".best.*",
+            ".result.*",
+            ".config.*",
+            ".log.*",
+            "snapshots/.epoch-*",
+            "pictures/**/.*.png",
+        ):
+            for file in self.path.glob(names):
+                file.unlink(missing_ok=True)
 
     def log(self, **entry: Any) -> None:
         """Append one line; numbers that are not finite become null. Entries with an ``iteration`` also go to TensorBoard."""
@@ -73,7 +88,7 @@ class RunFolder:
         """Return the log's entries, oldest first; a last line that was cut off by a crash is left out."""
         if not self.log_file.exists():
             return []
-        lines = self.log_file.read_text(encoding="utf-8").splitlines()
+        lines = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()
         entries = []
         for number, line in enumerate(lines, 1):
             try:

@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from common.command_line import positive, run_command
+from common.command_line import positive, run_command, user_path
 from common.config.layers import dataset_config
 from common.config.schema import SplitConfig
 from common.datasets.file_dataset import Dataset, FileDataset, open_dataset
@@ -133,7 +133,7 @@ def _drawn(dataset: Dataset, arguments: argparse.Namespace) -> tuple[str, ...]:
 def _import(arguments: argparse.Namespace) -> None:
     if len(arguments.what) > 2:
         raise UserError("expected PATH, or DATASET/ID and PATH")
-    path = Path(arguments.what[-1])
+    path = Path(arguments.what[-1]).expanduser()
     if len(arguments.what) == 1:
         import_all(path, arguments.folder)
     else:
@@ -176,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     add("list", _list, "Show every registered split.").add_argument("dataset", nargs="?", metavar="DATASET")
     add("show", _show, "Show counts, digests, origin, way, fine annotations and papers of one split.")
     make = add("make", _make, "Write the lists of a split that has a rule, or draw a split of your own.")
-    make.add_argument("--out", type=Path, help="write here instead of FOLDER/DATASET/ID")
+    make.add_argument("--out", type=user_path, help="write here instead of FOLDER/DATASET/ID")
     make.add_argument("--count", type=positive, metavar="N", help="a split of your own with N labelled images")
     make.add_argument("--ratio", type=positive, metavar="R", help="the same with every R-th part of the training list")
     make.add_argument("--every", type=positive, metavar="R", help="every R-th of the sorted ids, CPS's rule; no seed")

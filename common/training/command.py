@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from pathlib import Path
 
 from common.check_data.classes import class_notes
-from common.command_line import experiment_arguments
+from common.command_line import experiment_arguments, user_path
 from common.config.schema import ExperimentConfig, LabelledList, Reference
 from common.config.strict import to_plain
 from common.datasets.file_dataset import Dataset, open_dataset
@@ -28,7 +27,7 @@ def parser(framework: str) -> argparse.ArgumentParser:
         description=f"Train an experiment in {FRAMEWORKS[framework].title}.",
     )
     experiment_arguments(arguments)
-    arguments.add_argument("--run-dir", type=Path, help="run folder (default: runs/FRAMEWORK/EXPERIMENT)")
+    arguments.add_argument("--run-dir", type=user_path, help="run folder (default: runs/FRAMEWORK/EXPERIMENT)")
     arguments.add_argument(
         "--resume", action="store_true", help="continue the run in the run folder exactly where it stopped"
     )

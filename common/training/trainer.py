@@ -106,6 +106,7 @@ class Trainer:
         self.method.restore(checkpoint.networks, checkpoint.state)
         self.iteration = checkpoint.meta.iteration
         self.best_miou = checkpoint.meta.best_miou
+        self.folder.remove_unfinished()
         self.folder.truncate_after(self.iteration)
         self.say(f"resumed at iteration {self.iteration}")
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from common.command_line import positive, run_command
+from common.command_line import positive, run_command, user_path
 from common.errors import CheckFailed, UserError
 from common.paths import PROJECT
 from common.runtimes import FRAMEWORKS
@@ -52,7 +51,7 @@ def _is_chosen(run: Run, options: argparse.Namespace) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.campaign", description=__doc__.splitlines()[0])
-    parser.add_argument("campaign", type=Path, metavar="FILE.yaml", help="which runs, e.g. results/shapes.yaml")
+    parser.add_argument("campaign", type=user_path, metavar="FILE.yaml", help="which runs, e.g. results/shapes.yaml")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="TEXT", help="only runs whose name has one of these texts"
     )
@@ -69,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--hours", type=float, help="after so long trainings are saved and stop; the next call continues"
     )
-    parser.add_argument("--work", type=Path, metavar="DIR", help="run folders (default: runs/campaigns/NAME)")
+    parser.add_argument("--work", type=user_path, metavar="DIR", help="run folders (default: runs/campaigns/NAME)")
     parser.add_argument("--list", action="store_true", help="only name the runs that are missing")
     parser.add_argument("--page", action="store_true", help="only write the page anew")
     return parser

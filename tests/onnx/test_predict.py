@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -135,6 +136,49 @@ def test_bad_pictures_are_named_and_the_others_done(exported, pictures, tmp_path
     assert said.err.splitlines()[-1].startswith("error: 2 of 5 pictures")
     assert sorted(path.stem for path in (tmp_path / "out").glob("*.png")) == ["a", "b", "grey"]
     assert [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(OSError(errno.ENOSPC, "No space left on device"), "no space left"), (MemoryError(), "memory ran out")],
+)
+@pytest.mark.parametrize("where", ["write_label_png", "read_rgb"])
+def test_one_picture_that_fails_does_not_stop_the_others(
+    exported, pictures, tmp_path, monkeypatch, capsys, error, said, where
+):
+    from onnx_impl import predict
+
+    whole = getattr(predict, where)
+
+    def fail(path, *arguments, **options):
+        if path.stem == "b":
+            raise error
+        return whole(path, *arguments, **options)
+
+    monkeypatch.setattr(predict, where, fail)
+    assert run_command(main, [str(exported.model), str(pictures), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr()
+    assert "2 of 3 pictures" in told.out and said in told.err.splitlines()[-1]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "grey.png"]
+
+
+def test_a_group_without_memory_is_done_picture_by_picture(exported, tmp_path, monkeypatch, capsys):
+    from onnx_impl.predictor import OnnxPredictor
+
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        Image.fromarray(picture(24, 24, ord(name))).save(tmp_path / "in" / f"{name}.png")
+    whole = OnnxPredictor.picture_class_ids
+
+    def fail(self, images):
+        if len(images) > 1:
+            raise RuntimeError("Failed to allocate memory for requested buffer")
+        return whole(self, images)
+
+    monkeypatch.setattr(OnnxPredictor, "picture_class_ids", fail)
+    arguments = [str(exported.model), str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--batch", "3"]
+    assert run_command(main, arguments) == 0
+    assert "3 of 3 pictures" in capsys.readouterr().out
 
 
 def test_results_never_overwrite_each_other_or_a_picture(exported, pictures, tmp_path, capsys):

@@ -187,7 +187,7 @@ class USRNSettings(_EpochSettings):
 
     def _folder(self, config: ExperimentConfig, framework: str) -> Path:
         if self.subclass_labels:
-            return Path(self.subclass_labels)
+            return Path(self.subclass_labels).expanduser()
         return default_run_folder(framework, f"{config.name.rpartition('/')[0]}/{BASELINE}") / SUBCLASS_LABELS
 
 
