@@ -14,7 +14,9 @@ import mindspore_impl.networks.deeplab as ms_deeplab  # noqa: E402
 import mindspore_impl.networks.layers as ms_layers  # noqa: E402
 import torch_impl.networks.deeplab as torch_deeplab  # noqa: E402
 import torch_impl.networks.layers as torch_layers  # noqa: E402
+from mindspore_impl.resize import resize as ms_resize  # noqa: E402
 from tests.parity.pairs import array, mindspore_gradients, relative_error, torch_gradients  # noqa: E402
+from torch_impl.resize import resize as torch_resize  # noqa: E402
 
 RNG = np.random.default_rng(0)
 TIGHT = 1e-5
@@ -141,19 +143,19 @@ def test_another_stem_pool_is_noticed_at_even_sizes(modes):
 def test_resize(source, target):
     x = noise(2, 3, *source)
     target = tuple(np.int64(length) for length in target)
-    expected, found = both_gradients(lambda x: torch_layers.resize(x, target), lambda x: ms_layers.resize(x, target), x)
+    expected, found = both_gradients(lambda x: torch_resize(x, target), lambda x: ms_resize(x, target), x)
     assert worst(expected, found) < TIGHT
 
 
 def test_resize_to_the_same_size_is_no_operation():
     x = ms.Tensor(noise(1, 2, 4, 5))
-    assert ms_layers.resize(x, [4, 5]) is x
+    assert ms_resize(x, [4, 5]) is x
 
 
 def test_resize_without_aligned_corners_is_noticed():
     x = noise(2, 3, 5, 7)
     unaligned = torch.nn.functional.interpolate(torch.tensor(x), size=(13, 9), mode="bilinear", align_corners=False)
-    assert relative_error(ms_layers.resize(ms.Tensor(x), (13, 9)), unaligned) > 0.01
+    assert relative_error(ms_resize(ms.Tensor(x), (13, 9)), unaligned) > 0.01
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.01])

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-import mindspore_impl.methods.pcr.prototypes as theirs
+import mindspore_impl.methods.pcr.prototypes as their_steps
+import mindspore_impl.networks.prototype_head as theirs
 import mindspore_impl.predictor
-import torch_impl.methods.pcr.prototypes as ours
+import torch_impl.methods.pcr.prototypes as our_steps
+import torch_impl.networks.prototype_head as ours
 import torch_impl.predictor
 from common.checkpoints.checkpoint import Checkpoint, read, write
 from common.checkpoints.ckpt_file import read_ckpt
@@ -84,24 +86,24 @@ def test_a_step_is_the_plain_one_in_both_frameworks():
     loss.backward()
 
     x = torch.from_numpy(features).requires_grad_()
-    rows = ours.pixel_features(x, pixels, size)
-    targets = ours.pixel_labels(torch.from_numpy(labels), pixels)
+    rows = our_steps.pixel_features(x, pixels, size)
+    targets = our_steps.pixel_labels(torch.from_numpy(labels), pixels)
     logits, match = ours.prototype_logits(rows, torch.from_numpy(prototypes), 0.1)
     found = torch.nn.functional.cross_entropy(logits, targets.long(), ignore_index=255)
     found.backward()
-    sums = ours.prototype_sums(rows, targets, match, (5, 3))
-    upkeep = ours.updated_prototypes(torch.from_numpy(prototypes), *sums, 0.9)
+    sums = our_steps.prototype_sums(rows, targets, match, (5, 3))
+    upkeep = our_steps.updated_prototypes(torch.from_numpy(prototypes), *sums, 0.9)
 
     seen = {}
 
     def in_mindspore(features):
-        rows = theirs.pixel_features(features, pixels, size)
+        rows = their_steps.pixel_features(features, pixels, size)
         logits, match = theirs.prototype_logits(rows, prototypes, 0.1)
-        seen["sums"] = theirs.prototype_sums(rows, theirs.pixel_labels(labels, pixels), match, (5, 3))
-        return cross_entropy(logits, theirs.pixel_labels(labels, pixels))
+        seen["sums"] = their_steps.prototype_sums(rows, their_steps.pixel_labels(labels, pixels), match, (5, 3))
+        return cross_entropy(logits, their_steps.pixel_labels(labels, pixels))
 
     value, gradient = ms.value_and_grad(in_mindspore)(ms.Tensor(features))
-    other = theirs.updated_prototypes(prototypes, *seen["sums"], 0.9)
+    other = their_steps.updated_prototypes(prototypes, *seen["sums"], 0.9)
     assert found.item() == pytest.approx(loss.item(), rel=1e-5) and float(value) == pytest.approx(loss.item(), rel=1e-5)
     for result in (x.grad.numpy(), gradient.asnumpy()):
         assert relative_error(result, plain.grad.numpy()) <= 1e-5
