@@ -98,26 +98,28 @@ def train_loop_tiny(golden: Golden, framework: Framework) -> list[Check]:
 
 
 def train_step(golden: Golden, framework: Framework) -> list[Check]:
-    """The same of one step of two deep networks, by the gates that their sensitivity allows."""
+    """The same of steps of two deep networks, by the gates that their sensitivity allows.
+
+    With random weights and BatchNorm over few pixels, rounding of 2e-6 after the first layers is 1e-3 in the logits, in PyTorch
+    and in MindSpore alike (measured against float64, pass by pass: MindSpore's error is 0.3 to 1.5 times PyTorch's).
+    """
     iterations, networks = run(golden, framework)
     checks = compared_losses(golden, iterations, DEEP)
     for branch in (1, 2):
-        flips = float((iterations[0].labels[branch] != golden[f"ps_label_{branch}"][0]).mean())
+        flips = float(different(golden, iterations, branch).mean((1, 2, 3)).max())
         checks.append(Check(f"ps_label_{branch} (share of flips)", flips, DEEP_FLIPS))
     return checks + [close(*entry, DEEP) for entry in final(golden, networks)]
 
 
 def compared_losses(golden: Golden, iterations: list[Iteration], gate: float) -> list[Check]:
     """Compare rates, all losses and, for CPCL, the disagreement."""
+    turned = sum(int(different(golden, iterations, branch).sum()) for branch in (1, 2))
 
     def every(*names: str) -> list[float]:
         return [sum(iteration.losses[name] for name in names) for iteration in iterations]
 
     def compare(name: str, ours, gate: float = gate) -> Check:
-        # Where one flipped label moves a small term by more than the gate, the authors' own float32 tells how much.
-        exact_name = f"f64_{name}"
-        noise = np.abs(golden[name] - golden[exact_name]).max() if exact_name in golden else 0.0
-        return close(name, ours, golden[name], max(gate, 3 * noise / np.abs(golden[name]).max()))
+        return close(name, ours, golden[name], max(gate, 3 * float32_noise(golden, name, turned)))
 
     rates = [iteration.rates[0] for iteration in iterations]
     checks = [close("lr", rates, golden["lr"]), compare("loss", every("loss"))]
@@ -139,6 +141,28 @@ def compared_losses(golden: Golden, iterations: list[Iteration], gate: float) ->
         compare("overlap", [found.overlap for found in scores], gate * 10),
         compare("w", [found.scores for found in scores], gate * 10),
     ]
+
+
+def different(golden: Golden, iterations: list[Iteration], branch: int) -> np.ndarray:
+    """Return bool ``[N,B,H,W]``: where a branch's labels of the ``N`` iterations are not the golden ones."""
+    return np.stack([iteration.labels[branch] for iteration in iterations]) != golden[f"ps_label_{branch}"]
+
+
+def float32_noise(golden: Golden, name: str, turned: int = 0) -> float:
+    """Return by how much of itself float32 moves a quantity, if a run of the authors' in float64 was recorded beside it, else 0.
+
+    A loss over the pixels on which the branches agree jumps with every label of them that turns, by one part in their number:
+    the labels that turned, between the authors' two runs or between theirs and ours (``turned``, which has a gate of its own),
+    give the jumps to expect, at least one where any turned.
+    """
+    if f"f64_{name}" not in golden:
+        return 0.0
+    noise = float(np.abs(golden[name] - golden[f"f64_{name}"]).max() / np.abs(golden[name]).max())
+    if name == "loss_unsup_inter" and "f64_label_flips" in golden:
+        turned = max(turned, int(golden["f64_label_flips"].sum()))
+        share = float(golden["overlap"].min())  # of the pixels; a label turns into agreement or out of it
+        noise = max(noise, np.ceil(2 * share * turned) / (share * golden["ps_label_1"][0].size))
+    return noise
 
 
 def final(golden: Golden, networks: dict[str, np.ndarray]) -> list[tuple]:

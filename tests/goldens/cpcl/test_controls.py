@@ -14,7 +14,9 @@ from common.prediction.protocols import Slide
 from tests.goldens import controls
 from tests.goldens.controls import ohem_below_threshold, other_batch_norm_momentum, save_changed
 from tests.goldens.cpcl import data as cpcl_data
+from tests.goldens.cpcl import steps as cpcl_steps
 from tests.goldens.frameworks import FRAMEWORKS, Framework, installed, load_framework
+from tests.goldens.golden import Golden
 
 FILES = Path(__file__).parent
 
@@ -179,3 +181,15 @@ def test_a_changed_number_turns_the_check_red(name: str, tmp_path) -> None:
     framework = load_framework("torch") if name.split("/")[0] in ("slide", "cps", "step") else None
     assert differing(save_changed(source, path, None), framework) == []
     assert quantity in differing(save_changed(source, path, quantity), framework)
+
+
+def test_what_float32_turns_decides_the_gates_of_a_deep_step(tmp_path) -> None:
+    """Labels that differ from float64's move the mean over the few pixels of agreement; without that run nothing is given."""
+    source = FILES / "train_step" / "cpcl_city_r50.npz"
+    golden = Golden(source)
+    agreeing = golden["overlap"][0] * golden["ps_label_1"][0].size
+    assert cpcl_steps.float32_noise(golden, "loss_unsup_inter") == pytest.approx(1 / agreeing)
+    assert cpcl_steps.float32_noise(golden, "loss") < cpcl_steps.DEEP
+    kept = {name: array for name, array in golden.arrays.items() if not name.startswith("f64_")}
+    np.savez(tmp_path / "alone.npz", **kept)
+    assert cpcl_steps.float32_noise(Golden(tmp_path / "alone.npz"), "loss_unsup_inter") == 0
