@@ -1,28 +1,16 @@
-"""Compiling takes most of the time that MindSpore needs for a short run: runs with the same network share its graphs."""
+"""Short runs of the commands in this process share MindSpore's compiled networks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from tests.commands.networks import NETWORKS
-from tests.goldens.frameworks import installed
+from tests.networks import compiled_once
 
 
 @pytest.fixture(autouse=True)
-def networks_compiled_once(monkeypatch) -> None:
-    """Hand out one MindSpore network per configuration and role, with the values of a new one."""
-    if not installed("mindspore"):
-        return
-    from mindspore_impl import session
-    from mindspore_impl.checkpoint import load_network, network_tensors
-
-    make = session.Session.network
-
-    def network(self, role: str):
-        fresh = make(self, role)
-        key = self.config.network, fresh.classes, role
-        values = network_tensors(fresh)
-        load_network(NETWORKS.setdefault(key, fresh), values, role)
-        return NETWORKS[key]
-
-    monkeypatch.setattr(session.Session, "network", network)
+def networks_compiled_once() -> Iterator[None]:
+    """See :func:`tests.networks.compiled_once`."""
+    with compiled_once():
+        yield

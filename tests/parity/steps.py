@@ -12,7 +12,7 @@ import torch_impl.methods
 import torch_impl.session
 from common.config.schema import ExperimentConfig
 from common.methods.interface import Clock
-from mindspore_impl.checkpoint import load_network, network_tensors
+from tests.networks import compiled_once
 from tests.parity.pairs import relative_error
 
 FIRST_STEP, CURVE = 1e-4, 1e-3
@@ -52,22 +52,6 @@ def clock(iteration: int) -> Clock:
     return Clock(epoch=epoch, step=step, iteration=iteration, epochs=4, iterations_per_epoch=STEPS_PER_EPOCH)
 
 
-class CompiledOnce(mindspore_impl.session.Session):
-    """A session that hands out the same networks again and again, because compiling them takes seconds."""
-
-    networks: dict = {}
-
-    def network(self, role: str):
-        """Return the network of ``role`` with its initial values."""
-        key = self.config.network, self.config.trainer.seed, role
-        if key not in self.networks:
-            network = super().network(role)
-            self.networks[key] = network, network_tensors(network)
-        network, initial = self.networks[key]
-        load_network(network, initial, role)
-        return network
-
-
 def in_torch(config: ExperimentConfig):
     """Return the method in PyTorch at its start."""
     return torch_impl.methods.method_class(config.method.name)(config, torch_impl.session.Session(config))
@@ -75,7 +59,8 @@ def in_torch(config: ExperimentConfig):
 
 def in_mindspore(config: ExperimentConfig):
     """Return the method in MindSpore at its start; all share their networks, so only the latest is usable."""
-    return mindspore_impl.methods.method_class(config.method.name)(config, CompiledOnce(config))
+    with compiled_once():
+        return mindspore_impl.methods.method_class(config.method.name)(config, mindspore_impl.session.Session(config))
 
 
 def run(method, batches: list[dict], start: int = 0) -> list[dict[str, float]]:

@@ -1,15 +1,12 @@
-"""Whole training steps of Mean Teacher: the same start, batches and dropout masks give the same in both frameworks."""
+"""Whole training steps of Mean Teacher in both frameworks."""
 
 from __future__ import annotations
 
 import dataclasses
 
-import pytest
-
 from common.experiment import compose
-from common.networks.tensors import is_counter
-from tests.parity import steps
-from tests.parity.steps import CURVE, STEPS, Checkerboards, apart, in_mindspore, in_torch, together
+from tests.parity.step_parity import StepParity
+from tests.parity.steps import Checkerboards
 
 CONFIG = compose(
     "shapes/12/mean_teacher",
@@ -32,35 +29,23 @@ def batches(count: int) -> list[dict]:
     return result
 
 
-@pytest.fixture(scope="module")
-def curve():
-    """Return the losses of 20 steps in MindSpore, and the networks and the state after them."""
-    method = in_mindspore(CONFIG)
-    return steps.run(method, batches(STEPS)), method.networks(), method.state()
-
-
-def test_twenty_steps(curve):
-    ours, (losses, networks, state) = in_torch(CONFIG), curve
-    expected = steps.run(ours, batches(STEPS))
-    assert apart(losses, expected) <= CURVE and all(step["unsup"] for step in expected)
-    for found, values in [(state, ours.state()), *((networks[role], ours.networks()[role]) for role in networks)]:
-        names = {name for name in values if not is_counter(name)}
-        assert set(found) == names
-        assert together([found[name] for name in names], [values[name] for name in names]) <= 10 * CURVE
-
-
-def wrong_decay(method) -> None:
+def wrong_decay(method, monkeypatch) -> None:
     """Let the teacher follow faster."""
     method.settings = dataclasses.replace(method.settings, ema_decay=0.5)
 
 
-def wrong_weight(method) -> None:
+def wrong_weight(method, monkeypatch) -> None:
     """Let the consistency weigh less."""
     method.settings = dataclasses.replace(method.settings, unsup_weight=18.0)
 
 
-@pytest.mark.parametrize("break_one", [wrong_decay, wrong_weight])
-def test_a_rule_broken_in_one_framework_leaves_the_gate(curve, break_one):
-    ours = in_torch(CONFIG)
-    break_one(ours)
-    assert apart(steps.run(ours, batches(STEPS)), curve[0]) > CURVE
+class TestMeanTeacher(StepParity):
+    CONFIG = CONFIG
+    FIRST_STEPS = {"mean_teacher": CONFIG}
+    BROKEN = (wrong_decay, wrong_weight)
+
+    def batches(self, count: int) -> list[dict]:
+        return batches(count)
+
+    def check_curve(self, losses, ours) -> None:
+        assert all(step["unsup"] for step in losses)

@@ -1,4 +1,4 @@
-"""Whole training steps: the same start, batches and draws give the same losses, gradients and state in both frameworks."""
+"""Whole training steps of U2PL and the supervised baseline in both frameworks; optimiser and teacher."""
 
 from __future__ import annotations
 
@@ -8,35 +8,24 @@ from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
-import pytest
 import torch
 
 import mindspore_impl.optimizer
 import mindspore_impl.session
 import torch_impl.optimizer
-from common.checkpoints.checkpoint import Checkpoint, read
-from common.checkpoints.meta import CheckpointMeta
 from common.config.schema import CriterionConfig, ExperimentConfig, OptimizerConfig
 from common.experiment import compose
-from common.methods.interface import NonFiniteLoss
-from common.networks.tensors import is_counter
-from mindspore_impl.checkpoint import save_checkpoint
 from mindspore_impl.teacher import update_teacher
-from tests.parity import steps
 from tests.parity.pairs import relative_error
+from tests.parity.step_parity import StepParity
 from tests.parity.steps import (
-    CURVE,
     FIRST_STEP,
-    GRADIENTS,
-    STEPS,
     STEPS_PER_EPOCH,
     Checkerboards,
     apart,
     clock,
-    gradients,
     in_mindspore,
     in_torch,
-    together,
 )
 
 CONFIG = compose(
@@ -48,38 +37,6 @@ CONFIG = compose(
         "method.contrastive={num_queries: 16, num_negatives: 8, queue_first: 200, queue_other: 100, low_rank: 1}",
     ],
 )  # fmt: skip
-
-
-def batches(count: int) -> list[dict]:
-    """Return ``count`` batches of 2 labelled and 2 unlabelled images."""
-    # With this seed no entropy lies within rounding of a percentile, whatever the step.
-    boards = Checkerboards(seed=18, classes=len(CONFIG.dataset.classes))
-    result = []
-    for _ in range(count):
-        labels = boards.labels()
-        labelled = {"ids": ["a", "b"], "image": boards.images(), "label": labels}
-        result.append({"labelled": labelled, "unlabelled": {"ids": ["c", "d"], "image": boards.images()}})
-    return result
-
-
-def run(method, start: int = 0, stop: int = STEPS) -> list[dict[str, float]]:
-    """Return the losses of steps ``start`` to ``stop`` - 1."""
-    return steps.run(method, batches(stop)[start:], start)
-
-
-@pytest.fixture(scope="module")
-def only_method():
-    """Return one method whose update is compiled once, and its start."""
-    method = in_mindspore(CONFIG)
-    return method, method.networks(), method.state()
-
-
-@pytest.fixture
-def theirs(only_method):
-    """Return the method in MindSpore at its start."""
-    method, networks, state = only_method
-    method.restore(networks, state)
-    return method
 
 
 def changed(**method) -> ExperimentConfig:
@@ -110,90 +67,47 @@ FIRST_STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", FIRST_STEPS)
-def test_first_step(name, monkeypatch):
-    ours, theirs = in_torch(FIRST_STEPS[name]), in_mindspore(FIRST_STEPS[name])
-    monkeypatch.setattr(theirs.optimizer, "step", lambda _: None)
-    expected, found = run(ours, stop=1), run(theirs, stop=1)
-    assert apart(found, expected) <= FIRST_STEP and all(expected[0].values())
-    assert together(*gradients(ours.optimizer, theirs.optimizer)) <= GRADIENTS
-
-
-@pytest.fixture(scope="module")
-def curve(only_method):
-    """Return the losses of 20 steps in MindSpore, and the networks and the state after them."""
-    method, networks, state = only_method
-    method.restore(networks, state)
-    return run(method), method.networks(), method.state()
-
-
-def test_twenty_steps(curve):
-    ours = in_torch(CONFIG)
-    losses, networks, state = curve
-    assert apart(run(ours), losses) <= CURVE
-    assert sum(ours.bank.counts) and all(step["contra"] for step in losses[STEPS_PER_EPOCH:])
-    for found, expected in [(state, ours.state()), *((networks[role], ours.networks()[role]) for role in networks)]:
-        names = {name for name in expected if not is_counter(name)}
-        assert set(found) == names and all(found[name].shape == expected[name].shape for name in names)
-        assert together([found[name] for name in names], [expected[name] for name in names]) <= 10 * CURVE
-
-
-def wrong_decay(method) -> None:
+def wrong_decay(method, monkeypatch) -> None:
     """Let the teacher follow faster."""
     method.settings = dataclasses.replace(method.settings, ema_decay=0.5)
 
 
-def wrong_norm(method) -> None:
+def wrong_norm(method, monkeypatch) -> None:
     """Let running statistics move twice as fast."""
     for layer in [*method.student.modules(), *method.teacher.modules()]:
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 0.2
 
 
-def wrong_momentum(method) -> None:
+def wrong_momentum(method, monkeypatch) -> None:
     """Give the heads less momentum."""
     method.optimizer.sgd.param_groups[1]["momentum"] = 0.8
 
 
-@pytest.mark.parametrize("break_one", [wrong_decay, wrong_norm, wrong_momentum])
-def test_a_rule_broken_in_one_framework_leaves_the_gate(curve, break_one):
-    ours = in_torch(CONFIG)
-    break_one(ours)
-    assert apart(run(ours), curve[0]) > CURVE
+class TestU2PL(StepParity):
+    CONFIG = CONFIG
+    FIRST_STEPS = FIRST_STEPS
+    BROKEN = (wrong_decay, wrong_norm, wrong_momentum)
+    METHODS = {"u2pl": CONFIG, "suponly": FIRST_STEPS["supervised"]}
 
+    def batches(self, count: int) -> list[dict]:
+        # With this seed no entropy lies within rounding of a percentile, whatever the step.
+        boards = Checkerboards(seed=18, classes=len(CONFIG.dataset.classes))
+        result = []
+        for _ in range(count):
+            labels = boards.labels()
+            labelled = {"ids": ["a", "b"], "image": boards.images(), "label": labels}
+            result.append({"labelled": labelled, "unlabelled": {"ids": ["c", "d"], "image": boards.images()}})
+        return result
 
-def test_other_dropout_masks_leave_the_gate(curve, monkeypatch):
-    ours = in_torch(CONFIG)
-    masks = ours.session.masks
-    monkeypatch.setattr(ours.session, "masks", lambda network, role, *rest: masks(network, f"other {role}", *rest))
-    assert apart(run(ours, stop=1), curve[0][:1]) > FIRST_STEP
+    def check_curve(self, losses, ours) -> None:
+        assert sum(ours.bank.counts) and all(step["contra"] for step in losses[STEPS_PER_EPOCH:])
 
-
-def test_a_resumed_run_is_the_uninterrupted_one(theirs, tmp_path):
-    kept, stop = 7, 10
-    losses = run(theirs, stop=kept)
-    checkpoint = Checkpoint(CheckpointMeta(role="teacher"), theirs.networks(), theirs.state())
-    save_checkpoint(tmp_path / "last.ckpt", checkpoint)
-    losses += run(theirs, kept, stop)
-    networks, state = theirs.networks(), theirs.state()
-
-    resumed = in_mindspore(CONFIG)
-    run(resumed, stop=1)
-    saved = read(tmp_path / "last.ckpt")
-    resumed.restore(saved.networks, saved.state)
-    assert run(resumed, kept, stop) == losses[kept:]
-    for found, expected in [(resumed.state(), state), *zip(resumed.networks().values(), networks.values())]:
-        assert list(found) == list(expected) and all(np.array_equal(found[n], expected[n]) for n in expected)
-
-
-def test_a_loss_that_is_not_finite_stops_before_the_optimiser(theirs):
-    batch = batches(1)[0]
-    batch["labelled"]["image"][0, 0, 0, 0] = np.nan
-    before = [parameter.asnumpy().copy() for parameter in theirs.optimizer.parameters]
-    with pytest.raises(NonFiniteLoss, match="a, b"):
-        theirs.step(batch, clock(0))
-    assert all(np.array_equal(p.asnumpy(), b) for p, b in zip(theirs.optimizer.parameters, before))
-    assert not theirs.optimizer.state()
+    def test_other_dropout_masks_leave_the_gate(self, curve, monkeypatch):
+        ours = in_torch(CONFIG)
+        masks = ours.session.masks
+        monkeypatch.setattr(ours.session, "masks", lambda network, role, *rest: masks(network, f"other {role}", *rest))
+        assert apart(self.run(ours, stop=1), curve[0][:1]) > FIRST_STEP
 
 
 def test_optimiser_with_weight_decay_and_teacher():
@@ -217,8 +131,9 @@ def test_optimiser_with_weight_decay_and_teacher():
     assert set(results[0]["momentum"]) == set(results[1]["momentum"])
 
 
-def test_a_teacher_outside_of_the_cpu_is_assigned(theirs, monkeypatch):
+def test_a_teacher_outside_of_the_cpu_is_assigned(monkeypatch):
     """There asnumpy returns a copy, so that writing into it is not enough."""
+    theirs = in_mindspore(CONFIG)
     pairs = list(zip(theirs.teacher.trainable_params(), theirs.student.trainable_params()))
     expected = [0.75 * mine.asnumpy() + 0.25 * student.asnumpy() for mine, student in pairs]
     monkeypatch.setattr(ms, "get_current_device", lambda: SimpleNamespace(device_target="Ascend"))

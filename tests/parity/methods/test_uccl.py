@@ -1,4 +1,4 @@
-"""Whole steps of UCCL, UniMatch and FixMatch: the same start, batches and draws give the same numbers in both frameworks."""
+"""Whole steps of UCCL, UniMatch and FixMatch in both frameworks."""
 
 from __future__ import annotations
 
@@ -11,19 +11,14 @@ from common.config.schema import CriterionConfig, ExperimentConfig
 from common.experiment import compose
 from common.methods.uccl.augment import draw_area_box, inside
 from common.methods.uccl.uccl import CKRSettings, SBUSettings
-from common.networks.tensors import is_counter
 from tests.parity import steps
+from tests.parity.step_parity import StepParity
 from tests.parity.steps import (
-    CURVE,
     FIRST_STEP,
-    GRADIENTS,
-    STEPS,
     Checkerboards,
     apart,
-    gradients,
     in_mindspore,
     in_torch,
-    together,
 )
 
 SIZE, PADDED = 33, 9
@@ -77,67 +72,48 @@ FIRST_STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", FIRST_STEPS)
-def test_first_step(name, monkeypatch):
-    ours, theirs = in_torch(FIRST_STEPS[name]), in_mindspore(FIRST_STEPS[name])
-    monkeypatch.setattr(theirs.optimizer, "step", lambda _: None)
-    expected, found = (steps.run(method, batches(1)) for method in (ours, theirs))
-    assert apart(found, expected) <= FIRST_STEP and all(expected[0].values())
-    assert together(*gradients(ours.optimizer, theirs.optimizer)) <= GRADIENTS
-    for name, tensor in ours.networks()["student"].items():
-        if ".running_" in name:
-            np.testing.assert_allclose(theirs.networks()["student"][name], tensor, rtol=1e-4, atol=1e-5, err_msg=name)
-
-
-@pytest.fixture(scope="module")
-def curve():
-    """Return the losses of 20 steps of UCCL in MindSpore, and the network and the state after them."""
-    method = in_mindspore(UCCL)
-    return steps.run(method, batches(STEPS)), method.networks()["student"], method.state()
-
-
-def test_twenty_steps(curve):
-    ours = in_torch(UCCL)
-    losses, network, state = curve
-    assert apart(steps.run(ours, batches(STEPS)), losses) <= CURVE
-    assert all(step["certain"] and step["sbu"] and step["ckr"] for step in losses)
-    for found, expected in [(state, ours.state()), (network, ours.networks()["student"])]:
-        names = {name for name in expected if not is_counter(name)}
-        assert set(found) == names
-        assert together([found[name] for name in names], [expected[name] for name in names]) <= 10 * CURVE
-
-
-def no_lag(method) -> None:
+def no_lag(method, monkeypatch) -> None:
     """Set the rate before the step instead of after it."""
     method.optimizer.config = dataclasses.replace(method.optimizer.config, poly_lag=0)
 
 
-def no_extra_passes(method) -> None:
+def no_extra_passes(method, monkeypatch) -> None:
     """Leave out the passes that only move running statistics: the CutMix partner's labels change."""
     method.settings = dataclasses.replace(method.settings, bn_extra_passes=False)
 
 
-def padding_left_out(method) -> None:
+def padding_left_out(method, monkeypatch) -> None:
     """Let CKR run over valid pixels only."""
     method.settings = dataclasses.replace(method.settings, ckr=CKRSettings(ignored="exclude", detach_weights=False))
 
 
-def weights_detached(method) -> None:
+def weights_detached(method, monkeypatch) -> None:
     """Give CKR's weights no gradient."""
     method.settings = dataclasses.replace(method.settings, ckr=CKRSettings(ignored="rows", detach_weights=True))
 
 
-@pytest.mark.parametrize("break_one", [no_lag, no_extra_passes, padding_left_out, weights_detached])
-def test_a_rule_broken_in_one_framework_leaves_the_gate(curve, break_one):
-    ours = in_torch(UCCL)
-    break_one(ours)
-    assert apart(steps.run(ours, batches(STEPS)), curve[0]) > CURVE
+class TestUCCL(StepParity):
+    CONFIG = UCCL
+    FIRST_STEPS = FIRST_STEPS
+    BROKEN = (no_lag, no_extra_passes, padding_left_out, weights_detached)
+    METHODS = {method: config(method) for method in ("uccl", "unimatch", "fixmatch")}
 
+    def batches(self, count: int) -> list[dict]:
+        return batches(count)
 
-def test_other_dropped_features_leave_the_gate(curve):
-    ours = in_torch(UCCL)
-    kept = [np.ones((4, channels, 1, 1), np.float32) for channels in (32, 64)]
-    assert apart([ours.step(batches(1)[0], steps.clock(0), kept)], curve[0][:1]) > FIRST_STEP
+    def check_first_step(self, ours, theirs) -> None:
+        for name, tensor in ours.networks()["student"].items():
+            if ".running_" in name:
+                found = theirs.networks()["student"][name]
+                np.testing.assert_allclose(found, tensor, rtol=1e-4, atol=1e-5, err_msg=name)
+
+    def check_curve(self, losses, ours) -> None:
+        assert all(step["certain"] and step["sbu"] and step["ckr"] for step in losses)
+
+    def test_other_dropped_features_leave_the_gate(self, curve):
+        ours = in_torch(UCCL)
+        kept = [np.ones((4, channels, 1, 1), np.float32) for channels in (32, 64)]
+        assert apart([ours.step(batches(1)[0], steps.clock(0), kept)], curve[0][:1]) > FIRST_STEP
 
 
 def test_passes_whose_graph_nobody_reads_have_none(monkeypatch):

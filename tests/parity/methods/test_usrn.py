@@ -1,4 +1,4 @@
-"""Whole training steps of USRN: the same start, batches and dropout masks give the same in both frameworks."""
+"""Whole training steps of USRN in both frameworks."""
 
 from __future__ import annotations
 
@@ -9,19 +9,12 @@ import pytest
 import torch
 
 from common.experiment import compose
-from common.networks.tensors import is_counter
 from tests.parity import steps
+from tests.parity.step_parity import StepParity
 from tests.parity.steps import (
-    CURVE,
-    FIRST_STEP,
-    GRADIENTS,
-    STEPS,
     Checkerboards,
     apart,
-    gradients,
-    in_mindspore,
     in_torch,
-    together,
 )
 
 SETTINGS = [
@@ -60,30 +53,24 @@ FIRST_STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", FIRST_STEPS)
-def test_first_step(name, monkeypatch):
-    ours, theirs = in_torch(FIRST_STEPS[name]), in_mindspore(FIRST_STEPS[name])
-    monkeypatch.setattr(theirs.optimizer, "step", lambda _: None)
-    expected, found = steps.run(ours, batches(1)), steps.run(theirs, batches(1))
-    assert apart(found, expected) <= FIRST_STEP and all(expected[0].values())
-    assert together(*gradients(ours.optimizer, theirs.optimizer)) <= GRADIENTS
+def wrong_threshold(method, monkeypatch) -> None:
+    """Keep other pixels."""
+    method.settings = dataclasses.replace(method.settings, threshold=0.6)
 
 
-@pytest.fixture(scope="module")
-def curve():
-    """Return the losses of 20 steps in MindSpore, the network and the state after them."""
-    method = in_mindspore(CONFIG)
-    losses = steps.run(method, batches(STEPS))
-    return losses, method.networks()["student"], method.state()
+def wrong_parents(method, monkeypatch) -> None:
+    """Let another class own the subclasses."""
+    method.parents = method.parents.clone()
+    method.parents[:11] = 5 - method.parents[:11]
 
 
-def test_twenty_steps(curve):
-    ours, (losses, network, state) = in_torch(CONFIG), curve
-    assert apart(steps.run(ours, batches(STEPS)), losses) <= CURVE
-    for found, expected in [(state, ours.state()), (network, ours.networks()["student"])]:
-        names = [name for name in expected if not is_counter(name)]
-        assert set(found) == set(names)
-        assert together([found[name] for name in names], [expected[name] for name in names]) <= 10 * CURVE
+class TestUSRN(StepParity):
+    CONFIG = CONFIG
+    FIRST_STEPS = FIRST_STEPS
+    BROKEN, BROKEN_STEPS = (wrong_threshold, wrong_parents), 3
+
+    def batches(self, count: int) -> list[dict]:
+        return batches(count)
 
 
 def weak_before_strong(method, batch: dict) -> None:
@@ -97,24 +84,6 @@ def weak_before_strong(method, batch: dict) -> None:
         return weak[0] if purpose == "weak" else forward(role, images, clock, purpose, **options)
 
     method.forward = swapped
-
-
-def wrong_threshold(method) -> None:
-    """Keep other pixels."""
-    method.settings = dataclasses.replace(method.settings, threshold=0.6)
-
-
-def wrong_parents(method) -> None:
-    """Let another class own the subclasses."""
-    method.parents = method.parents.clone()
-    method.parents[:11] = 5 - method.parents[:11]
-
-
-@pytest.mark.parametrize("break_one", [wrong_threshold, wrong_parents])
-def test_a_rule_broken_in_one_framework_leaves_the_gate(curve, break_one):
-    ours = in_torch(CONFIG)
-    break_one(ours)
-    assert apart(steps.run(ours, batches(3)), curve[0][:3]) > CURVE
 
 
 def test_the_order_of_passes_shows_in_the_running_statistics():
