@@ -3,15 +3,25 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+# Tests run in so many processes; each needs one processor and up to 3 GB.
+WORKERS ?= 2
+SHARED_OUT := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: demo test lint bench clean
+.PHONY: demo check test test-slow lint bench clean
 
 demo: $(INSTALLED)
 	$(RUN) -m experiments.demo
 
+# What answers quickly; everything but the slowest; the slowest.
+check: $(INSTALLED)
+	$(RUN) -m pytest $(SHARED_OUT) -m "not (slow or mindspore or onnx or deep)"
+
 test: $(INSTALLED)
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(SHARED_OUT) -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(RUN) -m pytest $(SHARED_OUT) -m slow
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

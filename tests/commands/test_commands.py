@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.places import PROJECT
+from tests.processes import PATIENCE
 
 FRAMEWORKS = ("torch", "torchvision", "mindspore", "onnx", "onnxscript", "onnxruntime")
 COMMANDS = (
@@ -47,7 +48,7 @@ def without_frameworks(tmp_path_factory) -> dict[str, str]:
 
 def python(arguments: list[str], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

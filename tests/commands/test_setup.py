@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.places import PROJECT
+from tests.processes import PATIENCE
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -22,7 +23,7 @@ def script(path: Path, text: str) -> Path:
 
 
 def run(*command: str, folder: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -58,8 +59,9 @@ def test_make_installs_once_and_again_when_a_pin_changes(checkout):
         return [line for line in (checkout / "log").read_text().splitlines() if line.startswith("-m")]
 
     install = "-m pip install --quiet --disable-pip-version-check -r requirements/all.txt"
-    assert steps() == ["-m venv .venv", install, "-m pytest"]
-    assert steps() == ["-m pytest"]
+    tests = "-m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m not slow"
+    assert steps() == ["-m venv .venv", install, tests]
+    assert steps() == [tests]
     pins = checkout / "requirements" / "dev.txt"
     (checkout / ".venv" / ".installed").touch()
     pins.write_text(pins.read_text())

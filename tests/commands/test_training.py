@@ -21,6 +21,7 @@ from common.runs.run_folder import RunFolder
 from common.runtimes import FRAMEWORKS
 from common.training.trainer import Trainer
 from tests.commands.methods import CASES
+from tests.processes import PATIENCE
 
 SUFFIX = {name: framework.writes for name, framework in FRAMEWORKS.items()}
 SHORT = CASES["u2pl"].options
@@ -158,13 +159,13 @@ def test_sigterm_saves_and_resume_continues(framework, tmp_path):
     ]
     log = tmp_path / "run" / "log.jsonl"
     process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, env=os.environ)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         if log.exists() and len(log.read_text().splitlines()) >= 2:
             break
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, error
     assert "--resume continues" in error.strip().splitlines()[-1]
     assert read(tmp_path / "run" / f"last{SUFFIX[framework]}").meta.iteration >= 2

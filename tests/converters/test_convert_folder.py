@@ -19,6 +19,7 @@ from converters.convert import save
 from converters.convert_ckpt import main
 from converters.convert_folder import targets
 from tests.places import PROJECT
+from tests.processes import PATIENCE
 
 
 def network(seed: int, size: int = 4) -> Checkpoint:
@@ -92,7 +93,7 @@ def test_an_interruption_leaves_whole_files_only(tmp_path, number):
     while process.poll() is None and len(list((tmp_path / "out").glob("[0-9]*.ckpt"))) < 2:
         time.sleep(0.01)
     process.send_signal(number)
-    assert process.wait(60) == 130 and b"interrupted" in process.stderr.read()
+    assert process.wait(PATIENCE) == 130 and b"interrupted" in process.stderr.read()
     left = sorted((tmp_path / "out").iterdir())
     assert 2 <= len(left) < 40
     for path in left:

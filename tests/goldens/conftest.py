@@ -27,7 +27,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             found = cases(Path(folder))
         except FileNotFoundError as error:
             raise pytest.UsageError(str(error)) from None
-        metafunc.parametrize("golden_case", found, ids=[case.id for case in found])
+        metafunc.parametrize("golden_case", [pytest.param(case, id=case.id, marks=case.marks) for case in found])
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

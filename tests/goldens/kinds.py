@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tests.goldens.frameworks import FRAMEWORKS, Framework, load_framework
 from tests.goldens.golden import Check, Golden
 
@@ -22,10 +24,14 @@ CheckFunction = Callable[[Golden, Framework | None], list[Check]]
 
 @dataclass(frozen=True)
 class Kind:
-    """``check`` runs our code on a file's inputs, in each of ``frameworks``; ``pending`` says why there is none yet."""
+    """``check`` runs our code on a file's inputs, in each of ``frameworks``; ``pending`` says why there is none yet.
+
+    ``deep``: it runs a network of the depth of the papers. Then MindSpore's turn is left to ``make test-slow``.
+    """
 
     check: CheckFunction | None = None
     frameworks: tuple[str, ...] = FRAMEWORKS
+    deep: bool = False
     pending: str = ""
 
 
@@ -42,6 +48,12 @@ class Case:
     def id(self) -> str:
         """``METHOD/NAME[FRAMEWORK]``."""
         return f"{self.method}/{file_name(self.path, self.method)}[{self.framework}]"
+
+    @property
+    def marks(self) -> list[pytest.MarkDecorator]:
+        """What the test of this file needs."""
+        deep = self.kind is not None and self.kind.deep
+        return [pytest.mark.deep] * deep + [pytest.mark.slow] * (deep and self.framework == "mindspore")
 
     def run(self) -> list[Check]:
         """Return all comparisons of this file."""

@@ -20,6 +20,7 @@ from common.checkpoints.meta import CheckpointMeta
 from common.command_line import run_command
 from common.files import sha256
 from tests.places import PROJECT
+from tests.processes import PATIENCE
 
 pytest.importorskip("onnxruntime")
 
@@ -88,7 +89,7 @@ def test_mindspore_counts_the_same_pixels(exported, reference, tmp_path):
     pytest.importorskip("mindspore")
     command = [sys.executable, "-m", "mindspore_impl.eval", EXPERIMENT, "--device", "cpu", "--limit", str(IMAGES)]
     command += ["--checkpoint", str(exported.checkpoint), "--out", str(tmp_path), "--dump", str(tmp_path)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     moved = np.subtract(result(tmp_path)["confusion_matrix"], result(reference)["confusion_matrix"])
     assert np.abs(moved).sum() <= 2e-4 * IMAGES * 64 * 64

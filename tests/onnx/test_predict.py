@@ -22,6 +22,7 @@ from common.prediction.sliding import windows
 from common.reports.palettes import colours
 from onnx_impl.predict import find_pictures, main, output_paths
 from tests.places import PROJECT
+from tests.processes import PATIENCE
 
 pytest.importorskip("onnxruntime")
 
@@ -269,7 +270,7 @@ def test_onnxruntime_alone_is_enough(exported, pictures, tmp_path):
         str(tmp_path / "out"),
     ]
     environment = {**os.environ, "PYTHONPATH": f"{stubs}{os.pathsep}{PROJECT}"}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
 

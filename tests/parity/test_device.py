@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import UserError
 from mindspore_impl.device import ONEDNN_CAP, check_numpy, processors, start
-from tests.parity.process import python
+from tests.processes import python
 
 pytest.importorskip("mindspore")
 
@@ -20,11 +20,6 @@ from mindspore_impl.networks.layers import conv
 from mindspore import Tensor
 conv(32, 32, 3)(Tensor(np.ones((1, 32, 20, 20), np.float32))).asnumpy()
 """
-
-
-def has_avx512() -> bool:
-    information = Path("/proc/cpuinfo")
-    return information.exists() and "avx512f" in information.read_text()
 
 
 def test_importing_the_package_imports_no_framework():
@@ -83,9 +78,9 @@ def test_synchronize_after_start():
     )
 
 
-@pytest.mark.skipif(not has_avx512(), reason="only with AVX-512 does oneDNN choose its reference loop")
-@pytest.mark.parametrize("cap, reference", [("on", False), ("off", True)])
-def test_the_cap_keeps_convolutions_off_the_reference_loop(cap, reference):
-    log = python(CONVOLUTION, ONEDNN_VERBOSE="1", **{ONEDNN_CAP: cap})
-    assert "convolution" in log
-    assert ("ref:any" in log) == reference
+def test_the_cap_keeps_convolutions_off_the_reference_loop():
+    logs = {cap: python(CONVOLUTION, ONEDNN_VERBOSE="1", **{ONEDNN_CAP: cap}) for cap in ("on", "off")}
+    assert all("convolution" in log for log in logs.values())
+    assert "ref:any" not in logs["on"]
+    if "ref:any" not in logs["off"]:
+        pytest.skip("on this processor oneDNN chooses its reference loop in neither case")

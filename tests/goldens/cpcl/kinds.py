@@ -28,7 +28,7 @@ KINDS = {
     "slide": Kind(cpcl_data.slide),
     "param_groups": Kind(cpcl_networks.param_groups),
     "network_manifest": Kind(cpcl_networks.manifest),
-    "network_logits": Kind(cpcl_networks.logits),
+    "network_logits": Kind(cpcl_networks.logits, deep=True),
     "train_loop_tiny": Kind(cpcl_steps.train_loop_tiny),
-    "train_step": Kind(cpcl_steps.train_step),
+    "train_step": Kind(cpcl_steps.train_step, deep=True),
 }

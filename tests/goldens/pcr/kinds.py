@@ -35,7 +35,7 @@ KINDS = {
     "miou": Kind(pcr_data.miou, NEUTRAL),
     "sliding": Kind(pcr_data.sliding),
     "train_step": Kind(pcr_steps.train_step),
-    "net": Kind(pcr_networks.net),
+    "net": Kind(pcr_networks.net, deep=True),
     "manifest": Kind(pcr_networks.manifest),
     "network_framework_differences": Kind(pcr_networks.differences),
 }

@@ -39,7 +39,7 @@ KINDS = {
     "metric": Kind(u2pl_data.metric, NEUTRAL),
     "lr_poly": Kind(u2pl_data.lr_poly),
     "sliding": Kind(u2pl_data.sliding),
-    "net": Kind(u2pl_networks.net),
+    "net": Kind(u2pl_networks.net, deep=True),
     "manifest": Kind(u2pl_networks.manifest),
     "train_step": Kind(u2pl_steps.train_step),
     "checkpoint_layout": Kind(u2pl_files.checkpoint_layout, ("torch",)),

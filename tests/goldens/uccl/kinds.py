@@ -29,7 +29,7 @@ KINDS = {
     "colour_ops": Kind(uccl_data.colour_ops, NEUTRAL),
     "intersection_union": Kind(uccl_data.intersection_union, NEUTRAL),
     "step": Kind(uccl_steps.step),
-    "network": Kind(uccl_networks.network),
+    "network": Kind(uccl_networks.network, deep=True),
     "manifest": Kind(uccl_networks.manifest),
-    "full_step": Kind(uccl_networks.full_step),
+    "full_step": Kind(uccl_networks.full_step, deep=True),
 }

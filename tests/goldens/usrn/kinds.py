@@ -35,8 +35,8 @@ KINDS = {
     "derived_schedule": Kind(usrn_settings.derived_schedule, NEUTRAL),
     "entropy": Kind(usrn_steps.entropy),
     "step": Kind(usrn_steps.step),
-    "train_step": Kind(usrn_train_step.train_step),
-    "net": Kind(usrn_networks.net),
+    "train_step": Kind(usrn_train_step.train_step, deep=True),
+    "net": Kind(usrn_networks.net, deep=True),
     "manifest": Kind(usrn_networks.manifest),
     "test_loading": Kind(usrn_networks.test_loading),
 }
