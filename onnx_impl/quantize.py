@@ -75,46 +75,49 @@ def quantize(
     recipe = Recipe(target=options.target, calibration=options.calibration, reduce_range=options.reduce_range)
     print(
         f"{source}: {recipe.scheme}, {recipe.calibration} on {len(ids)} training images, judged on {len(judged)} "
-        f"validation images of {config.name}"
+        f"validation images of {config.name}",
+        flush=True,
     )
     with tempfile.TemporaryDirectory() as folder:
         prepared, made = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
         prepare(source, prepared)
         names = convolutions(prepared)
-        overflow = None
         for attempt in attempts(prepared, made, recipe, metadata.input, inputs, options.exact_sums):
             readable = [names[node] for node in attempt.kept]
             recipe = dataclasses.replace(recipe, reduce_range=attempt.reduce_range)
             quantise(prepared, made, metadata.input, inputs, recipe, attempt.kept)
             overflow = not options.exact_sums and saturates(made, metadata.input, inputs)
-            changed = dataclasses.replace(
-                metadata,
-                precision="int8",
-                source_sha256=sha256(source),
-                quantization=describe(recipe, ids, readable),
-                gates=None,
-            )
-            model = onnx.load(made)
-            graphs.save(model, changed, made)
+            described = {
+                "source_sha256": sha256(source),
+                "quantization": describe(recipe, ids, readable),
+                "gates": None,
+            }
+            changed = dataclasses.replace(metadata, precision="int8", **described)
+            graphs.save(onnx.load(made), changed, made)
             before, score = compare([reference, open_model(made, config, provider)], dataset, judged, config)
             beyond = score.beyond(limits)
-            print(line(score, before, readable, attempt.reduce_range, beyond))
-            if beyond:
-                continue
-            gates = {
-                "reference": "the float32 model", "experiment": config.name, **score.plain(),
-                "float32_miou": round(before.miou, 4), "sums_overflow": overflow, "limits": dataclasses.asdict(limits),
-            }  # fmt: skip
-            with atomic_path(out) as temporary:
-                graphs.save(model, dataclasses.replace(changed, gates=gates), temporary)
-            sizes = f"{out.stat().st_size / 1e6:.1f} MB of {source.stat().st_size / 1e6:.1f}"
-            print(f"{out}: int8 {recipe.scheme}, {sizes}; {in_words(readable, attempt.reduce_range)}")
-            return score, readable
+            print(line(score, before, readable, attempt.reduce_range, beyond), flush=True)
+            if not beyond:
+                gates = measured(config, before, score, limits, overflow)
+                with atomic_path(out) as temporary:
+                    graphs.save(onnx.load(made), dataclasses.replace(changed, gates=gates), temporary)
+                print(
+                    f"{out}: int8 {recipe.scheme}, {out.stat().st_size / 1e6:.1f} MB of {source.stat().st_size / 1e6:.1f}"
+                )
+                return score, readable
     hint = " (this processor's 8-bit sums overflow: --exact-sums judges for one with VNNI)" if overflow else ""
     raise CheckFailed(
         f"{out} was not written: with {len(readable)} convolutions in float still {'; '.join(beyond)}{hint}; try "
         "--calibration minmax or more --images, or allow more with --max-drop, --max-class-drop, --max-flips"
     )
+
+
+def measured(config: ExperimentConfig, before: Score, score: Score, limits: Limits, overflow: bool) -> dict[str, Any]:
+    """Return the metadata's ``gates``: what was lost, on what, and the limits that it kept."""
+    return {
+        "reference": "the float32 model", "experiment": config.name, **score.plain(),
+        "float32_miou": round(before.miou, 4), "sums_overflow": overflow, "limits": dataclasses.asdict(limits),
+    }  # fmt: skip
 
 
 def attempts(

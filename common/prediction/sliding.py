@@ -11,6 +11,8 @@ import numpy as np
 from common.arrays import Box
 from common.errors import UserError
 
+ROWS_AT_ONCE = 32
+
 WindowRule = Literal["shift_back", "cut_off"]
 """What happens to a window that reaches over the border: it moves back (U2PL, CPCL, PCR) or is cut (UCCL)."""
 
@@ -75,10 +77,18 @@ def class_id_strips(
         if rows:
             if mean:
                 total[:, :rows] /= visits[:rows]
-            yield window.top, total[:, :rows].argmax(0).astype(np.uint8)
+            yield window.top, _class_ids(total[:, :rows])
             for plane in (*total, visits):
                 plane[: tallest - rows] = plane[rows:]
                 plane[tallest - rows :] = 0
+
+
+def _class_ids(values: np.ndarray) -> np.ndarray:
+    """Return the arg-max over the classes of ``[K,h,w]`` as uint8 ``[h,w]``; NumPy copies what it searches, so a few rows at a time."""
+    ids = np.empty(values.shape[1:], np.uint8)
+    for top in range(0, len(ids), ROWS_AT_ONCE):
+        ids[top : top + ROWS_AT_ONCE] = values[:, top : top + ROWS_AT_ONCE].argmax(0)
+    return ids
 
 
 def _shift_back(length: int, size: int, stride: int) -> list[tuple[int, int]]:
