@@ -108,7 +108,8 @@ def in_mindspore(path: Path, batches: list[np.ndarray]):
 
 def in_onnx(path: Path, batches: list[np.ndarray]):
     pytest.importorskip("onnxruntime")
-    from converters.export_onnx import OPSET, export_module, load, save, trace
+    from converters.export_onnx import OPSET, export_module, load, trace
+    from onnx_impl.graphs import save
     from onnx_impl.predictor import OnnxPredictor
 
     network, metadata = load(path, "logits", None, None)

@@ -274,7 +274,7 @@ def test_differences_are_measured(tiny):
     ("arguments", "message"),
     [
         (["none.pth", "model.onnx"], "none.pth"),
-        (["model.onnx", "model.onnx"], "is an exported model"),
+        (["model.onnx", "model.onnx"], "no checkpoint at model.onnx"),
         (["best.pth", "model.pb"], "must be called .onnx"),
         (["best.pth", "model.onnx", "--experiment", "shapes/12/u2p"], "did you mean"),
     ],
@@ -285,6 +285,15 @@ def test_bad_use_ends_in_one_line(tmp_path, monkeypatch, capsys, arguments, mess
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exported_model_is_no_checkpoint(tmp_path, capsys):
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1])
+    out = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["image"], ["out"])], "graph", [image], [out])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "old.onnx")
+    assert run_command(main, [str(tmp_path / "old.onnx"), str(tmp_path / "new.onnx")]) == 2
+    assert "is an exported model" in capsys.readouterr().err and not (tmp_path / "new.onnx").exists()
 
 
 def test_one_network_of_several_is_chosen_by_role(tmp_path):

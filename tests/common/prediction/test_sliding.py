@@ -61,6 +61,7 @@ class OneByOne:
     """A data set over arrays: images ``[N,H,W,3]``, labels ``[N,H,W]``."""
 
     name = "arrays"
+    ignored_classes = frozenset()
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, classes: int) -> None:
         self.images, self.labels = images, labels

@@ -46,7 +46,7 @@ def manifest(golden: Golden, framework: Framework) -> list[Check]:
             ),
         ]
     parameters = sum(math.prod(shape) for name, shape in ours.items() if ".running_" not in name)
-    wrapper = {slot.key for slot in CPCL.slots} | {foreign for foreign, _ in CPCL.values} | OPTIMISERS
+    wrapper = {slot.key for slot in CPCL.slots} | {foreign for foreign, _ in CPCL.wrapper.values} | OPTIMISERS
     return [
         *checks,
         exact("names in no branch", len(homeless), 0),
