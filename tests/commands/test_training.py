@@ -237,6 +237,7 @@ def test_full_disk_while_saving_keeps_the_old_checkpoint(framework, tmp_path, mo
     saved = read(tmp_path / "run" / f"last{suffix}")
     main = importlib.import_module(f"{framework}_impl.checkpoint").save_checkpoint
     monkeypatch.setattr(os, "fsync", full)
+    capsys.readouterr()  # what the whole run said, if this test is the first that needs it
     assert run_command(lambda _: main(tmp_path / "run" / f"last{suffix}", saved)) == 2
     error = capsys.readouterr().err.strip()
     assert "no space left" in error and "\n" not in error
