@@ -20,17 +20,19 @@ from tests.networks import NETWORKS
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 TESTS = Path(__file__).parent
-PARITY = TESTS / "parity"
+PARITY, ONNX = TESTS / "parity", TESTS / "onnx"
 FRAMEWORKS = ("torch", "mindspore")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Bring tests that share networks together, for one worker (see ``group``), and mark what needs MindSpore."""
+    """Bring tests that share networks together, for one worker (see ``group``), and mark what their folder or parameter says."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
-        if "mindspore" in group(item) or item.path.is_relative_to(PARITY):
+        if "mindspore" in parameters(item) or item.path.is_relative_to(PARITY):
             item.add_marker(pytest.mark.mindspore)
+        if item.path.is_relative_to(ONNX):
+            item.add_marker(pytest.mark.onnx)
     places = {name: place for place, name in reversed(list(enumerate(map(group, items))))}
     items.sort(key=lambda item: places[group(item)])
 
@@ -43,27 +45,26 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def group(item: pytest.Item) -> str:
-    """Return the file of a test with what divides it: the framework, the method of a golden file, a deep golden file itself."""
-    divided = []
-    if not item.path.is_relative_to(PARITY):  # there a test needs both
-        divided = [value for value in parameters(item) if value in FRAMEWORKS]
+    """Return the file of a test and what divides it: the framework, and the method of a golden file, or a deep one's name.
+
+    In ``parity`` a test needs both frameworks; in ``onnx`` all share the exported models.
+    """
+    if item.path.is_relative_to(ONNX):
+        return ONNX.name
+    divided = [] if item.path.is_relative_to(PARITY) else [name for name in parameters(item) if name in FRAMEWORKS]
     if "golden_case" in getattr(item, "fixturenames", ()):
         case = item.callspec.params["golden_case"]
-        divided = (
-            [case.id.translate(str.maketrans("[", ":", "]"))]
-            if case.kind and case.kind.deep
-            else [case.method, case.framework]
-        )
+        deep = case.kind is not None and case.kind.deep
+        divided = [case.method, *[case.path.stem] * deep, case.framework]
     return ":".join([str(item.path.relative_to(TESTS)), *divided])
 
 
 def parameters(item: pytest.Item) -> list[str]:
-    """Return the parameters of a test that are text."""
-    return (
-        [value for value in item.callspec.params.values() if isinstance(value, str)]
-        if hasattr(item, "callspec")
-        else []
-    )
+    """Return the parameters of a test that are text, and the framework of a golden file."""
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return [value for value in values if isinstance(value, str)] + [
+        value.framework for value in values if hasattr(value, "framework")
+    ]
 
 
 def release() -> None:

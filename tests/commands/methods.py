@@ -41,6 +41,7 @@ CASES = {
     "cpcl": Case("shapes/12/cpcl", (*UNLABELLED, "trainer.snapshot_every=2"), BRANCHES, "branch1"),
     "cps": Case("shapes/12/cps", UNLABELLED, BRANCHES, "branch1"),
     "mean_teacher": Case("shapes/12/mean_teacher", deployed="teacher"),
+    "cps_cutmix": Case("shapes/12/cps_cutmix", (), BRANCHES, "branch1"),
     "pcr": Case(
         "shapes/12/pcr",
         (*UNLABELLED, "method.sup_only_epochs=1", "method.select_granularity=8", "method.confidence_threshold=0.2"),

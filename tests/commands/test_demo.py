@@ -17,6 +17,8 @@ from common.runtimes import RUNTIMES  # noqa: E402
 from converters.parity import Gates, compare, evaluate_in, format_report, locate  # noqa: E402
 from experiments import demo, picture  # noqa: E402
 
+pytestmark = [pytest.mark.onnx, pytest.mark.mindspore, pytest.mark.slow]
+
 EXPERIMENT = "shapes/12/u2pl"
 SHORT = ["trainer.epochs=3", "trainer.iterations_per_epoch=2", "trainer.evaluate_every=3"]
 

@@ -72,8 +72,23 @@ def whole_run(tmp_path_factory):
     return get
 
 
-STOPS = [("u2pl", "torch", 1), ("u2pl", "torch", 3), ("u2pl", "torch", 6)]
-STOPS += [(method, framework, 4) for method in CASES for framework in SUFFIX]
+SLOW_IN_MINDSPORE = ("cps", "cps_cutmix", "suponly", "unimatch", "fixmatch")
+"""What keeps nothing between steps that another method does not keep."""
+
+
+def runs(*more) -> list:
+    """Every method in either framework, with ``more`` arguments each."""
+    return [
+        pytest.param(
+            method, framework, *more,
+            marks=[pytest.mark.slow] * (framework == "mindspore" and method in SLOW_IN_MINDSPORE),
+        )
+        for method in CASES
+        for framework in SUFFIX
+    ]  # fmt: skip
+
+
+STOPS = [("u2pl", "torch", 1), ("u2pl", "torch", 3), ("u2pl", "torch", 6), *runs(4)]
 """Where a run is stopped: the third step is in the middle of an epoch, the fourth at the end of one, the sixth the last."""
 
 
@@ -114,7 +129,7 @@ def test_resume_comparison_can_fail(tmp_path, monkeypatch):
     assert any(not np.array_equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.parametrize("method", CASES)
+@pytest.mark.parametrize(("method", "framework"), runs(), indirect=["framework"])
 def test_run_folder_holds_everything(method, framework, whole_run):
     folder = whole_run(framework, method)
     names = {path.name for path in folder.iterdir()}
@@ -146,6 +161,7 @@ def test_loss_that_is_not_finite_stops_before_the_optimiser(framework, tmp_path,
     assert all(np.isfinite(value).all() for part in last.networks.values() for value in part.values())
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_resume_continues(framework, tmp_path):
     settings = [s for s in SHORT if not s.startswith("trainer.epochs")] + ["trainer.epochs=100000"]
     command = [

@@ -1,11 +1,12 @@
 """A file as the authors' program writes it is imported, and gives the authors' logits in all three runtimes.
 
-By default one network file per layout, and what differs from its first case only in names in PyTorch alone, because a
-graph takes its time to build; ``EVERY_GOLDEN=1`` runs everything that is here in every runtime.
+One network file per layout, in PyTorch; its first case in the runtimes of ``QUICK`` too, which is slow. ``EVERY_GOLDEN=1`` runs
+everything that is here in every runtime.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -23,6 +24,12 @@ pytest.importorskip("torch")
 FORMATS = {"torch": ".pth", "mindspore": ".ckpt", "onnx": ".safetensors"}
 """Each runtime reads the authors' weights from another one of our formats."""
 
+MARKS = {
+    "torch": [pytest.mark.deep],
+    "mindspore": [pytest.mark.deep, pytest.mark.mindspore, pytest.mark.slow],
+    "onnx": [pytest.mark.deep, pytest.mark.onnx, pytest.mark.slow],
+}
+
 EVERY = bool(os.environ.get("EVERY_GOLDEN"))
 
 QUICK = {
@@ -34,19 +41,19 @@ QUICK = {
     ("usrn", "net_usrn_r50_331"): ("torch", "mindspore", "onnx"),
     ("uccl", "network_resnet50_city"): ("torch", "mindspore"),
 }
-"""The runtimes of a file's first case in the default run; its other cases run in PyTorch."""
+"""The runtimes of a file's first case; its other cases differ in names only and run in PyTorch."""
 
 
 def chosen() -> list:
     """The network files to run; a method whose goldens are not here is a skipped case that says so."""
     found = [
-        pytest.param(method, path, id=f"{method}-{path.stem}")
+        pytest.param(method, path, runtime, id=f"{method}-{path.stem}-{runtime}", marks=MARKS[runtime])
         for method, path in authors.network_files()
-        if EVERY or (method, path.stem) in QUICK
+        for runtime in (FORMATS if EVERY else QUICK.get((method, path.stem), ()))
     ]
     absent = [method for method in authors.PLACES if authors.folder(method) is None]
     reason = "no golden files of this method beside the checkout or in tests/goldens"
-    return found + [pytest.param(m, None, id=m, marks=pytest.mark.skip(reason=reason)) for m in absent]
+    return found + [pytest.param(m, None, "", id=m, marks=pytest.mark.skip(reason=reason)) for m in absent]
 
 
 @pytest.fixture(autouse=True)
@@ -55,23 +62,20 @@ def temporary_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(("method", "path"), chosen())
-def test_the_authors_logits_in_every_runtime(method, path, tmp_path):
-    for number, case in enumerate(authors.cases(method, path)):
-        theirs = tmp_path / f"theirs_{number}{case.suffix}"
+@pytest.mark.parametrize(("method", "path", "runtime"), chosen())
+def test_the_authors_logits_in_every_runtime(method, path, runtime, tmp_path):
+    cases = authors.cases(method, path)
+    for case in cases if EVERY or runtime == "torch" else itertools.islice(cases, 1):
+        theirs, ours = tmp_path / f"theirs{case.suffix}", tmp_path / f"ours{FORMATS[runtime]}"
         case.write(theirs)
-        quick = QUICK.get((method, path.stem), ()) if number == 0 else ("torch",)
-        for runtime in RUNTIMES if EVERY else quick:
-            logits = RUNTIMES[runtime]
-            ours = tmp_path / f"{runtime}_{number}{FORMATS[runtime]}"
-            experiment = ["--experiment", case.settings[0]] if case.settings else []
-            main([str(theirs), str(ours), "--role", case.role, *experiment, *case.settings[1:]])
-            for expected, (coarse, full) in zip(case.expected, logits(ours, [e.images for e in case.expected])):
-                where = f"{path.stem}, {case.dialect} {case.role} {case.settings}, {runtime}"
-                agree(coarse, expected.coarse, where)
-                if expected.full is not None:
-                    agree(full[..., :: expected.step, :: expected.step], expected.full, f"{where}, full size")
-            ours.unlink()
+        experiment = ["--experiment", case.settings[0]] if case.settings else []
+        main([str(theirs), str(ours), "--role", case.role, *experiment, *case.settings[1:]])
+        for expected, (coarse, full) in zip(case.expected, RUNTIMES[runtime](ours, [e.images for e in case.expected])):
+            where = f"{path.stem}, {case.dialect} {case.role} {case.settings}, {runtime}"
+            agree(coarse, expected.coarse, where)
+            if expected.full is not None:
+                agree(full[..., :: expected.step, :: expected.step], expected.full, f"{where}, full size")
+        ours.unlink()
         theirs.unlink()
 
 

@@ -33,6 +33,8 @@ from torch_impl.checkpoint import load_network, network_tensors  # noqa: E402
 from torch_impl.networks import build_network  # noqa: E402
 from torch_impl.predictor import TorchPredictor  # noqa: E402
 
+pytestmark = pytest.mark.onnx
+
 CLASSES = ("sky", "road", "tree", "car")
 TINY = NetworkConfig(encoder="tiny", width=16, low_level_channels=8, aspp_dilations=(2, 4))
 SUM = NetworkConfig(encoder="resnet18", stages=3, stem_pool="same", aspp="sum", width=16, low_level_channels=8)

@@ -21,6 +21,8 @@ from common.splits.resolve import resolve
 from converters.convert import save
 from converters.package import main
 
+pytestmark = pytest.mark.onnx
+
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 SETTINGS = ["dataset.images=[200, 3]", "loader.workers=0"]
