@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 # Tests run in so many processes; each needs one processor and up to 3 GB.
 WORKERS ?= 2
-SHARED_OUT := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+SHARED_OUT := -n $(WORKERS) --no-loadscope-reorder
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
 .PHONY: demo check test test-slow lint bench clean

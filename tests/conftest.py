@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -19,52 +19,53 @@ from tests.networks import NETWORKS
 # from a second thread, and threads that wait for one another take the processor from other processes.
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
-TESTS = Path(__file__).parent
-PARITY, ONNX = TESTS / "parity", TESTS / "onnx"
-FRAMEWORKS = ("torch", "mindspore")
+PARITY, ONNX, GOLDENS = "tests/parity/", "tests/onnx/", "tests/goldens/test_goldens.py"
+
+
+def group(test: str) -> str:
+    """Return what a test, by its name, shares networks with: its file, framework and, for a golden file, method.
+
+    In ``parity`` a test needs both frameworks; in ``onnx`` all share the exported models.
+    """
+    file, _, name = test.partition("::")
+    if file.startswith(ONNX):
+        return ONNX
+    parameters = name.partition("[")[2]
+    method = parameters.partition("/")[0] if file == GOLDENS else ""
+    framework = [] if file.startswith(PARITY) else re.findall("torch|mindspore", parameters)[-1:]
+    return ":".join([file, method, *framework])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Give each worker whole groups of tests, one after the other."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = group
+    return scheduler
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Bring tests that share networks together, for one worker (see ``group``), and mark what their folder or parameter says."""
+    """Mark what folder or parameters say, and bring groups together, first those that take long because they compile."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-        if "mindspore" in parameters(item) or item.path.is_relative_to(PARITY):
+        if item.nodeid.startswith(PARITY) or group(item.nodeid).endswith(":mindspore"):
             item.add_marker(pytest.mark.mindspore)
-        if item.path.is_relative_to(ONNX):
+        if item.nodeid.startswith(ONNX):
             item.add_marker(pytest.mark.onnx)
-    places = {name: place for place, name in reversed(list(enumerate(map(group, items))))}
-    items.sort(key=lambda item: places[group(item)])
+    groups = [group(item.nodeid) for item in items]
+    compiling = {name for name, item in zip(groups, items) if item.get_closest_marker("mindspore")}
+    places = {name: (name not in compiling, place) for place, name in reversed(list(enumerate(groups)))}
+    items.sort(key=lambda item: places[group(item.nodeid)])
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """After the last test of a group, forget what its tests have kept."""
-    if nextitem is None or group(item) != group(nextitem):
+    """After the last test of a group, and after each of a deep network, forget what tests have kept."""
+    last = nextitem is None or group(item.nodeid) != group(nextitem.nodeid)
+    if last or item.get_closest_marker("deep"):
         release()
-
-
-def group(item: pytest.Item) -> str:
-    """Return the file of a test and what divides it: the framework, and the method of a golden file, or a deep one's name.
-
-    In ``parity`` a test needs both frameworks; in ``onnx`` all share the exported models.
-    """
-    if item.path.is_relative_to(ONNX):
-        return ONNX.name
-    divided = [] if item.path.is_relative_to(PARITY) else [name for name in parameters(item) if name in FRAMEWORKS]
-    if "golden_case" in getattr(item, "fixturenames", ()):
-        case = item.callspec.params["golden_case"]
-        deep = case.kind is not None and case.kind.deep
-        divided = [case.method, *[case.path.stem] * deep, case.framework]
-    return ":".join([str(item.path.relative_to(TESTS)), *divided])
-
-
-def parameters(item: pytest.Item) -> list[str]:
-    """Return the parameters of a test that are text, and the framework of a golden file."""
-    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return [value for value in values if isinstance(value, str)] + [
-        value.framework for value in values if hasattr(value, "framework")
-    ]
 
 
 def release() -> None:

@@ -59,7 +59,7 @@ def test_make_installs_once_and_again_when_a_pin_changes(checkout):
         return [line for line in (checkout / "log").read_text().splitlines() if line.startswith("-m")]
 
     install = "-m pip install --quiet --disable-pip-version-check -r requirements/all.txt"
-    tests = "-m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m not slow"
+    tests = "-m pytest -n 2 --no-loadscope-reorder -m not slow"
     assert steps() == ["-m venv .venv", install, tests]
     assert steps() == [tests]
     pins = checkout / "requirements" / "dev.txt"

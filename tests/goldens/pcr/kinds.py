@@ -37,5 +37,5 @@ KINDS = {
     "train_step": Kind(pcr_steps.train_step),
     "net": Kind(pcr_networks.net, deep=True),
     "manifest": Kind(pcr_networks.manifest),
-    "network_framework_differences": Kind(pcr_networks.differences),
+    "network_framework_differences": Kind(pcr_networks.differences, deep=True),
 }

@@ -38,5 +38,5 @@ KINDS = {
     "train_step": Kind(usrn_train_step.train_step, deep=True),
     "net": Kind(usrn_networks.net, deep=True),
     "manifest": Kind(usrn_networks.manifest),
-    "test_loading": Kind(usrn_networks.test_loading),
+    "test_loading": Kind(usrn_networks.test_loading, deep=True),
 }
