@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, TextIO, TypeVar
 
 from common.errors import CheckFailed, Interrupted, UserError
-from common.paths import PROJECT
+from common.paths import PROJECT, at_home
 
 EXTRAS = {"torch": "torch", "mindspore": "mindspore", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
 """Packages that a command may need, and the extra of ``pyproject.toml`` that brings them."""
@@ -61,7 +61,7 @@ def run_command(main: Callable[[list[str] | None], int | None], arguments: list[
             code, message = 2, str(as_user_error(error))
         sys.stdout.flush()
         if lost and code == 0:
-            code, message = 2, "the output was closed before its end, as by head; everything else was done"
+            code, message = 2, f"the output {_how_lost(lost[0])}; everything else was done"
         if message:
             print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code
@@ -87,31 +87,38 @@ def as_user_error(error: Exception) -> UserError:
     raise error
 
 
-class _Output:
-    """A text stream whose reader may go away: what nobody reads is dropped."""
+def _how_lost(error: OSError) -> str:
+    if isinstance(error, BrokenPipeError):
+        return "was closed before its end, as by head"
+    return f"could not be written to its end ({error.strerror})"
 
-    def __init__(self, stream: TextIO, lost: list[str]) -> None:
-        self._stream, self._lost = stream, lost
+
+class _Output:
+    """A text stream whose reader or disk may give out: what cannot be written is dropped. None: there is no stream at all."""
+
+    def __init__(self, stream: TextIO | None, lost: list[OSError]) -> None:
+        # A file that is opened later must not get the number of a missing stream: libraries would print into it.
+        self._stream, self._lost = stream or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"), lost
 
     def write(self, text: str) -> int:
         """Write ``text``, characters that the terminal does not know as their codes."""
         try:
             return self._stream.write(text)
-        except BrokenPipeError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
         except UnicodeEncodeError as error:
-            self._stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
+            self.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
         return len(text)
 
     def flush(self) -> None:
-        """Flush, or find out that nobody reads."""
+        """Flush, or find out that it cannot be written."""
         try:
             self._stream.flush()
-        except BrokenPipeError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
 
-    def _drop(self) -> None:
-        self._lost.append(self._stream.name)
+    def _drop(self, error: OSError) -> None:
+        self._lost.append(error)
         os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
@@ -119,8 +126,8 @@ class _Output:
 
 
 @contextlib.contextmanager
-def _lasting_output() -> Iterator[list[str]]:
-    """Let what is inside print to the end; yields the names of the streams that nobody reads any more."""
+def _lasting_output() -> Iterator[list[OSError]]:
+    """Let what is inside print to the end; yields why streams could not be written any more."""
     before, lost = (sys.stdout, sys.stderr), []
     sys.stdout, sys.stderr = (_Output(stream, lost) for stream in before)
     try:
@@ -187,9 +194,9 @@ def track(
 def user_path(text: str) -> Path:
     """Return a path, ``~`` being the user's home; for ``type=`` of argparse, because a shell leaves ``--option=~/x`` alone."""
     try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+        return at_home(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive(text: str) -> int:

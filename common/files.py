@@ -7,12 +7,15 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+
+STEM = 40
+"""Characters of a file's name that its temporary name keeps: a name may be as long as the file system allows."""
 
 
 @contextlib.contextmanager
@@ -24,18 +27,25 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     where nothing can be written; what else goes wrong, a full disk above all, is an ``OSError`` that names ``path``.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "not an ordinary file"
+        raise UserError(f"cannot write {path}: it is {what}; choose another name")
+    temporary = path.with_name(f".{path.stem[:STEM]}.{secrets.token_hex(8)}{path.suffix}")
+    # The name is known before the file is there: a signal at any moment leaves nothing behind.
     try:
+        _create(temporary, path)
         yield temporary
         _sync(temporary)
-        os.chmod(temporary, _mode(path))
+        if path.exists():
+            os.chmod(temporary, path.stat().st_mode & 0o777)
         os.replace(temporary, path)
     except OSError as error:
         if error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            temporary.unlink()
     _sync(path.parent)
 
 
@@ -59,19 +69,15 @@ def sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def _temporary(path: Path) -> Path:
-    """Create an empty file beside ``path``."""
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder; choose another name")
+def _create(temporary: Path, path: Path) -> None:
+    """Create the empty file ``temporary``, and the folders above it, with the permissions of an ordinary new file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        temporary.touch(exist_ok=False)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR):
             raise
         raise UserError(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from None
-    os.close(handle)
-    return Path(name)
 
 
 def _sync(path: Path) -> None:
@@ -80,12 +86,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _mode(path: Path) -> int:
-    """Permissions of the file that is replaced, else those of an ordinary new file (``mkstemp`` makes 0600)."""
-    if path.exists():
-        return path.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

@@ -5,13 +5,23 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from common.errors import UserError
+
 PROJECT = Path(__file__).resolve().parent.parent
 CONFIGS = PROJECT / "configs"
 
 
+def at_home(path: str | os.PathLike) -> Path:
+    """Return a path, ``~`` being a user's home; raises :class:`UserError` for a user that this machine does not know."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: ~ is no home that is known here; write the whole path") from None
+
+
 def data_root() -> Path:
     """Where relative data set roots start: ``DATA_ROOT`` of the environment, else ``data/`` of the project."""
-    return Path(os.environ.get("DATA_ROOT") or PROJECT / "data").expanduser()
+    return at_home(os.environ.get("DATA_ROOT") or PROJECT / "data")
 
 
 def weights_path(name: str | os.PathLike) -> Path:
@@ -20,9 +30,9 @@ def weights_path(name: str | os.PathLike) -> Path:
     An absolute name stays as it is; a name that exists relative to the working folder is that file; otherwise it lies
     in ``WEIGHTS_ROOT`` of the environment, else in ``weights/`` of the project. The file need not exist.
     """
-    path = Path(name).expanduser()
+    path = at_home(name)
     if path.is_absolute():
         return path
     if path.exists():
         return path.resolve()
-    return Path(os.environ.get("WEIGHTS_ROOT") or PROJECT / "weights").expanduser() / path
+    return at_home(os.environ.get("WEIGHTS_ROOT") or PROJECT / "weights") / path

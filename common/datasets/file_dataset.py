@@ -26,7 +26,7 @@ from common.datasets.lists import ListEntry, read_list
 from common.datasets.shapes import ShapesDataset
 from common.errors import UserError
 from common.images.picture import LOSSLESS, SUFFIXES, TURNED, PixelLimit, read_indices, read_rgb, remarks, upright_size
-from common.paths import data_root
+from common.paths import at_home, data_root
 
 CITYSCAPES_TRAIN_IDS = {
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,
@@ -91,7 +91,7 @@ class FileDataset:
         self.config = config
         self.name = config.name
         self.classes = config.classes
-        self.root = data_root() / Path(config.root).expanduser()
+        self.root = data_root() / at_home(config.root)
         self.more_lists: tuple[Path, ...] = ()
         """Lists whose lines messages name where the data set's own do not name an image."""
         if not 0 <= config.ignore_index <= 255:
@@ -234,7 +234,7 @@ class FileDataset:
     def _kept(self, path: Path, decode: Callable[[], np.ndarray]) -> np.ndarray:
         if not self.config.cache or not path.is_file():
             return decode()
-        return cached(data_root() / Path(self.config.cache).expanduser() / path.parent.name, path, decode)
+        return cached(data_root() / at_home(self.config.cache) / path.parent.name, path, decode)
 
     def _read(self, read: Callable[..., Value], path: Path, kind: str, image_id: str) -> Value:
         """Return what ``read`` makes of a file; its error also says which lines name the image."""

@@ -20,6 +20,7 @@ from common.evaluation.results import format_table, result
 from common.files import atomic_path, write_json_atomic, write_text_atomic
 from common.images.normalise import planes
 from common.models.model_folder import experiment_of, is_model_folder, model_file
+from common.paths import at_home
 from common.prediction.branch_mean import BranchMean
 from common.prediction.predictor import Predictor
 from common.reports import charts
@@ -103,7 +104,7 @@ def run(runtime: str, arguments: list[str] | None, load_predictor: LoadPredictor
     if snapshots.is_selection(selection):
         path = request.select(selection)[0][1]
     else:
-        folder = Path(options.experiment).expanduser()
+        folder = at_home(options.experiment)
         packaged = folder if is_model_folder(folder) else None
         path = model_file(options.checkpoint or packaged or request.default_checkpoint(), runtime)
     content = _evaluate_file(request, path, request.out)

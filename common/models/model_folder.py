@@ -10,6 +10,7 @@ from pathlib import Path
 from common.config.schema import ExperimentConfig
 from common.errors import UserError
 from common.experiment import compose, load
+from common.paths import at_home
 
 WEIGHTS, GRAPH, CONFIG, RESULT, CARD = "model.safetensors", "model.onnx", "config.yaml", "result.json", "README.md"
 
@@ -34,5 +35,5 @@ def model_file(path: Path, runtime: str) -> Path:
 
 def experiment_of(name: str, overrides: list[str]) -> ExperimentConfig:
     """Return the configuration of an experiment's name, or that in a packaged model, with ``overrides``."""
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     return load(folder / CONFIG, overrides) if is_model_folder(folder) else compose(name, overrides)

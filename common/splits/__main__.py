@@ -16,6 +16,7 @@ from common.config.layers import dataset_config
 from common.config.schema import SplitConfig
 from common.datasets.file_dataset import Dataset, FileDataset, open_dataset
 from common.errors import CheckFailed, UserError
+from common.paths import at_home
 from common.splits.draw import covering, every, seeded
 from common.splits.import_lists import TRAIN, VAL, import_all, import_one, other_path
 from common.splits.list_files import list_ids, write_lists
@@ -133,7 +134,7 @@ def _drawn(dataset: Dataset, arguments: argparse.Namespace) -> tuple[str, ...]:
 def _import(arguments: argparse.Namespace) -> None:
     if len(arguments.what) > 2:
         raise UserError("expected PATH, or DATASET/ID and PATH")
-    path = Path(arguments.what[-1]).expanduser()
+    path = at_home(arguments.what[-1])
     if len(arguments.what) == 1:
         import_all(path, arguments.folder)
     else:

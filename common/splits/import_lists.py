@@ -10,7 +10,7 @@ from common.config.schema import DatasetConfig, DrawnShapes, SplitConfig
 from common.datasets.file_dataset import FileDataset, open_dataset
 from common.errors import UserError
 from common.files import write_text_atomic
-from common.paths import PROJECT
+from common.paths import PROJECT, at_home
 from common.splits.list_files import Lists, counted, find_lists, list_ids, write_lists
 from common.splits.registry import (
     LABELLED_FILE,
@@ -110,7 +110,7 @@ def _put(found: Found, ids: tuple[str, ...], folder: str) -> None:
 
 def other_path(dataset: str, name: str, folder: str) -> Path:
     """Where a registered list that belongs to no split is kept."""
-    return PROJECT / Path(folder).expanduser() / dataset / f"{name}.txt"
+    return PROJECT / at_home(folder) / dataset / f"{name}.txt"
 
 
 def _import_other(dataset: str, name: str, lists: Lists, path: Path, folder: str) -> None:

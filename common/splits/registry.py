@@ -13,7 +13,7 @@ from common.config.schema import SplitConfig
 from common.config.strict import build, ranged
 from common.config.yaml_files import read_yaml
 from common.errors import UserError
-from common.paths import CONFIGS, PROJECT
+from common.paths import CONFIGS, PROJECT, at_home
 
 LABELLED_FILE, UNLABELLED_FILE = "labeled.txt", "unlabeled.txt"
 
@@ -121,7 +121,7 @@ def digest(ids: Iterable[str]) -> str:
 
 def list_folder(dataset: str, split: SplitConfig) -> Path:
     """The folder in which the lists of a split are kept: ``FOLDER/DATASET/ID``, relative to the project unless absolute."""
-    return PROJECT / Path(split.folder).expanduser() / dataset / split.id
+    return PROJECT / at_home(split.folder) / dataset / split.id
 
 
 class Found(NamedTuple):

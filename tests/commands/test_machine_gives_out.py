@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
+import subprocess
 import sys
 
 import pytest
 
-from common.command_line import run_command, run_module
+from common.command_line import run_command, run_module, user_path
 from common.errors import UserError
+from common.paths import at_home, data_root
 from common.runs.run_folder import RunFolder
 from tests.places import PROJECT
 
@@ -137,6 +140,34 @@ def test_a_killed_process_is_named(tmp_path, monkeypatch):
         run_module("kills_itself")
 
 
+@pytest.mark.parametrize(("redirection", "code"), [(">&-", 0), (">/dev/full", 2), (">&- 2>&-", 0), ("2>/dev/full", 2)])
+def test_output_that_cannot_be_written_at_all(redirection, code, tmp_path):
+    if "full" in redirection and not os.path.exists("/dev/full"):
+        pytest.skip("this system has no device that is always full")
+    (tmp_path / "speaks.py").write_text(
+        "import sys\nfrom common.command_line import run_command\n"
+        "def main(_):\n    print('result')\n    print('note', file=sys.stderr)\n    open('done', 'w').close()\n"
+        "sys.exit(run_command(main))\n"
+    )
+    command = f'"{sys.executable}" speaks.py {redirection}'
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, (tmp_path / "done").read_text()) == (code, "")
+    assert "Traceback" not in done.stderr
+    if redirection == ">/dev/full":
+        assert "error: the output could not be written to its end (No space left on device)" in done.stderr
+
+
+def test_a_home_that_is_not_known_is_bad_use(monkeypatch, capsys):
+    unknown = "~nobody-of-this-name/x"
+    assert run_command(lambda _: at_home(unknown)) == 2
+    assert f"error: {unknown}: ~ is no home that is known here" in capsys.readouterr().err
+    monkeypatch.setenv("DATA_ROOT", unknown)
+    assert run_command(lambda _: data_root()) == 2
+    with pytest.raises(argparse.ArgumentTypeError, match="no home"):
+        user_path(unknown)
+
+
 def test_a_home_is_meant_by_a_tilde_in_every_option(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     from tests.commands.methods import CASES
@@ -152,6 +183,13 @@ def test_no_option_takes_a_path_as_it_is():
     packages = ("common", "converters", "onnx_impl", "torch_impl", "mindspore_impl", "experiments", "benchmarks")
     files = [path for package in packages for path in (PROJECT / package).rglob("*.py")]
     assert [str(path) for path in files if "type=Path" in path.read_text()] == [], "use type=user_path"
+
+
+def test_nothing_but_one_function_looks_for_homes():
+    packages = ("common", "converters", "onnx_impl", "torch_impl", "mindspore_impl", "experiments", "benchmarks")
+    files = [path for package in packages for path in (PROJECT / package).rglob("*.py")]
+    found = [path.relative_to(PROJECT).as_posix() for path in files if "expanduser" in path.read_text()]
+    assert found == ["common/paths.py"], "use at_home"
 
 
 def test_what_a_killed_run_left_unfinished_is_removed(tmp_path):

@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 import stat
+import sys
 
 import pytest
 
+from common import files
 from common.command_line import run_command
 from common.errors import UserError
 from common.files import atomic_path, sha256, write_json_atomic, write_text_atomic
@@ -59,6 +61,60 @@ def test_a_folder_in_the_way_is_bad_use(tmp_path, capsys):
         assert run_command(lambda _, path=path: write_text_atomic(path, "x")) == 2
         captured = capsys.readouterr().err
         assert captured.count("\n") == 1 and f"cannot write {path}" in captured
+
+
+def interrupted_at(moment: int, write) -> bool:
+    """Run ``write`` and raise KeyboardInterrupt before the ``moment``-th instruction of common/files.py; whether it came to that."""
+    left = [moment]
+
+    def trace(frame, event, _argument):
+        if frame.f_code.co_filename != files.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        write()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_a_signal_at_any_moment_leaves_the_old_or_the_new_file_and_no_other(tmp_path, old):
+    path, moment, found = tmp_path / "file.txt", 0, set()
+    while True:
+        path.unlink(missing_ok=True) if old is None else path.write_bytes(old)
+        moment += 1
+        came = interrupted_at(moment, lambda: write_text_atomic(path, "new"))
+        assert set(tmp_path.iterdir()) <= {path}, f"instruction {moment}"
+        found.add(path.read_bytes() if path.exists() else None)
+        if not came:
+            break
+    assert moment > 100 and found == {old, b"new"}
+
+
+def test_a_name_as_long_as_the_file_system_allows(tmp_path):
+    for name in ("x" * 251 + ".png", "\u00e4" * 125 + ".png"):
+        write_text_atomic(tmp_path / name, "new")
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+
+
+def test_what_is_no_ordinary_file_is_not_replaced(tmp_path, capsys):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert run_command(lambda _: write_text_atomic(pipe, "x")) == 2
+    assert f"cannot write {pipe}: it is not an ordinary file" in capsys.readouterr().err
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and list(tmp_path.iterdir()) == [pipe]
 
 
 def test_a_full_disk_names_the_file_and_keeps_the_old_one(tmp_path):

@@ -23,6 +23,7 @@ from common.errors import UserError
 from common.methods.interface import OWN_LABEL, MethodSettings, Stream
 from common.methods.usrn.augment import LabelledAndUnlabelledCrop, LabelledCrop
 from common.methods.usrn.subclasses import LabelFolder, check_counts, digest, file_stem, read_description
+from common.paths import at_home
 from common.runs.run_folder import default_run_folder
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class USRNSettings(_EpochSettings):
 
     def _folder(self, config: ExperimentConfig, framework: str) -> Path:
         if self.subclass_labels:
-            return Path(self.subclass_labels).expanduser()
+            return at_home(self.subclass_labels)
         return default_run_folder(framework, f"{config.name.rpartition('/')[0]}/{BASELINE}") / SUBCLASS_LABELS
 
 
