@@ -287,6 +287,8 @@ class TrainerConfig:
 
     ``snapshot_every`` keeps the networks of epochs that it divides (``snapshots/epoch-N``, N from 0), but not of the first
     epochs, up to the one with number ``epochs // snapshot_after_part`` (0: of no epoch is that true), and always of the last.
+    ``health_images``: so many unlabelled images show at each evaluation how often the network's labels for them are right, where
+    their labels exist; training never sees those.
     """
 
     epochs: int = ranged(80, low=1)
@@ -299,6 +301,7 @@ class TrainerConfig:
     device: str = "auto"
     deterministic_dropout: bool = False
     pictures: int = ranged(4, low=0)
+    health_images: int = ranged(8, low=0)
     snapshot_every: int | None = ranged(None, low=1)
     snapshot_after_part: int = ranged(0, low=0)
 

@@ -36,6 +36,7 @@ from common.runs.run_folder import RunFolder
 from common.runtimes import Runtime
 from common.splits.split import Split
 from common.training.data_digests import data_digests, require_same_data
+from common.training.health import LabelAgreement
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class Trainer:
         self.dataset, self.split, self.method = dataset, split, method
         self.loader = Loader(dataset, split, config.streams(), config)
         self.data = data_digests(dataset, split, config)
+        self.agreement = LabelAgreement(dataset, split.unlabelled, config)
         self.last = folder.last(framework.runtime.writes)
         self.best = folder.best(framework.runtime.writes)
         self.iteration, self.best_miou = 0, -1.0
@@ -191,7 +193,10 @@ class Trainer:
 
         predictor = self.method.predictor(role)
         outcome = evaluate(predictor, self.dataset, self.dataset.val_ids, self.config, False, keep_picture)
-        self.folder.log(kind="evaluation", iteration=self.iteration, epoch=clock.epoch, miou=outcome.miou, role=role)
+        self.folder.log(
+            kind="evaluation", iteration=self.iteration, epoch=clock.epoch, miou=outcome.miou,
+            pixel_accuracy=outcome.pixel_accuracy, role=role, unlabelled=self.agreement.measure(predictor),
+        )  # fmt: skip
         note = absence(result(outcome, self.config, split_digest=self.split.digest, checkpoint=None))
         self.say(
             f"epoch {clock.epoch + 1}/{clock.epochs} mIoU {100 * outcome.miou:.3f} ({role}, {outcome.images} images"

@@ -15,8 +15,8 @@ from common.errors import UserError
 from common.experiment import compose
 from common.runtimes import FRAMEWORKS
 
-MACHINE_KEYS = {"trainer": ("device", "threads"), "loader": ("workers",), "dataset": ("root", "cache")}
-"""Settings that say where a run happens, not what it computes: two runs may differ in them and still be the same run."""
+MACHINE_KEYS = {"trainer": ("device", "threads", "health_images"), "loader": ("workers",), "dataset": ("root", "cache")}
+"""Settings that say where a run happens and what it looks at, not what it computes: runs that differ in them are the same run."""
 
 
 @dataclass(frozen=True, kw_only=True)
