@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, get_args
 
+import cv2
 import numpy as np
 
 from common.arrays import IGNORE
@@ -268,9 +269,12 @@ class FileDataset:
 
     def _class_ids(self, values: np.ndarray, encoding: Encoding, path: Path, image_id: str) -> np.ndarray:
         small = values if values.dtype == np.uint8 else np.clip(values, 0, 255).astype(np.uint8)
-        label = self._class_tables[encoding][small]
-        bad = (label < 0) | (small != values)
-        if bad.any():
+        table = self._class_tables[encoding]
+        wrong = cv2.LUT(small, (table < 0).astype(np.uint8))
+        if small is not values:
+            wrong |= small != values
+        if wrong.max(initial=0):
+            bad = wrong.astype(bool)
             row, column = np.argwhere(bad)[0]
             first, last = self.config.label_shift, self.config.label_shift + len(self.classes) - 1
             hint = "; if the classes start at 1, set dataset.label_shift=1" if values[bad].max() == last + 1 else ""
@@ -279,7 +283,7 @@ class FileDataset:
                 f"classes {first}..{last} and not {self.config.ignore_index} (ignore); "
                 f"{int(bad.sum())} such pixels{hint}{self.where(image_id)}"
             )
-        return label.astype(np.uint8)
+        return cv2.LUT(small, table.astype(np.uint8))
 
     @cached_property
     def _class_tables(self) -> dict[Encoding, np.ndarray]:

@@ -7,7 +7,7 @@ import numpy as np
 from common.arrays import Size, center_box
 from common.config.schema import Normalisation
 from common.errors import UserError
-from common.images.normalise import normalise
+from common.images.normalise import normalise, planes
 
 
 def resize_linear(
@@ -23,10 +23,29 @@ def resize_linear(
         _linear_taps(old, new, picked) for old, new, picked in zip(image.shape, size, (rows, columns))
     )
     row, column = top.min(), left.min()
-    used = normalise(image[row : bottom.max() + 1, column : right.max() + 1], normalisation)
-    used = np.ascontiguousarray(used.transpose(2, 0, 1))
-    across = np.take(used, left - column, 2) * (1 - along) + np.take(used, right - column, 2) * along
-    return np.take(across, top - row, 1) * (1 - down[:, None]) + np.take(across, bottom - row, 1) * down[:, None]
+    used = planes(image[row : bottom.max() + 1, column : right.max() + 1], normalisation)
+    result = np.empty((len(used), len(rows), len(columns)), np.float32)
+    for plane, out in zip(used, result):  # one plane at a time stays in the processor's cache
+        across = _blend(plane, left - column, right - column, along, 1)
+        _blend(across, top - row, bottom - row, down[:, None], 0, out)
+    return result
+
+
+def _blend(
+    plane: np.ndarray,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    weight: np.ndarray,
+    axis: int,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the lines ``lower`` of an axis times 1 - ``weight`` plus the lines ``upper`` times ``weight``, in ``out`` if given."""
+    out = np.take(plane, lower, axis, out=out, mode="clip")
+    out *= 1 - weight
+    other = np.take(plane, upper, axis, mode="clip")
+    other *= weight
+    out += other
+    return out
 
 
 def _linear_taps(old: int, new: int, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

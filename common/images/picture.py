@@ -7,11 +7,13 @@ their orientation tag says. Every message names the file and what it is.
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -33,6 +35,9 @@ TURNS = {
 
 TURNED = "carry an orientation tag and are read upright"
 """What :func:`remarks` says of a file with such a tag."""
+
+PNG_SIGNATURE, PNG_FRAME, PNG_DEPTH = 8, 12, 24
+"""Bytes before the first chunk, bytes of a chunk without its data, and the place of the number of bits per channel."""
 
 COLOUR_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -78,11 +83,14 @@ def read_rgb(path: Path, what: str = "picture", limit: PixelLimit | None = None)
             raise UserError(
                 f"{what} {path} has {kind}, which do not say what is white; save it with 8 or 16 bits per channel"
             )
+        pixels = _plain_png(file)
+        if pixels is not None:
+            return pixels
         picture = _upright(file)
         if _has_sixteen_bits(file):
             grey = (np.asarray(picture).astype(np.int64) >> 8).astype(np.uint8)
             return np.repeat(grey[..., None], 3, 2)
-        return np.array(picture.convert("RGB"))
+        return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def read_indices(path: Path, what: str = "label", limit: PixelLimit | None = None) -> np.ndarray:
@@ -154,6 +162,34 @@ def _upright(file: Image.Image) -> Image.Image:
     orientation = 1 if file.format == "TIFF" else orientation_of(file)
     file.load()
     return file.transpose(TURNS[orientation]) if orientation > 1 else file
+
+
+def _plain_png(file: Image.Image) -> np.ndarray | None:
+    """The pixels of an undamaged, upright PNG file of 8-bit RGB by OpenCV, which is faster; None for any other file."""
+    if file.format != "PNG" or file.mode != "RGB" or orientation_of(file) > 1:
+        return None
+    content = Path(file.filename).read_bytes()
+    if content[PNG_DEPTH] != 8 or not _whole_png(content):
+        return None
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # larger than OpenCV's own limit
+        return None
+    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+
+
+def _whole_png(content: bytes) -> bool:
+    """Whether all chunks of a PNG file are there and as their checksums say; OpenCV's decoder prints what it misses."""
+    position, view = PNG_SIGNATURE, memoryview(content)
+    while position + PNG_FRAME <= len(content):
+        end = position + PNG_FRAME + int.from_bytes(view[position : position + 4], "big")
+        kind = view[position + 4 : position + 8]
+        if end > len(content) or zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            return False
+        if kind == b"IEND":
+            return True
+        position = end
+    return False
 
 
 @contextmanager

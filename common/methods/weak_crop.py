@@ -71,13 +71,19 @@ class WeakCrop(AugmentConfig):
         columns, column_margin = _crop_window(size[1], self.crop, draws.left)
         if draws.flip:
             columns = size[1] - 1 - columns
-        pixels = resize_linear(image, size, rows, columns, self)
-        sample = {"image": np.pad(pixels, [(0, 0), row_margin, column_margin])}
+        sample = {"image": _padded(resize_linear(image, size, rows, columns, self), row_margin, column_margin, 0)}
         for name, label in labels.items():
             down, along = (nearest_float32(old, new) for old, new in zip(label.shape, size))
-            picked = label[down[rows][:, None], along[columns]]
-            sample[name] = np.pad(picked, [row_margin, column_margin], constant_values=self.pad_label)
+            picked = label.take(along[columns], 1).take(down[rows], 0)
+            sample[name] = _padded(picked, row_margin, column_margin, self.pad_label)
         return sample
+
+
+def _padded(planes: np.ndarray, rows: tuple[int, int], columns: tuple[int, int], fill: int) -> np.ndarray:
+    """Return ``[...,H,W]`` with margins of ``fill`` before and behind rows and columns."""
+    if not any(rows + columns):
+        return planes
+    return np.pad(planes, [(0, 0)] * (planes.ndim - 2) + [rows, columns], constant_values=fill)
 
 
 def _crop_window(length: int, crop: int, start: int) -> tuple[np.ndarray, tuple[int, int]]:

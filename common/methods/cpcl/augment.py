@@ -11,7 +11,7 @@ from common.arrays import Size
 from common.config.schema import AugmentConfig
 from common.config.strict import ranged
 from common.images.geometry import scaled_size
-from common.images.normalise import normalise
+from common.images.normalise import planes
 from common.methods.interface import Labels
 
 
@@ -68,10 +68,10 @@ class FlipScaleCrop(AugmentConfig):
         window = (slice(draws.top, draws.top + size[0]), slice(draws.left, draws.left + size[1]))
 
         def crop(plane: np.ndarray, interpolation: int) -> np.ndarray:
-            flipped = np.ascontiguousarray(plane[:, ::-1]) if draws.flip else plane
+            flipped = cv2.flip(plane, 1) if draws.flip else plane
             return cv2.resize(flipped, (width, height), interpolation=interpolation)[window]
 
-        pixels = normalise(crop(image, cv2.INTER_LINEAR), self).transpose(2, 0, 1)
+        pixels = planes(crop(image, cv2.INTER_LINEAR), self)
         margins = [(missing // 2, missing - missing // 2) for missing in np.subtract(size, pixels.shape[1:])]
         sample = {"image": np.pad(pixels, [(0, 0), *margins])}
         for name, label in labels.items():

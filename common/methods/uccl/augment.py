@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -17,6 +18,7 @@ from common.images.colour import ColourJitter, draw_colour_jitter, gaussian_blur
 from common.images.geometry import size_of_long_side
 from common.images.mixing import box_mask
 from common.images.normalise import planes
+from common.images.pillow_resize import nearest_rows, resized_window
 from common.methods.interface import Labels
 from common.methods.weak_crop import check_around_one
 
@@ -64,7 +66,7 @@ class WeakToStrong(AugmentConfig):
     def __call__(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return ``image`` float32 ``[3,S,S]`` and ``label`` uint8 ``[S,S]``: the weak base alone."""
         picture, label = self.apply(image, labels["label"], self.draw(*image.shape[:2], rng))
-        return {"image": planes(picture, self), "label": np.ascontiguousarray(label)}
+        return {"image": planes(picture, self), "label": label}
 
     def views(self, count: int, partner: bool) -> Views:
         """The augmentation of unlabelled images: ``count`` strong views and, with ``partner``, a CutMix partner."""
@@ -91,26 +93,28 @@ class WeakToStrong(AugmentConfig):
         ``image`` uint8 ``[H,W,3]``, ``label`` uint8 ``[H,W]`` or None. Returns uint8 ``[S,S,3]`` with black padding and uint8
         ``[S,S]``: the label, padded with ``pad_label``; without one 0, and 255 in the padding.
         """
-        height, width = size_of_long_side(*image.shape[:2], draws.long_side)
-        picture = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        size = size_of_long_side(*image.shape[:2], draws.long_side)
+        window = Box(draws.top, draws.left, draws.top + self.crop, draws.left + self.crop)
+        picture = resized_window(image, size, window, Image.Resampling.BILINEAR)
         if label is None:
-            plane, fill = np.zeros((height, width), np.uint8), IGNORE
+            plane, fill = np.zeros(picture.shape[:2], np.uint8), IGNORE
         else:
-            plane = np.asarray(Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST))
-            fill = self.pad_label
-        picture, plane = _window(picture, draws, self.crop, 0), _window(plane, draws, self.crop, fill)
-        return (picture[:, ::-1], plane[:, ::-1]) if draws.flip else (picture, plane)
+            rows, columns = (nearest_rows(old, new) for old, new in zip(label.shape, size))
+            plane, fill = label.take(columns[window.columns], 1).take(rows[window.rows], 0), self.pad_label
+        picture, plane = _squared(picture, self.crop, 0), _squared(plane, self.crop, fill)
+        return (cv2.flip(picture, 1), cv2.flip(plane, 1)) if draws.flip else (picture, plane)
 
 
-def _window(plane: np.ndarray, draws: BaseDraws, size: int, fill: int) -> np.ndarray:
-    shown = plane[draws.top : draws.top + size, draws.left : draws.left + size]
-    margins = [(0, size - side) for side in shown.shape[:2]] + [(0, 0)] * (plane.ndim - 2)
-    return np.pad(shown, margins, constant_values=fill)
+def _squared(plane: np.ndarray, size: int, fill: int) -> np.ndarray:
+    """``plane`` with ``fill`` at the right and the bottom where it is smaller than ``size``."""
+    down, across = (size - side for side in plane.shape[:2])
+    if not down and not across:
+        return plane
+    return cv2.copyMakeBorder(plane, 0, down, 0, across, cv2.BORDER_CONSTANT, value=(fill, fill, fill))
 
 
 def apply_strong(picture: np.ndarray, draws: StrongDraws) -> np.ndarray:
     """Return the strong view of a weak base, both uint8 ``[S,S,3]``."""
-    picture = np.ascontiguousarray(picture)
     if draws.jitter is not None:
         picture = draws.jitter.apply(picture)
     if draws.grey:
@@ -148,7 +152,7 @@ class Views:
     def _views(self, image: np.ndarray, rng: np.random.Generator, boxes: bool) -> dict[str, np.ndarray]:
         augment = self.augment
         picture, ignore = augment.apply(image, None, augment.draw(*image.shape[:2], rng))
-        sample = {"weak": planes(picture, augment), "ignore": np.ascontiguousarray(ignore)}
+        sample = {"weak": planes(picture, augment), "ignore": ignore}
         for view in range(1, self.count + 1):
             draws = augment.draw_strong(rng)
             sample[f"strong{view}"] = planes(apply_strong(picture, draws), augment)

@@ -8,12 +8,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from common.arrays import IGNORE
+from common.arrays import IGNORE, Box
 from common.config.schema import AugmentConfig
 from common.config.strict import ranged
 from common.images.colour import ColourJitter, draw_colour_jitter, grey
 from common.images.geometry import size_of_long_side
 from common.images.normalise import planes
+from common.images.pillow_resize import resized_window
 from common.methods.interface import Labels
 from common.methods.weak_crop import check_around_one
 
@@ -55,20 +56,21 @@ class LongSideCrop(AugmentConfig):
     def apply(self, image: np.ndarray, labels: Labels, draws: Geometry) -> dict[str, np.ndarray]:
         """Return ``image`` uint8 ``[S,S,3]`` (bicubic, padded with the mean colour) and every label (nearest, padded with 255)."""
         size = size_of_long_side(*image.shape[:2], draws.long_side)
-        picture = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
-        sample = {"image": _crop(np.asarray(picture), draws, self.crop, np.rint(self.mean).astype(np.uint8))}
+        window = Box(draws.top, draws.left, draws.top + self.crop, draws.left + self.crop)
+        picture = resized_window(image, size, window, Image.Resampling.BICUBIC)
+        sample = {"image": _squared(picture, draws, self.crop, np.rint(self.mean).astype(np.uint8))}
         for name, label in labels.items():
             resized = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
-            sample[name] = _crop(resized, draws, self.crop, IGNORE)
+            sample[name] = _squared(resized[window.rows, window.columns], draws, self.crop, IGNORE)
         return sample
 
 
-def _crop(plane: np.ndarray, draws: Geometry, crop: int, fill: np.ndarray | int) -> np.ndarray:
-    window = plane[draws.top : draws.top + crop, draws.left : draws.left + crop]
-    padded = np.empty((crop, crop, *plane.shape[2:]), np.uint8)
+def _squared(shown: np.ndarray, draws: Geometry, crop: int, fill: np.ndarray | int) -> np.ndarray:
+    """What the window shows, with ``fill`` where it reaches beyond the picture, mirrored if that was drawn."""
+    padded = np.empty((crop, crop, *shown.shape[2:]), np.uint8)
     padded[:] = fill
-    padded[: window.shape[0], : window.shape[1]] = window
-    return np.ascontiguousarray(padded[:, ::-1] if draws.flip else padded)
+    padded[: shown.shape[0], : shown.shape[1]] = shown
+    return cv2.flip(padded, 1) if draws.flip else padded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +11,7 @@ from common.errors import UserError
 from common.images.picture import (
     TURNED,
     PixelLimit,
+    _plain_png,
     is_picture_name,
     read_indices,
     read_rgb,
@@ -180,7 +182,7 @@ def test_what_is_wrong_with_a_file(tmp_path, name, content, message):
 
 
 def test_memory_that_runs_out_is_one_line(tmp_path, monkeypatch):
-    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    Image.fromarray(PIXELS[..., 0]).save(tmp_path / "a.png")
 
     def fail(*_arguments):
         raise MemoryError
@@ -188,6 +190,54 @@ def test_memory_that_runs_out_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", fail)
     with pytest.raises(UserError, match="picture .*a.png does not fit into memory"):
         read_rgb(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("options", [{}, {"compress_level": 0}, {"dpi": (72, 72)}, {"icc_profile": b"none"}])
+def test_plain_png_files_give_pillows_pixels(tmp_path, options):
+    pixels = np.random.default_rng(1).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path, **options)
+    with Image.open(path) as file:
+        assert _plain_png(file) is not None
+    found = read_rgb(path)
+    np.testing.assert_array_equal(found, pixels)
+    assert found.flags.writeable and found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("kind", ["grey", "palette", "alpha", "turned", "sixteen bits"])
+def test_other_png_files_are_pillows(tmp_path, kind):
+    path, picture = tmp_path / "a.png", Image.fromarray(PIXELS)
+    forms = {
+        "grey": lambda: picture.convert("L"),
+        "palette": lambda: picture.convert("P"),
+        "alpha": lambda: picture.convert("RGBA"),
+    }
+    if kind == "turned":
+        tagged(path, PIXELS, 6)
+    elif kind == "sixteen bits":
+        path.write_bytes(cv2.imencode(".png", PIXELS.astype(np.uint16) * 257)[1].tobytes())
+    else:
+        forms[kind]().save(path)
+    with Image.open(path) as file:
+        assert _plain_png(file) is None
+    expected = UPRIGHT[6](PIXELS) if kind == "turned" else np.asarray(Image.open(path).convert("RGB"))
+    np.testing.assert_array_equal(read_rgb(path), expected)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no end"])
+def test_a_damaged_png_says_one_line_only(tmp_path, capfd, damage):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (37, 53, 3), dtype=np.uint8)).save(path)
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 255
+    path.write_bytes(content[: {"cut": 1000, "flipped": len(content), "no end": -12}[damage]])
+    if damage == "no end":  # all pixels are there
+        assert read_rgb(path).shape == (37, 53, 3)
+    else:
+        with pytest.raises(UserError, match="cannot be decoded"):
+            read_rgb(path)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_companions_are_no_pictures(tmp_path):
