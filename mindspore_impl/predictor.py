@@ -15,6 +15,7 @@ from common.prediction.predictor import STRIP_ROWS, UsedRuntime
 from common.prediction.sliding import join_windows
 from mindspore_impl.device import describe_device
 from mindspore_impl.networks.deeplab import forward
+from mindspore_impl.pseudo_labels import arg_max
 from mindspore_impl.resize import resize
 
 COMPILE_AFTER = 4
@@ -47,7 +48,7 @@ class MindSporePredictor:
 
     def class_ids(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return uint8 ``[B,h,w]`` class ids at ``size``."""
-        return self._logits(images, size).argmax(1).asnumpy().astype(np.uint8)
+        return arg_max(self._logits(images, size), 1).asnumpy().astype(np.uint8)
 
     def decoder_features(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return float32 ``[B,D,h,w]`` features before the classifier's projection, resized to ``size``."""
@@ -65,7 +66,7 @@ class MindSporePredictor:
         # 769x769 in 19x1024x2048.
         total = np.zeros((self.classes, *image.shape[2:]), np.float32)
         visits = np.zeros(image.shape[2:], np.float32) if accumulate == "mean_logits" else None
-        return join_windows(windows, values, total, visits).argmax(0).astype(np.uint8)
+        return arg_max(join_windows(windows, values, total, visits), 0).astype(np.uint8)
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Return the fused features float32 ``[B,C,h,w]`` of images ``[B,3,H,W]``, before the classifier."""

@@ -10,6 +10,11 @@ from common.methods.percentile import interpolate_percentile, percentile_positio
 from mindspore_impl.losses import weighted_cross_entropy
 
 
+def arg_max(scores: Tensor, dim: int) -> Tensor:
+    """Return the indices of the largest ``scores`` along ``dim``; of equal ones the first."""
+    return scores.argmax(dim)
+
+
 def entropy(probabilities: np.ndarray) -> np.ndarray:
     """Return ``[B,H,W]`` natural entropies of ``[B,K,H,W]`` probabilities (1e-10 inside the logarithm)."""
     probabilities = np.asarray(probabilities)

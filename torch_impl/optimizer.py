@@ -28,6 +28,8 @@ class Optimizer:
             [{"params": groups[key], "weight_decay": 0.0 if key[1] else config.weight_decay} for key in self._groups],
             lr=config.lr,
             momentum=config.momentum,
+            # On a CPU one pass over the values instead of one per operation; elsewhere PyTorch's choice.
+            fused=True if self.parameters[0].device.type == "cpu" else None,
         )
 
     def group(self, name: str, dimensions: int) -> tuple[bool, bool]:

@@ -13,6 +13,7 @@ from common.config.schema import Accumulate, Head
 from common.prediction.predictor import STRIP_ROWS, UsedRuntime
 from common.prediction.sliding import join_windows
 from torch_impl.device import describe_device, exact
+from torch_impl.pseudo_labels import arg_max
 from torch_impl.resize import resize
 
 
@@ -34,12 +35,12 @@ class TorchPredictor:
 
     def class_ids(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return uint8 ``[B,h,w]`` class ids at ``size``."""
-        return self._logits(images, size).argmax(1).to(torch.uint8).cpu().numpy()
+        return arg_max(self._logits(images, size), 1).to(torch.uint8).cpu().numpy()
 
     def decoder_features(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return float32 ``[B,D,h,w]`` features before the classifier's projection, resized to ``size``."""
         with exact():
-            return resize(self._eval()(self._tensor(images))["decoder"], size).cpu().numpy()
+            return resize(self._output("decoder", images), size).cpu().numpy()
 
     def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Box], accumulate: Accumulate) -> np.ndarray:
         """Return uint8 ``[H,W]`` class ids of one image ``[1,3,H,W]`` from overlapping windows."""
@@ -51,12 +52,12 @@ class TorchPredictor:
 
         total = torch.zeros((self.classes, *image.shape[2:]), device=self.device)
         visits = torch.zeros(image.shape[2:], device=self.device) if accumulate == "mean_logits" else None
-        return join_windows(windows, values, total, visits).argmax(0).to(torch.uint8).cpu().numpy()
+        return arg_max(join_windows(windows, values, total, visits), 0).to(torch.uint8).cpu().numpy()
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Return the fused features float32 ``[B,C,h,w]`` of images ``[B,3,H,W]``, before the classifier."""
         with exact():
-            return self._eval()(self._tensor(images))["features"].cpu().numpy()
+            return self._output("features", images).cpu().numpy()
 
     def stages(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Return every intermediate result for images ``[B,3,H,W]``, in order."""
@@ -70,9 +71,11 @@ class TorchPredictor:
         dtype = next(self.network.parameters()).dtype
         return torch.from_numpy(np.ascontiguousarray(images)).to(self.device, dtype)
 
+    def _output(self, name: str, images: np.ndarray) -> Tensor:
+        return self._eval()(self._tensor(images), wanted=(name,))[name]
+
     def _logits(self, images: np.ndarray, size: Size) -> Tensor:
         with exact():
-            outputs = self._eval()(self._tensor(images))
             if self.head == "prototype":
-                return self.network.prototype_logits(outputs["features"], size, STRIP_ROWS)
-            return resize(outputs["logits"], size)
+                return self.network.prototype_logits(self._output("features", images), size, STRIP_ROWS)
+            return resize(self._output("logits", images), size)

@@ -10,6 +10,14 @@ from common.arrays import IGNORE
 from common.methods.percentile import interpolate_percentile, percentile_position
 
 
+def arg_max(scores: Tensor, dim: int) -> Tensor:
+    """Return the indices, int64, of the largest ``scores`` along ``dim``; of equal ones the first.
+
+    On a CPU PyTorch's maximum with its index takes a third of the time of its ``argmax`` where ``dim`` is not the last.
+    """
+    return scores.max(dim).indices if scores.device.type == "cpu" else scores.argmax(dim)
+
+
 def entropy(probabilities: Tensor) -> Tensor:
     """Return ``[B,H,W]`` natural entropies of ``[B,K,H,W]`` probabilities (1e-10 inside the logarithm)."""
     return -(probabilities * torch.log(probabilities + 1e-10)).sum(1)

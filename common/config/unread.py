@@ -39,6 +39,7 @@ READ_WITH: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ),
     ("network.aspp_dropout", _given, ("network.aspp_dropout_kind",)),
     ("network.head_dropout", _given, ("network.head_dropout_kind",)),
+    ("method.cutmix", _is(False), ("method.memory",)),
     ("loader.samples", _given, ("loader.tail", "loader.truncate_unlabelled")),
     ("optimizer.lr_counter", _is("authors"), ("optimizer.counted_steps",)),
     ("optimizer.lr_counter", _is_not("authors"), ("optimizer.warmup", "optimizer.poly_lag")),

@@ -77,12 +77,14 @@ class Method:
         gradient: bool = True,
         pooled: bool = False,
         feature_masks: Sequence[np.ndarray] = (),
+        wanted: Sequence[str] | None = None,
     ) -> Outputs:
         """Run the network of ``role`` on ``images`` ``[B,3,H,W]``, by a compiled graph, and return its outputs.
 
         ``purpose`` tells the passes of one step apart, for their dropout masks; without it that is the role. ``train``: BatchNorm
         by the batch, and dropout. A pass has a gradient if that is wanted, the network is trained and the mode is ``train``.
-        ``pooled``: see the network. With ``feature_masks`` come the outputs of 2B images, see ``DeepLab.perturbed``.
+        ``pooled``: see the network; ``wanted``: the outputs to return (None: all). With ``feature_masks`` come those of 2B
+        images, see ``DeepLab.perturbed``.
         """
         network, masks = self.nets[role].set_train(train), []
         if train:
@@ -93,7 +95,8 @@ class Method:
             if feature_masks:
                 feature_masks = [self.session.tensor(mask) for mask in feature_masks]
                 return forward_perturbed(network, images, feature_masks, masks)
-            return forward(network, images, masks, pooled)
+            outputs = forward(network, images, masks, pooled)
+        return {name: value for name, value in outputs.items() if wanted is None or name in wanted}
 
     def supervised(self, outputs: Outputs, labels: np.ndarray) -> Tensor:
         """Return the criterion's loss of the first outputs, as many as there are ``labels`` ``[B,H,W]``, at their size."""

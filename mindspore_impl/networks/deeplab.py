@@ -139,9 +139,13 @@ class AuxiliaryHead(nn.Cell):
         self.dropout = Dropout(0.1, "channel", width)
         self.project = conv(width, outputs, 1, bias=True)
 
+    def features(self, x: Tensor) -> Tensor:
+        """Return the features ``[B,width,h,w]`` after the ReLU."""
+        return ops.relu(self.bn(self.conv(x)))
+
     def construct(self, x: Tensor, masks: Masks = ()) -> Tensor:
         """Return logits ``[B,K,h,w]`` at layer3's size."""
-        return self.project(self.dropout(ops.relu(self.bn(self.conv(x))), masks))
+        return self.project(self.dropout(self.features(x), masks))
 
 
 class DeepLab(nn.Cell):

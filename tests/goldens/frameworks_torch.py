@@ -43,7 +43,7 @@ class MiniHeads(nn.Module):
             outputs, inputs, kernel, _ = shapes[f"{part}.{head}.weight"]
             setattr(self, head, layers.conv(inputs, outputs, kernel, bias=True))
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, wanted=None) -> dict[str, Tensor]:
         """Return every head's map of the features ``x``."""
         return {head: getattr(self, head)(x) for head in self.heads}
 
@@ -60,7 +60,7 @@ class MiniNet(nn.Module):
         self.dropouts: list[nn.Module] = []
         self.record = record
 
-    def forward(self, x: Tensor, masks=(), pooled: bool = False) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, masks=(), pooled: bool = False, wanted=None) -> dict[str, Tensor]:
         """Return ``logits``, ``representation`` and, where there is the head, ``aux``."""
         self.record(self.training, len(x))
         features = self.encoder(x)
@@ -79,7 +79,7 @@ class StandIn(nn.Module):
         self.weight = nn.Parameter(torch.from_numpy(weight))
         self.bias = nn.Parameter(torch.from_numpy(bias))
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, wanted=None) -> dict[str, Tensor]:
         """Return ``logits``."""
         return {"logits": F.conv2d(x, self.weight, self.bias, self.stride, 1)}
 
@@ -100,7 +100,7 @@ class RecordedNet(nn.Module):
         """Return the prototypes as ``[K,M,C]``."""
         return self.prototypes.view(self.classes, -1, self.prototypes.shape[1])
 
-    def forward(self, x: Tensor, masks=(), pooled: bool = False) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, masks=(), pooled: bool = False, wanted=None) -> dict[str, Tensor]:
         """Return the first rows of every output."""
         self.images = x
         return {name: value[: len(x)] for name, value in [*self.encoder.items(), *self.heads.items()]}

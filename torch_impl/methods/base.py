@@ -13,6 +13,7 @@ from common.config.schema import ExperimentConfig
 from common.methods.interface import Batch, Clock, LabelledImages, check_finite
 from torch_impl.checkpoint import load_network, network_tensors
 from torch_impl.losses import supervised_loss
+from torch_impl.networks.deeplab import Wanted
 from torch_impl.optimizer import Optimizer
 from torch_impl.predictor import TorchPredictor
 from torch_impl.resize import resize
@@ -75,12 +76,13 @@ class Method:
         gradient: bool = True,
         pooled: bool = False,
         feature_masks: Sequence[np.ndarray] = (),
+        wanted: Wanted = None,
     ) -> Outputs:
         """Run the network of ``role`` on ``images`` ``[B,3,H,W]`` and return its outputs.
 
         ``purpose`` tells the passes of one step apart, for their dropout masks; without it that is the role. ``train``: BatchNorm
         by the batch, and dropout. A pass has a gradient if that is wanted, the network is trained and the mode is ``train``.
-        ``pooled``: see the network. With ``feature_masks`` come the outputs of 2B images, see ``DeepLab.perturbed``.
+        ``pooled`` and ``wanted``: see the network. With ``feature_masks`` come the outputs of 2B images, see ``DeepLab.perturbed``.
         """
         network, masks = self.nets[role].train(train), []
         if train:
@@ -90,7 +92,7 @@ class Method:
         with torch.set_grad_enabled(recorded and torch.is_grad_enabled()):
             if feature_masks:
                 return network.perturbed(images, [self.session.tensor(mask) for mask in feature_masks], masks)
-            return network(images, masks, pooled)
+            return network(images, masks, pooled, wanted)
 
     def supervised(self, outputs: Outputs, labels: Tensor) -> Tensor:
         """Return the criterion's loss of the first outputs, as many as there are ``labels`` ``[B,H,W]``, at their size."""

@@ -31,7 +31,7 @@ class MeanTeacher(TeacherMethod):
         images, labels = self.labelled(batch)
         images = torch.cat([images, self.session.tensor(batch["unlabelled"]["image"])])
         self.copy_student(clock)
-        probabilities = self.forward("teacher", images, clock)["logits"].softmax(1)
+        probabilities = self.forward("teacher", images, clock, wanted=("logits",))["logits"].softmax(1)
 
         def terms() -> dict[str, Tensor]:
             outputs = self.forward("student", images, clock)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from torch_impl.networks.deeplab import DeepLab
+from torch_impl.networks.deeplab import DeepLab, Wanted
 
 
 class ClassBranch(nn.Module):
@@ -14,10 +14,9 @@ class ClassBranch(nn.Module):
         super().__init__()
         self.network, self.classes = network, network.classes
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Return ``logits`` ``[B,K,h,w]`` at layer1's size of normalised images ``[B,3,H,W]``."""
-        stages = self.network.encoder(x)
-        return {"logits": self.network.classifier(self.network.decoder(stages[0], stages[-1]))[0]}
+    def forward(self, x: Tensor, wanted: Wanted = ("logits",)) -> dict[str, Tensor]:
+        """Return ``logits`` ``[B,K,h,w]`` at layer1's size of normalised images ``[B,3,H,W]``, or other outputs of that branch."""
+        return self.network(x, wanted=wanted)
 
     def stages(self, x: Tensor) -> dict[str, Tensor]:
         """Return the network's intermediate results, in order."""

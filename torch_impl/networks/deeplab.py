@@ -5,6 +5,8 @@ Sources: ``specs/u2pl.md`` section 3, ``cpcl.md`` 5, ``pcr.md`` 2, ``usrn.md`` 3
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +19,9 @@ from torch_impl.networks.prototype_head import prototype_map
 from torch_impl.networks.resnet import ResNet
 from torch_impl.networks.tiny import TinyEncoder
 from torch_impl.resize import halve, resize
+
+Wanted = Sequence[str] | None
+"""Names of the outputs of a network that a pass is for; None: all."""
 
 
 class PoolingBranch(nn.Module):
@@ -36,7 +41,7 @@ class PoolingBranch(nn.Module):
             x = F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps)
         else:
             x = self.bn(x)
-        return F.leaky_relu(x, self.negative_slope) if self.negative_slope else F.relu(x)
+        return F.leaky_relu(x, self.negative_slope, True) if self.negative_slope else F.relu(x, inplace=True)
 
 
 class ConcatASPP(nn.Module):
@@ -81,8 +86,8 @@ class SumASPP(nn.Module):
     def forward(self, x: Tensor, masks: Masks = ()) -> Tensor:
         """Map the last stage ``[B,inputs,h,w]`` to ``[B,width,h,w]``."""
         maps = torch.cat([branch(x) for branch in self.branches], 1)
-        maps = self.branches_merge(F.leaky_relu(self.branches_bn(maps), self.slope))
-        return F.leaky_relu(self.sum_bn(maps + self.pool_merge(self.pool(x))), self.slope)
+        maps = self.branches_merge(F.leaky_relu(self.branches_bn(maps), self.slope, inplace=True))
+        return F.leaky_relu(self.sum_bn(maps + self.pool_merge(self.pool(x))), self.slope, inplace=True)
 
 
 class Decoder(nn.Module):
@@ -117,8 +122,8 @@ class PredictionHead(nn.Module):
 
     def features(self, x: Tensor, masks: Masks = ()) -> Tensor:
         """Return the features ``[B,width,h,w]`` after the second ReLU."""
-        x = self.dropout1(F.relu(self.bn1(self.conv1(x))), masks)
-        return F.relu(self.bn2(self.conv2(x)))
+        x = self.dropout1(F.relu(self.bn1(self.conv1(x)), inplace=True), masks)
+        return F.relu(self.bn2(self.conv2(x)), inplace=True)
 
     def forward(self, x: Tensor, masks: Masks = (), pooled: bool = False) -> tuple[Tensor, Tensor]:
         """Return the projection ``[B,outputs,h,w]``, of halved features if ``pooled``, and the features before it."""
@@ -136,9 +141,13 @@ class AuxiliaryHead(nn.Module):
         self.dropout = Dropout(0.1, "channel", width)
         self.project = conv(width, outputs, 1, bias=True)
 
+    def features(self, x: Tensor) -> Tensor:
+        """Return the features ``[B,width,h,w]`` after the ReLU."""
+        return F.relu(self.bn(self.conv(x)), inplace=True)
+
     def forward(self, x: Tensor, masks: Masks = ()) -> Tensor:
         """Return logits ``[B,K,h,w]`` at layer3's size."""
-        return self.project(self.dropout(F.relu(self.bn(self.conv(x))), masks))
+        return self.project(self.dropout(self.features(x), masks))
 
 
 class DeepLab(nn.Module):
@@ -168,24 +177,45 @@ class DeepLab(nn.Module):
         self.dropouts = [layer for layer in self.modules() if isinstance(layer, Dropout) and layer.p > 0]
         for site, layer in enumerate(self.dropouts):
             layer.site = site
+        self.output_names = ["features", "logits", "decoder"]
+        self.output_names += ["representation"] if config.representation else []
+        self.output_names += ["aux"] if config.auxiliary else []
+        self.output_names += ["subclass_logits"] if config.subclasses else []
 
-    def forward(self, x: Tensor, masks: Masks = (), pooled: bool = False) -> dict[str, Tensor]:
-        """Run the network on normalised images ``[B,3,H,W]``; see the class for the outputs."""
-        return self.heads(self.encoder(x), masks, pooled)
+    def forward(self, x: Tensor, masks: Masks = (), pooled: bool = False, wanted: Wanted = None) -> dict[str, Tensor]:
+        """Run the network on normalised images ``[B,3,H,W]``; see the class for the outputs, of which those ``wanted`` come."""
+        return self.heads(self.encoder(x), masks, pooled, wanted)
 
-    def heads(self, stages: list[Tensor], masks: Masks = (), pooled: bool = False) -> dict[str, Tensor]:
-        """Return the outputs of :meth:`forward` for the encoder's ``stages``."""
-        outputs = {"features": self.decoder(stages[0], stages[-1], masks)}
-        outputs["logits"], outputs["decoder"] = self.classifier(outputs["features"], masks, pooled)
-        if self.representation is not None:
-            outputs["representation"] = self.representation(outputs["features"], masks)[0]
-        if self.auxiliary is not None:
+    def heads(
+        self, stages: list[Tensor], masks: Masks = (), pooled: bool = False, wanted: Wanted = None
+    ) -> dict[str, Tensor]:
+        """Return the outputs of :meth:`forward` for the encoder's ``stages``.
+
+        A head whose output is not wanted does not run in eval mode; in train mode it runs as far as its BatchNorm layers see
+        the batch.
+        """
+        wanted, outputs = self.output_names if wanted is None else wanted, {}
+        outputs["features"] = fused = self.decoder(stages[0], stages[-1], masks)
+        if "logits" in wanted or "decoder" in wanted:
+            outputs["logits"], outputs["decoder"] = self.classifier(fused, masks, pooled)
+        elif self.training:
+            self.classifier.features(fused, masks)
+        if "representation" in wanted:
+            outputs["representation"] = self.representation(fused, masks)[0]
+        elif self.training and self.representation is not None:
+            self.representation.features(fused, masks)
+        if "aux" in wanted:
             outputs["aux"] = self.auxiliary(stages[2], masks)
-        if self.classifier_subclass is not None:
+        elif self.training and self.auxiliary is not None:
+            self.auxiliary.features(stages[2])
+        if self.classifier_subclass is not None and ("subclass_logits" in wanted or self.training):
             high = self.encoder.subclass_features(stages[0])
-            fused = self.decoder_subclass(stages[0], high, masks)
-            outputs["subclass_logits"] = self.classifier_subclass(fused, masks, pooled)[0]
-        return outputs
+            other = self.decoder_subclass(stages[0], high, masks)
+            if "subclass_logits" in wanted:
+                outputs["subclass_logits"] = self.classifier_subclass(other, masks, pooled)[0]
+            else:
+                self.classifier_subclass.features(other, masks)
+        return {name: outputs[name] for name in wanted}
 
     def prototype_logits(self, features: Tensor, size: Size, rows: int | None = None) -> Tensor:
         """Return the prototype head's logits ``[B,K,H,W]`` at ``size`` for fused ``features``, ``rows`` rows at a time (None: all)."""

@@ -25,9 +25,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B,inputs,h,w]`` to ``[B,planes,h/stride,w/stride]``."""
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out))
-        return F.relu(out + self.downsample(x))
+        return F.relu(out.add_(self.downsample(x)), inplace=True)
 
 
 class Bottleneck(nn.Module):
@@ -47,10 +47,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B,inputs,h,w]`` to ``[B,4*planes,h/stride,w/stride]``."""
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
-        return F.relu(out + self.downsample(x))
+        return F.relu(out.add_(self.downsample(x)), inplace=True)
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -85,10 +85,10 @@ class ResNet(nn.Module):
             self.conv1 = nn.Sequential(
                 conv(3, 64, 3, 2),
                 batch_norm(64),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 conv(64, 64, 3),
                 batch_norm(64),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 conv(64, 128, 3),
             )
         else:
@@ -113,7 +113,7 @@ class ResNet(nn.Module):
 
     def before_pool(self, x: Tensor) -> Tensor:
         """Return the stem's convolutions ``[B,64 or 128,H/2,W/2]`` of images ``[B,3,H,W]``."""
-        return F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn1(self.conv1(x)), inplace=True)
 
     def stem_stages(self, x: Tensor) -> dict[str, Tensor]:
         """Return what :meth:`stem` computes, step by step."""

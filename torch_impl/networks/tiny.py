@@ -32,7 +32,7 @@ class TinyEncoder(nn.Module):
 
     def stem(self, x: Tensor) -> Tensor:
         """Return the stem's output at stride 2 of images ``[B,3,H,W]``."""
-        return F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn1(self.conv1(x)), inplace=True)
 
     def stem_stages(self, x: Tensor) -> dict[str, Tensor]:
         """Return what :meth:`stem` computes, step by step."""

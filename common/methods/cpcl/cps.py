@@ -15,12 +15,16 @@ class CPSSettings(TwoBranchSettings):
 
     ``legacy_grad_scale`` n divides every gradient by n as the released program does on n GPUs (appendix A.4): learning rate
     n*lr and weight decay d with it equal lr and n*d without.
+
+    ``memory`` (without CutMix): one pass of each branch is kept for its gradient at a time (``fast``), or one in all, for which
+    branch 2 runs once more without gradient (``frugal``); the numbers are the same. MindSpore is always frugal.
     """
 
     name: Literal["cps"] = "cps"
     cutmix: bool = True
     unsup_weight: float = ranged(1.0, low=0.0)
     legacy_grad_scale: int = ranged(1, low=1)
+    memory: Literal["fast", "frugal"] = "fast"
 
     def mixes(self) -> bool:
         """Whether CutMix mixes two draws of unlabelled images."""

@@ -17,6 +17,6 @@ class MiniNet(nn.Module):
         self.head = nn.Sequential(conv(width, width, 3), batch_norm(width), nn.ReLU())
         self.classifier = conv(width, classes, 1, bias=True)
 
-    def forward(self, x: Tensor, masks=(), pooled: bool = False) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, masks=(), pooled: bool = False, wanted=None) -> dict[str, Tensor]:
         """Return ``logits``."""
         return {"logits": self.classifier(self.head(self.backbone(x)))}

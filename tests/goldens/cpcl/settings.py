@@ -43,7 +43,8 @@ def cpcl_settings(golden: Golden) -> CPCLSettings:
 def training(golden: Golden) -> ExperimentConfig:
     """Return the experiment of a file with training iterations."""
     if "config_cps_weight" in golden:
-        method = CPSSettings(cutmix="mask" in golden, unsup_weight=golden.number("config_cps_weight"))
+        # Frugal, because MindSpore always is; that PyTorch's fast form gives the same is a test of its own.
+        method = CPSSettings(cutmix="mask" in golden, unsup_weight=golden.number("config_cps_weight"), memory="frugal")
     else:
         method = CPCLSettings(unsup_weight=golden.number("config_unsup_weight"))
     config = numbered(compose("shapes/12/cpcl"), golden.number("num_classes"))

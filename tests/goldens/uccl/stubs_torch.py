@@ -20,7 +20,7 @@ class TwoConvolutions(nn.Module):
             setattr(self, name, nn.Parameter(torch.from_numpy(values.copy())))
         self.classes = len(self.c2_bias)
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, wanted=None) -> dict[str, Tensor]:
         """Return ``logits``."""
         hidden = F.relu(F.conv2d(x, self.c1_weight, self.c1_bias, padding=1))
         return {"logits": F.conv2d(hidden, self.c2_weight, self.c2_bias, padding=1)}
@@ -42,7 +42,7 @@ class Prepared(nn.Module):
         self.answers, self.record, self.calls = answers, record, 0
         self.dropouts: list[nn.Module] = []
 
-    def forward(self, x: Tensor, masks: Sequence[Tensor] = (), pooled: bool = False) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, masks: Sequence[Tensor] = (), pooled: bool = False, wanted=None) -> dict[str, Tensor]:
         """Return the outputs prepared for this call; ``record`` is told mode, gradient and images."""
         self.record(self.training, torch.is_grad_enabled(), x.numpy().copy())
         self.calls += 1

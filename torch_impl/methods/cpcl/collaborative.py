@@ -19,6 +19,7 @@ from torch import Tensor
 from common.arrays import IGNORE, Size
 from common.methods.cpcl.cpcl import CPCLSettings, Disagreement, Variant, disagreement
 from torch_impl.losses import weighted_cross_entropy
+from torch_impl.pseudo_labels import arg_max
 from torch_impl.resize import resize
 
 ROWS = 16
@@ -66,7 +67,7 @@ def _reduce(kept: Tensor, taken: Tensor, mask: Tensor, variant: Variant) -> tupl
     if variant == "legacy_2022":
         logits = torch.where(mask, taken, kept)
         along_row = (logits - logits.amax(2, keepdim=True)).exp_().sum(2)
-        return logits.argmax(0).to(torch.uint8), along_row.min().reciprocal()
+        return arg_max(logits, 0).to(torch.uint8), along_row.min().reciprocal()
     labels = torch.empty(mask.shape, dtype=torch.uint8, device=mask.device)
     confidences = torch.empty(mask.shape, dtype=kept.dtype, device=mask.device)
     numbers = torch.arange(len(kept), dtype=torch.uint8, device=mask.device).view(-1, 1, 1)
@@ -83,7 +84,7 @@ def _reduce(kept: Tensor, taken: Tensor, mask: Tensor, variant: Variant) -> tupl
 
 def class_ids(logits: Tensor, size: Size) -> Tensor:
     """Return uint8 ``[B,H,W]`` class ids at ``size`` of logits ``[B,K,h,w]``, image by image."""
-    return torch.stack([resize(part, size)[0].argmax(0).to(torch.uint8) for part in logits.split(1)])
+    return torch.stack([arg_max(resize(part, size)[0], 0).to(torch.uint8) for part in logits.split(1)])
 
 
 def joint_counts(first: Tensor, second: Tensor, classes: int) -> Tensor:

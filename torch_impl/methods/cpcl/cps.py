@@ -5,7 +5,7 @@
 
 p_k: class ids of network k on the mixed image, from its passes over the two unlabelled batches without gradient. A_k: logits of
 network k on x and u, one after the other. CE: mean over all pixels. Passes of each branch in the order u0, u1, mix, x with
-CutMix, x, u without; there branch 2 runs once more to give its labels beforehand, so that one pass with gradient is in memory.
+CutMix, x, u without. There one pass of each branch is in memory, or (``memory: frugal``) one alone: branch 2 runs twice then.
 
 Source: ``specs/cpcl.md`` appendix A; switches: ``common/methods/cpcl/cps.py``.
 """
@@ -57,23 +57,34 @@ class CPS(TwoBranches):
         views = {name: self.session.tensor(batch[name]["image"]) for name in ("labelled", "unlabelled")}
         labels = self.session.tensor(batch["labelled"]["label"])
         size, count = labels.shape[1:], sum(len(images) for images in views.values())
-        given = {(2, view): class_ids(self.logits(2, views[view], view, clock, gradient=False), size) for view in views}
+        given: dict[tuple[int, str], Tensor] = {}
+        learned: dict[tuple[int, str], dict[str, float]] = {}
 
-        def learn_view(branch: int, view: str) -> dict[str, float]:
+        def learn_view(branch: int, view: str) -> None:
             weight = self.settings.unsup_weight * len(views[view]) / count
 
             def terms() -> dict[str, Tensor]:
                 scores = resize(self.logits(branch, views[view], view, clock), size)
+                if (branch, view) not in given:
+                    given[branch, view] = class_ids(scores.detach(), size)
+                if (3 - branch, view) not in given:
+                    learn_view(3 - branch, view)  # while this pass is in memory
                 losses = {}
                 if view == "labelled":
                     losses[f"sup{branch}"] = supervised_loss(self.config.criterion, scores, labels)
-                if branch == 1:
-                    given[1, view] = class_ids(scores.detach(), size)
                 return losses | {f"cps{branch}": weight * cross_entropy(scores, given[3 - branch, view])}
 
-            return self.learn(branch, terms, add=view == "unlabelled")
+            learned[branch, view] = self.learn(branch, terms, add=view == "unlabelled")
 
-        parts = [learn_view(1, view) for view in views]
-        with unmoved_statistics(self.nets["branch2"]):  # the passes that gave its labels have moved them
-            parts += [learn_view(2, view) for view in views]
-        return summed(parts)
+        if self.settings.memory == "fast":
+            for view in views:
+                learn_view(2, view)
+        else:
+            for view in views:
+                given[2, view] = class_ids(self.logits(2, views[view], view, clock, gradient=False), size)
+            for view in views:
+                learn_view(1, view)
+            with unmoved_statistics(self.nets["branch2"]):  # the passes that gave its labels have moved them
+                for view in views:
+                    learn_view(2, view)
+        return summed([learned[branch, view] for branch in BRANCHES for view in views])

@@ -79,9 +79,10 @@ class PCR(TeacherMethod):
             images = torch.cat([images, mixed])
             target = confident_labels(pseudo_label, confidence, settings.confidence_threshold)
         if settings.teacher_bn == "forward":
-            teacher = self.forward("teacher", images, clock)["logits"][len(labels) :]
-            if target is not None and settings.unsup_filter == "entropy_drop":
-                uncertainty = entropy(resize(teacher, labels.shape[1:]).softmax(1))
+            looks = target is not None and settings.unsup_filter == "entropy_drop"
+            teacher = self.forward("teacher", images, clock, wanted=("logits",) if looks else ())
+            if looks:
+                uncertainty = entropy(resize(teacher["logits"][len(labels) :], labels.shape[1:]).softmax(1))
                 target, _ = drop_unreliable(uncertainty, pseudo_label, settings.percent_kept(clock))
         losses, upkeep = self._differentiate(images, labels, target, clock, draws)
         self.apply_gradients(losses, batch, clock)
@@ -135,7 +136,7 @@ class PCR(TeacherMethod):
 
     def _mixed(self, images: Tensor, size: Size, clock: Clock, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Return unlabelled images, the eval-mode teacher's labels and their confidence, mixed if this step mixes."""
-        logits = self.forward("teacher", images, clock, train=False)["logits"]
+        logits = self.forward("teacher", images, clock, train=False, wanted=("logits",))["logits"]
         confidence, pseudo_label = resize(logits, size).softmax(1).max(1)
         parts = images, pseudo_label.to(torch.uint8), confidence
         masks = draws.mix_masks(len(images), size)

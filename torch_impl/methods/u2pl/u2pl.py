@@ -22,7 +22,7 @@ from torch_impl.methods.base import KeptTensor, TeacherMethod
 from torch_impl.methods.u2pl.contrastive import contrastive_loss, label_maps
 from torch_impl.methods.u2pl.memory_bank import MemoryBank
 from torch_impl.mixing import mix
-from torch_impl.pseudo_labels import drop_unreliable, entropy, percentile, unsupervised_loss
+from torch_impl.pseudo_labels import arg_max, drop_unreliable, entropy, percentile, unsupervised_loss
 from torch_impl.resize import nearest, resize
 from torch_impl.session import Session
 
@@ -79,7 +79,7 @@ class U2PL(TeacherMethod):
 
     def _supervised_losses(self, images: Tensor, labels: Tensor, clock: Clock) -> dict[str, float]:
         """Warm-up: the student learns from labels, the teacher's BatchNorm sees the same images."""
-        self.forward("teacher", images, clock)
+        self.forward("teacher", images, clock, wanted=())
 
         def terms() -> dict[str, Tensor]:
             outputs = self.forward("student", images, clock)
@@ -95,7 +95,7 @@ class U2PL(TeacherMethod):
         settings, size, count = self.settings, labels.shape[1:], len(images)
         unlabelled, pseudo_label = self._mixed(unlabelled, size, clock, draws)
         together = torch.cat([images, unlabelled])
-        teacher = self.forward("teacher", together, clock)
+        teacher = self.forward("teacher", together, clock, wanted=("logits", "representation"))
         probabilities = teacher["logits"].softmax(1)
         uncertainty = entropy(resize(teacher["logits"][count:], size).softmax(1))
         reliable, _ = drop_unreliable(uncertainty, pseudo_label, settings.percent_kept(clock))
@@ -117,8 +117,8 @@ class U2PL(TeacherMethod):
 
     def _mixed(self, images: Tensor, size: Size, clock: Clock, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return unlabelled images and the eval-mode teacher's labels, mixed if this step mixes (sections 5.3, 5.4, 6)."""
-        logits = self.forward("teacher", images, clock, train=False)["logits"]
-        pseudo_label = resize(logits, size).argmax(1).to(torch.uint8)
+        logits = self.forward("teacher", images, clock, train=False, wanted=("logits",))["logits"]
+        pseudo_label = arg_max(resize(logits, size), 1).to(torch.uint8)
         masks = draws.mix_masks(pseudo_label.cpu().numpy())
         if masks is None:
             return images, pseudo_label

@@ -26,7 +26,7 @@ from common.methods.u2pl.u2pl_ael import ClassBanks, Draws, StepDraws, keep_thre
 from torch_impl.losses import true_class_probability, weighted_cross_entropy
 from torch_impl.methods.u2pl.u2pl import U2PL
 from torch_impl.mixing import cutmix
-from torch_impl.pseudo_labels import drop_unreliable, entropy, percentile
+from torch_impl.pseudo_labels import arg_max, drop_unreliable, entropy, percentile
 from torch_impl.resize import resize
 from torch_impl.session import Session
 
@@ -68,7 +68,7 @@ def consistency_loss(
     """
     weights = confidence**confidence_gamma
     if uniform is not None:
-        predicted = logits.detach().argmax(1)
+        predicted = arg_max(logits.detach(), 1)
         thresholds = torch.from_numpy(keep_thresholds(class_confidence, sampling_gamma)).to(logits.device)
         drawn = uniform.expand(len(logits), *uniform.shape).gather(1, predicted.unsqueeze(1)).squeeze(1)
         weights = weights * (drawn > thresholds[predicted])
@@ -116,8 +116,8 @@ class U2PLAEL(U2PL):
         categories, positions = draws.partners(self.banks, len(own["ids"]))
         first, second = self.session.tensor(own["image"]), self.session.tensor(self.images.load(positions, clock))
         weak = torch.cat([first, second])
-        scores = resize(self.forward("teacher", weak, clock, train=False)["logits"], size)
-        class_maps = scores.argmax(1).to(torch.uint8).cpu().numpy()
+        scores = resize(self.forward("teacher", weak, clock, train=False, wanted=("logits",))["logits"], size)
+        class_maps = arg_max(scores, 1).to(torch.uint8).cpu().numpy()
         masks = self.session.tensor(draws.mix_masks(class_maps[len(first) :], categories))
         seen = np.concatenate([self.images.positions(own["ids"]), positions])
         self.banks.update_coverage(seen, class_maps, self.settings.coverage_area)
@@ -127,8 +127,9 @@ class U2PLAEL(U2PL):
         self, images: Tensor, labels: Tensor, mixed: Tensor, scores: Tensor, clock: Clock, draws: Draws
     ) -> dict[str, float]:
         settings, size = self.settings, labels.shape[1:]
-        teacher = self.forward("teacher", images, clock)
-        teacher_mixed = self.forward("teacher", mixed, clock, "teacher mixed")
+        wanted = ("logits", "representation")
+        teacher = self.forward("teacher", images, clock, wanted=wanted)
+        teacher_mixed = self.forward("teacher", mixed, clock, "teacher mixed", wanted=wanted)
         teacher_scores = resize(teacher["logits"], size)
         of_labelled, of_mixed = targets(teacher_scores), targets(scores)
         reliable = self._reliable(of_mixed, clock)
@@ -137,7 +138,7 @@ class U2PLAEL(U2PL):
 
         def terms() -> dict[str, Tensor]:
             outputs = self.forward("student", images, clock)
-            outputs_mixed = self.forward("student", mixed, clock, "student mixed")
+            outputs_mixed = self.forward("student", mixed, clock, "student mixed", wanted=wanted)
             student_scores = resize(outputs["logits"], size)
             confidence = class_confidence(student_scores, labels)
             self.banks.update_confidence(confidence, settings.confidence_momentum)

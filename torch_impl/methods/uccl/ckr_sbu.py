@@ -17,7 +17,7 @@ from torch import Tensor
 
 from common.arrays import Size
 from torch_impl.losses import IGNORE
-from torch_impl.pseudo_labels import certainty
+from torch_impl.pseudo_labels import arg_max, certainty
 from torch_impl.resize import resize
 
 NORM_FLOOR = 1e-6
@@ -48,7 +48,7 @@ def position_weights(weak_logits: Tensor, ignored: Tensor) -> tuple[Tensor, Tens
     ``weak_logits`` ``[B,K,h,w]``, ``ignored`` bool ``[B,h,w]``. Rows of classes without a valid pixel are 0.
     """
     scores = weak_logits.flatten(2)
-    members = _members(scores.argmax(1), ~ignored.flatten(1), scores.shape[1])
+    members = _members(arg_max(scores, 1), ~ignored.flatten(1), scores.shape[1])
     peaks = scores.detach().masked_fill(~members, -torch.inf).amax(2, keepdim=True)
     exponents = torch.where(members, scores - peaks, -torch.inf)
     weights = exponents.exp()

@@ -40,8 +40,8 @@ class UCCL(UniMatch):
             for view in range(2)
         ]
         if settings.bn_extra_passes:
-            self.forward("student", views.weak, clock, "extra1", gradient=False)
-            self.forward("student", views.strong[0], clock, "extra2", gradient=False)
+            self.forward("student", views.weak, clock, "extra1", gradient=False, wanted=())
+            self.forward("student", views.strong[0], clock, "extra2", gradient=False, wanted=())
         return outputs
 
     def _context(self, view: int, weak: Outputs, strong: Outputs, views: Views) -> tuple[Tensor, Tensor]:

@@ -88,7 +88,8 @@ class WeakToStrong(Method):
             for stream in ("labelled", "unlabelled")
         )
         views = Views(unlabelled, self.settings.strong_views, self.settings.cutmix.partner)
-        partner = self.pseudo_labels(self.forward("student", views.mix_weak, clock, train=False)["logits"], views)
+        logits = self.forward("student", views.mix_weak, clock, train=False, wanted=("logits",))["logits"]
+        partner = self.pseudo_labels(logits, views)
         inputs, certain = Inputs(labelled["image"], labelled["label"], views, partner, clock, dropped), []
 
         def terms() -> dict[str, Tensor]:
