@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -31,18 +32,29 @@ NO_MEMORY = (
 """What the frameworks say, in lower case, when memory runs out: they have no common exception for it."""
 
 
+def ending_signals() -> list[int]:
+    """Return the signals that ask this process to end: SIGTERM, and that of a terminal that goes away unless ``nohup`` ignores it."""
+    hangup = getattr(signal, "SIGHUP", None)
+    ignored = hangup is None or signal.getsignal(hangup) in (signal.SIG_IGN, None)
+    return [signal.SIGTERM] if ignored else [signal.SIGTERM, hangup]
+
+
 @contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """Let SIGTERM end what is inside as Ctrl-C does, so that a file that is being written is taken back."""
+def _terminable() -> Iterator[None]:
+    """Let the signals that ask for an end do what Ctrl-C does: a file that is being written is taken back."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {}
+    # Only the main thread of a process hears signals.
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, stop) for number in ending_signals()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_command(main: Callable[[list[str] | None], int | None], arguments: list[str] | None = None) -> int:
@@ -50,7 +62,7 @@ def run_command(main: Callable[[list[str] | None], int | None], arguments: list[
 
     Where nobody reads the output any more, the work goes on to its end; the exit code says that the output is not whole.
     """
-    with _lasting_output() as lost:
+    with _terminable(), _lasting_output() as lost:
         try:
             code, message = main(arguments) or 0, ""
         except CheckFailed as error:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from common.checkpoints.formats import SUFFIXES
 from common.checkpoints.layouts import DIALECTS
-from common.command_line import run_command, terminable, user_path
+from common.command_line import run_command, user_path
 from common.errors import UserError
 from common.experiment import compose
 from converters.convert import convert, summary
@@ -71,13 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.source.is_dir():
         from converters.convert_folder import convert_folder
 
-        with terminable():
-            convert_folder(options.source, options.target, options.format, settings)
+        convert_folder(options.source, options.target, options.format, settings)
         return
     if options.format:
         raise UserError(f"--format is for folders; {options.source} is not one, its OUT says the format")
-    with terminable():
-        checkpoint, left = convert(options.source, options.target, **settings)
+    checkpoint, left = convert(options.source, options.target, **settings)
     print(summary(options.target, checkpoint, left))
 
 

@@ -7,21 +7,18 @@ OUT gets ``model.safetensors`` (PyTorch, MindSpore), ``model.onnx`` (ONNX Runtim
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from common.checkpoints.checkpoint import read
-from common.command_line import positive, run_command, terminable, user_path
+from common.command_line import positive, run_command, user_path
 from common.config.schema import ExperimentConfig
 from common.errors import CheckFailed, UserError
 from common.evaluation.results import read_result
 from common.experiment import load
-from common.files import sha256, write_text_atomic
+from common.files import atomic_folder, read_json, sha256, write_text_atomic
 from common.models.model_folder import CARD, CONFIG, GRAPH, RESULT, WEIGHTS
 from common.runs.run_folder import RunFolder
 from common.runtimes import RUNTIMES, TRAINED
@@ -68,22 +65,27 @@ def package(
         outcome = run_parity(str(run), [], checkpoint, parity.parent, limit)
         if outcome["failures"]:
             raise CheckFailed(f"{out} was not made: {'; '.join(outcome['failures'])} (details: {parity})")
-    scores = json.loads(parity.read_text(encoding="utf-8"))["scores"] if parity.is_file() else {}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    scores = _scores(parity) if parity.is_file() else {}
+    with atomic_folder(out) as scratch:
         save(scratch / WEIGHTS, read(checkpoint).only())
         export(scratch / WEIGHTS, scratch / GRAPH, head=config.evaluation.head)
         shutil.copyfile(folder.config, scratch / CONFIG)
         shutil.copyfile(folder.result, scratch / RESULT)
         write_text_atomic(scratch / CARD, card(config, result, scores, scratch))
-        os.chmod(scratch, 0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(scratch, out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return out
+
+
+def _scores(parity: Path) -> dict[str, dict[str, Any]]:
+    """The scores of all runtimes from a ``parity.json``."""
+    try:
+        scores = read_json(parity)["scores"]
+        if all(key in score for score in scores.values() for key in ("version", "device", "images", "miou_percent")):
+            return scores
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UserError(
+        f"{parity} is no parity.json with the scores of all runtimes; make it with python -m converters.parity"
+    )
 
 
 def card(config: ExperimentConfig, result: Mapping[str, Any], scores: Mapping[str, Any], folder: Path) -> str:
@@ -181,10 +183,9 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"no parity.json at {options.parity}; make it with python -m converters.parity")
     if options.parity and options.evaluate:
         raise UserError("--evaluate makes the parity.json that --parity names; leave one out")
-    with terminable():
-        made = package(
-            options.run, options.out, options.overwrite, options.parity, evaluate=options.evaluate, limit=options.limit
-        )
+    made = package(
+        options.run, options.out, options.overwrite, options.parity, evaluate=options.evaluate, limit=options.limit
+    )
     print(f"{made}: {', '.join(sorted(path.name for path in made.iterdir()))}")
 
 

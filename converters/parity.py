@@ -21,7 +21,7 @@ from common.checkpoints.checkpoint import read
 from common.command_line import EXPERIMENT, experiment_arguments, positive, run_command, run_module, user_path
 from common.config.schema import ExperimentConfig
 from common.errors import CheckFailed, UserError
-from common.files import write_json_atomic
+from common.files import write_array_atomic, write_json_atomic
 from common.images.picture import read_indices
 from common.models.model_folder import experiment_of
 from common.runtimes import FRAMEWORKS, RUNTIMES
@@ -203,7 +203,7 @@ def locate(models: dict[str, Path], out: Path, gate: float) -> dict[str, Any]:
     from converters.stages import first_difference
 
     image = generator(0, "parity stages").standard_normal((1, 3, 97, 130)).astype(np.float32)
-    np.save(out / "stages_image.npy", image)
+    write_array_atomic(out / "stages_image.npy", image)
     staged = dict(models)
     try:
         staged["onnx"] = export(models["torch"], out / "stages.onnx", stages=True).path

@@ -11,7 +11,7 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from common.command_line import positive, run_command, terminable, user_path
+from common.command_line import positive, run_command, user_path
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import open_dataset
 from common.errors import CheckFailed, UserError
@@ -32,8 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = experiment_of(options.experiment, options.overrides)
     limits = Limits(drop=options.max_drop, class_drop=options.max_class_drop, flips=options.max_flips)
     source = model_file(options.model, "onnx")
-    with terminable():
-        score = halve(source, options.out, config, limits, options.limit)
+    score = halve(source, options.out, config, limits, options.limit)
     print(
         f"{options.out}: float16, {options.out.stat().st_size / 1e6:.1f} MB of {source.stat().st_size / 1e6:.1f}, mIoU "
         f"{score.miou + score.drop:.3f} -> {score.miou:.3f}, {100 * score.flips:.3f} % of pixels change"

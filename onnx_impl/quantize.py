@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.command_line import positive, run_command, terminable, user_path
+from common.command_line import positive, run_command, user_path
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import open_dataset
 from common.errors import CheckFailed, UserError
@@ -37,8 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"{options.out}: the file to write must be called .onnx")
     config = experiment_of(options.experiment, options.overrides)
     limits = Limits(drop=options.max_drop, class_drop=options.max_class_drop, flips=options.max_flips)
-    with terminable():
-        quantize(model_file(options.model, "onnx"), options.out, config, limits, options)
+    quantize(model_file(options.model, "onnx"), options.out, config, limits, options)
 
 
 @dataclasses.dataclass(frozen=True)

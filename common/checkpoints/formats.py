@@ -23,7 +23,7 @@ import numpy as np
 from common.checkpoints.ckpt_file import read_ckpt, write_ckpt
 from common.checkpoints.pth_file import HEAD, is_pth, read_pth
 from common.errors import UserError
-from common.files import atomic_path
+from common.files import atomic_path, parse_json
 from common.networks.tensors import Tensors, widen_bfloat16
 
 SUFFIXES = {".pth": ".pth", ".pt": ".pth", ".pth.tar": ".pth", ".ckpt": ".ckpt", ".safetensors": ".safetensors"}
@@ -141,7 +141,7 @@ _READERS: dict[str, Callable[[Path, bool], Any]] = {
 
 def _own_header(text: str | bytes, path: Path) -> dict[str, Any]:
     try:
-        meta = json.loads(text)
+        meta = parse_json(text)
         return {"format_version": meta["format_version"], "meta": meta}
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: its description ({META_TAG}) is damaged; fetch or save the file again") from None

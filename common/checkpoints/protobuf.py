@@ -17,6 +17,9 @@ def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     while at < len(data):
         key, at = varint(data, at)
         number, kind = key >> 3, key & 7
+        if number == 0:
+            # Zeros, as of a file that was given its length before its content.
+            raise ValueError(f"byte {at - 1} begins no field")
         if kind == VARINT:
             value, at = varint(data, at)
             yield number, value

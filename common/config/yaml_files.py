@@ -23,6 +23,9 @@ SCALARS = (
 )
 """Tag, pattern and first characters of everything that is not text: the core of YAML 1.2 without hexadecimal and octal."""
 
+MOST_ITEMS = 100_000
+"""Entries of all mappings and lists of a file together, what is referred to counted each time; ours have a few hundred."""
+
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict = {}
@@ -52,11 +55,31 @@ for _tag, _pattern, _first in SCALARS:
 def parse_yaml(text: str, source: str) -> Any:
     """Return the value of one YAML document; raises :class:`UserError` naming ``source`` and the line."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
+        _check_size(value)
+        return value
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}, line {mark.line + 1}" if mark else source
-        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"{where}: not valid YAML: {problem}") from None
+    except RecursionError:
+        raise UserError(f"{source}: not valid YAML: it is nested too deeply") from None
+    # What a tag such as !!int makes of a text that is none fails in nearly every way that Python knows.
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"{source}: not valid YAML: {error}") from None
+
+
+def _check_size(value: Any) -> None:
+    """Raise ValueError for what is too much written out: a few lines of references can stand for more than any memory holds."""
+    waiting, items = [value], 0
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, (dict, list, tuple, set)):
+            items += len(part)
+            waiting += [*part, *part.values()] if isinstance(part, dict) else part
+        if items > MOST_ITEMS:
+            raise ValueError(f"its references stand for more than {MOST_ITEMS} values")
 
 
 def read_yaml(path: Path, name: str | None = None) -> Any:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from common.files import atomic_path
+from common.files import write_array_atomic
 
 READER = 2
 """Raised whenever a file is decoded to other values than before, so that arrays of the old reading are not used."""
 
 
-def cached(folder: Path, source: Path, decode: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return ``decode()`` of the file ``source``, from ``folder`` where it is there; else it is put there.
+def cached(folder: Path, source: Path, axes: int, decode: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return ``decode()`` of the file ``source``, whole numbers of so many ``axes``, from ``folder`` or else put there.
 
     Several processes may do this at once: an array is written whole or not at all.
     """
@@ -28,9 +28,12 @@ def cached(folder: Path, source: Path, decode: Callable[[], np.ndarray]) -> np.n
     key = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     path = folder / f"{source.stem}-{key}.npy"
     try:
-        return np.load(path, allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
-        array = decode()
-    with atomic_path(path) as temporary:
-        np.save(temporary, array, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
+        if array.ndim == axes and array.dtype.kind in "biu":
+            return array
+    # A damaged header can fail in nearly every way that Python knows; the picture itself is still there.
+    except Exception:
+        pass
+    array = decode()
+    write_array_atomic(path, array)
     return array

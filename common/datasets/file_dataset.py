@@ -169,12 +169,12 @@ class FileDataset:
     def image(self, image_id: str) -> np.ndarray:
         """See :class:`Dataset` and :func:`common.images.picture.read_rgb`."""
         path = self.image_path(image_id)
-        return self._kept(path, lambda: self._read(read_rgb, path, "image", image_id))
+        return self._kept(path, 3, lambda: self._read(read_rgb, path, "image", image_id))
 
     def label(self, image_id: str) -> np.ndarray:
         """See :class:`Dataset` and :func:`common.images.picture.read_indices`."""
         path, encoding = self._label_place(image_id)
-        values = self._kept(path, lambda: self._read(read_indices, path, "label", image_id))
+        values = self._kept(path, 2, lambda: self._read(read_indices, path, "label", image_id))
         label = self._class_ids(values, encoding, path, image_id)
         size = self._read(upright_size, self.image_path(image_id), "image", image_id)
         if label.shape != size:
@@ -232,10 +232,10 @@ class FileDataset:
             )
         return there[0] if there else None
 
-    def _kept(self, path: Path, decode: Callable[[], np.ndarray]) -> np.ndarray:
+    def _kept(self, path: Path, axes: int, decode: Callable[[], np.ndarray]) -> np.ndarray:
         if not self.config.cache or not path.is_file():
             return decode()
-        return cached(data_root() / at_home(self.config.cache) / path.parent.name, path, decode)
+        return cached(data_root() / at_home(self.config.cache) / path.parent.name, path, axes, decode)
 
     def _read(self, read: Callable[..., Value], path: Path, kind: str, image_id: str) -> Value:
         """Return what ``read`` makes of a file; its error also says which lines name the image."""

@@ -17,7 +17,7 @@ from common.datasets.file_dataset import Dataset, open_dataset
 from common.errors import UserError
 from common.evaluation.evaluate import OnImage, evaluate
 from common.evaluation.results import format_table, result
-from common.files import atomic_path, write_json_atomic, write_text_atomic
+from common.files import write_array_atomic, write_json_atomic, write_text_atomic
 from common.images.normalise import planes
 from common.models.model_folder import experiment_of, is_model_folder, model_file
 from common.paths import at_home
@@ -238,8 +238,7 @@ def _dumper(request: EvalRequest, predictor: Predictor) -> OnImage | None:
         if left > 0:
             left -= 1
             logits = predictor.logits(planes(image, config.normalisation)[None], image.shape[:2])
-            with atomic_path(request.dump / "logits" / f"{image_id}.npy") as temporary:
-                np.save(temporary, logits[0])
+            write_array_atomic(request.dump / "logits" / f"{image_id}.npy", logits[0])
 
     return dump
 

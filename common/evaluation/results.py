@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import os
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from common.config.schema import ExperimentConfig
 from common.errors import UserError
 from common.evaluation.evaluate import Evaluation
-from common.files import sha256, write_json_atomic
+from common.files import read_json, sha256, write_json_atomic
 
 FORMAT = 1
 """Version of the layout of ``result.json``."""
 
 ABSENT = {"zero": "counted as 0", "skip": "left out"}
 """``evaluation.absent_class`` in words."""
+
+
+def _has(*names: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(name in value for name in names)
+
+
+def _is(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _scores(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is(int, float, type(None))(score) for score in value.values())
+
+
+ENTRIES = {
+    "experiment": _is(str), "miou": _is(int, float), "miou_percent": _is(int, float), "images": _is(int), "iou": _scores,
+    "role": _is(str, type(None)), "protocol": _has(), "split": _has("dataset", "id", "digest"),
+    "runtime": _has("name", "version", "device"),
+}  # fmt: skip
+"""Entries that other programs rely on, and what each must be."""
 
 
 def result(
@@ -87,14 +106,17 @@ def write_result(
 def read_result(path: str | os.PathLike) -> dict[str, Any]:
     """Read a ``result.json``; raises :class:`UserError` for an absent or damaged file or another format version."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; run an evaluation first") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable result file ({error}); run the evaluation again") from None
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise UserError(f"{path}: result format {found!r}, but this program reads {FORMAT}; run the evaluation again")
+    for name, check in ENTRIES.items():
+        if not check(content.get(name)):
+            raise UserError(f"{path}: its entry {name} is missing or damaged; run the evaluation again")
     return content
 
 

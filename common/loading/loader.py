@@ -156,6 +156,8 @@ def _start_worker(maker: SampleMaker) -> None:
     # batches until then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     cv2.setNumThreads(0)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

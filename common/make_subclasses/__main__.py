@@ -7,7 +7,6 @@ to a new folder that gets its name when it is complete.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from common.command_line import experiment_arguments, run_command, user_path
 from common.datasets.file_dataset import Dataset, open_dataset
 from common.errors import UserError
 from common.experiment import compose
-from common.files import sha256
+from common.files import atomic_folder, sha256
 from common.make_subclasses.cluster import ClusterClasses, nearest_opencv, subclass_maps
 from common.make_subclasses.features import Description as FeatureDescription
 from common.make_subclasses.features import read_description
@@ -59,10 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     cluster = ClusterClasses(settings.clustering, config.trainer.seed, dataset.classes)
     maps = subclass_maps(features, small, counts, settings.clustering.quantise == "int16", cluster)
 
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    files = [part / f"{file_stem(config.dataset, image_id)}.png" for image_id in ids]
-    try:
+    with atomic_folder(out) as part:
+        files = [part / f"{file_stem(config.dataset, image_id)}.png" for image_id in ids]
         for file, found, label in zip(files, maps, labels):
             write_subclass_image(file, nearest_opencv(found, label.shape))
         Description(
@@ -70,11 +67,6 @@ def main(arguments: list[str] | None = None) -> None:
             seed=config.trainer.seed, quantise=settings.clustering.quantise, sample=settings.clustering.sample,
             checkpoint_sha256=made.checkpoint_sha256, images=len(ids), digest=digest(files),
         ).write(part)  # fmt: skip
-        if out.exists():
-            shutil.rmtree(out)
-        part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     print(f"written: {len(ids)} subclass labels in {out}")
 
 

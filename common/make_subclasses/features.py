@@ -7,7 +7,6 @@ augmentation, through the network of a checkpoint, which is not touched; ``featu
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from common.datasets.file_dataset import Dataset, open_dataset
 from common.errors import UserError
 from common.evaluation.command import AddOptions, LoadPredictor, find_checkpoint
 from common.experiment import compose
-from common.files import atomic_path, sha256, write_json_atomic
+from common.files import read_json, sha256, write_array_atomic, write_json_atomic
 from common.images.geometry import reflect_pad
 from common.images.normalise import planes
 from common.methods.usrn.subclasses import file_stem
@@ -94,8 +93,7 @@ def save_features(
         image = dataset.image(image_id)
         padded = reflect_pad(planes(image, config.normalisation)[None], PAD_MULTIPLE)
         found = features(np.ascontiguousarray(padded), feature_size(image.shape[:2]))[0]
-        with atomic_path(file) as temporary, open(temporary, "wb") as handle:
-            np.save(handle, found.astype(np.float16))
+        write_array_atomic(file, found.astype(np.float16))
 
 
 def read_description(folder: Path) -> Description:
@@ -104,7 +102,7 @@ def read_description(folder: Path) -> Description:
     if not path.is_file():
         raise UserError(f"no features in {folder} ({DESCRIPTION} is missing); make them: python -m torch_impl.features")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return Description(**{field.name: content[field.name] for field in fields(Description)})
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; make the features again with --overwrite") from None

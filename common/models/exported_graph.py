@@ -11,6 +11,7 @@ from typing import Any, Literal
 from common.config.schema import Head, Normalisation
 from common.config.strict import build, ranged, to_plain
 from common.errors import UserError
+from common.files import parse_json
 
 FORMAT = "2"
 """Version of the properties below; a reader refuses a later one."""
@@ -88,7 +89,7 @@ def read_properties(properties: Mapping[str, str], path: Path) -> GraphMetadata:
             f"{path}: metadata format {version}, but this program reads {' and '.join(READ)}; export the checkpoint again"
         )
     try:
-        values = {key: value if key in TEXTS else json.loads(value) for key, value in properties.items() if key in KEYS}
-    except json.JSONDecodeError as error:
+        values = {key: value if key in TEXTS else parse_json(value) for key, value in properties.items() if key in KEYS}
+    except ValueError as error:
         raise UserError(f"{path}: its metadata is damaged ({error}); export the checkpoint again") from None
     return build(GraphMetadata, values, {"": str(path)})

@@ -24,10 +24,12 @@ def is_counter(name: str) -> bool:
 
 
 def check_dtypes(tensors: Tensors, where: str) -> None:
-    """Raise :class:`ValueError` unless every array has one of ``DTYPES``."""
+    """Raise :class:`UserError` unless every array has one of ``DTYPES``."""
     for name, array in tensors.items():
         if array.dtype.name not in DTYPES:
-            raise ValueError(f"{where}: {name} is {array.dtype}; a checkpoint holds {', '.join(DTYPES)}")
+            raise UserError(
+                f"{where}: {name} is {array.dtype}, but a checkpoint holds {', '.join(DTYPES)}; save it as one of these"
+            )
 
 
 def widen_bfloat16(raw: bytes | bytearray, byte_order: str = "<") -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import write_text_atomic
+from common.files import parse_json, write_text_atomic
 from common.paths import PROJECT
 
 
@@ -92,10 +92,13 @@ class RunFolder:
         entries = []
         for number, line in enumerate(lines, 1):
             try:
-                entries.append(json.loads(line))
-            except json.JSONDecodeError:
+                entry = parse_json(line)
+                if not isinstance(entry, dict) or type(entry.get("iteration", 0)) is not int:
+                    raise ValueError("it is no entry of a log")
+                entries.append(entry)
+            except ValueError:
                 if number < len(lines):
-                    raise UserError(f"{self.log_file}, line {number}: not a line of JSON; remove the line") from None
+                    raise UserError(f"{self.log_file}, line {number}: not an entry of a log; remove the line") from None
         return entries
 
     def truncate_after(self, iteration: int) -> None:

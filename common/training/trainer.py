@@ -21,6 +21,7 @@ from tqdm import tqdm
 from common.checkpoints.checkpoint import Checkpoint, read
 from common.checkpoints.formats import SINGLE
 from common.checkpoints.meta import CheckpointMeta
+from common.command_line import ending_signals
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import Dataset
 from common.errors import CheckFailed, Interrupted, UserError
@@ -244,14 +245,14 @@ class Trainer:
 
     @contextmanager
     def _stop_signals(self) -> Iterator[None]:
-        """Let SIGTERM and Ctrl-C end the run after the current step; a second Ctrl-C ends it at once."""
+        """Let SIGTERM, SIGHUP and Ctrl-C end the run after the current step; a second Ctrl-C ends it at once."""
 
         def ask(number, _frame) -> None:
             if self.stop_asked and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.stop_asked = True
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, ask) for number in (*ending_signals(), signal.SIGINT)}
         try:
             yield
         finally:

@@ -14,7 +14,7 @@ from typing import Any
 from common.errors import UserError
 from common.evaluation.results import read_result
 from common.experiment import dump, load
-from common.files import write_text_atomic
+from common.files import parse_json, write_text_atomic
 from common.machine import describe
 from common.paths import PROJECT
 from common.runs.run_folder import RunFolder
@@ -32,9 +32,9 @@ class Rows:
         rows = {}
         for number, line in enumerate(self.file.read_text("utf-8").splitlines() if self.file.is_file() else (), 1):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
                 rows[row["run"]] = row
-            except (json.JSONDecodeError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError):
                 raise UserError(f"{self.file}, line {number}: not a row of a campaign; remove the line") from None
         return rows
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from common.errors import UserError
 from common.paths import at_home, data_root
 from common.runs.run_folder import RunFolder
 from tests.places import PROJECT
+from tests.processes import PATIENCE
 
 
 def ends_with(error: Exception, capsys) -> str:
@@ -129,6 +131,39 @@ def test_letters_that_the_terminal_does_not_know_are_written_as_codes(monkeypatc
         monkeypatch.setattr(sys, "stdout", stream)
         assert run_command(lambda _: print("masks/\u00e4.png") or 0) == 0
     assert (tmp_path / "out").read_text() == "masks/\\xe4.png\n"
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_command_that_is_asked_to_end_takes_its_file_back(number, tmp_path):
+    (tmp_path / "writes.py").write_text(
+        "import sys, time\nfrom common.command_line import run_command\nfrom common.files import atomic_path\n"
+        "def main(_):\n    with atomic_path('out/file.txt'):\n        print('writing', flush=True)\n        time.sleep(600)\n"
+        "sys.exit(run_command(main))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    process = subprocess.Popen(
+        [sys.executable, "writes.py"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "writing\n" and len(list((tmp_path / "out").iterdir())) == 1
+    process.send_signal(getattr(signal, number))
+    _, error = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, error) == (130, "error: interrupted\n")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_terminal_that_goes_away_does_not_end_what_nohup_runs(tmp_path):
+    (tmp_path / "waits.py").write_text(
+        "import os, signal, sys\nfrom common.command_line import run_command\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "sys.exit(run_command(lambda _: os.kill(os.getpid(), signal.SIGHUP)))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    assert subprocess.run([sys.executable, "waits.py"], cwd=tmp_path, env=environment).returncode == 0
 
 
 def test_a_killed_process_is_named(tmp_path, monkeypatch):

@@ -6,15 +6,25 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 import sys
 
+import numpy as np
 import pytest
 
 from common import files
 from common.command_line import run_command
 from common.errors import UserError
-from common.files import atomic_path, sha256, write_json_atomic, write_text_atomic
+from common.files import (
+    atomic_folder,
+    atomic_path,
+    read_json,
+    sha256,
+    write_array_atomic,
+    write_json_atomic,
+    write_text_atomic,
+)
 from common.paths import PROJECT, data_root, weights_path
 
 
@@ -102,6 +112,50 @@ def test_a_signal_at_any_moment_leaves_the_old_or_the_new_file_and_no_other(tmp_
     assert moment > 100 and found == {old, b"new"}
 
 
+@pytest.mark.parametrize("old", [None, "old"])
+def test_a_signal_at_any_moment_leaves_the_old_or_the_new_folder(tmp_path, old):
+    path, moment, found = tmp_path / "model", 0, set()
+
+    def write() -> None:
+        with atomic_folder(path) as part:
+            (part / "a").write_text("new")
+            (part / "b").write_text("new")
+
+    while True:
+        shutil.rmtree(path, ignore_errors=True)
+        if old:
+            path.mkdir()
+            (path / "a").write_text(old)
+        moment += 1
+        came = interrupted_at(moment, write)
+        found.add(tuple(file.read_text() for file in sorted(path.iterdir())) if path.exists() else None)
+        # Only where the signal comes while the old folder is being removed, it is left to the next one.
+        assert {file.name for file in tmp_path.iterdir()} <= {"model", ".model.old"} - (
+            {".model.old"} if not old else set()
+        )
+        if not came:
+            break
+    assert moment > 100 and found == {("old",) if old else None, ("new", "new")}
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_that_fails_stays_as_it_was_and_what_a_killed_process_left_is_mended(tmp_path, capsys):
+    path = tmp_path / "model"
+    with pytest.raises(RuntimeError), atomic_folder(path) as part:
+        (part / "a").write_text("half")
+        raise RuntimeError("half way")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / ".model.old").mkdir()  # killed between taking the old folder away and putting the new one there
+    (tmp_path / ".model.old" / "a").write_text("old")
+    (tmp_path / ".model.part").mkdir()
+    with pytest.raises(RuntimeError), atomic_folder(path):
+        raise RuntimeError("half way")
+    assert (path / "a").read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    (tmp_path / "file").touch()
+    assert run_command(lambda _: atomic_folder(tmp_path / "file").__enter__()) == 2
+    assert "there is a file of this name" in capsys.readouterr().err
+
+
 def test_a_name_as_long_as_the_file_system_allows(tmp_path):
     for name in ("x" * 251 + ".png", "\u00e4" * 125 + ".png"):
         write_text_atomic(tmp_path / name, "new")
@@ -133,6 +187,36 @@ def test_json_round_trip_and_refusal_of_nan(tmp_path):
     with pytest.raises(ValueError):
         write_json_atomic(path, {"miou": float("nan")})
     assert json.loads(path.read_text(encoding="utf-8"))["miou"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((2, 0, 3), np.uint8),
+        np.float32(4),
+        np.arange(6, dtype=">i2").reshape(2, 3).T,
+        np.arange(24.0).reshape(2, 3, 4)[:, ::2],
+    ],
+)
+def test_arrays_are_what_numpy_reads(tmp_path, array):
+    write_array_atomic(tmp_path / "a.npy", np.asarray(array))
+    found = np.load(tmp_path / "a.npy", allow_pickle=False)
+    assert found.dtype == array.dtype and np.array_equal(found, array)
+
+
+def test_an_error_without_a_number_names_the_file_and_the_reason(tmp_path, capsys):
+    def main(_arguments):
+        with atomic_path(tmp_path / "a.npy"):
+            raise OSError("8192 requested and 0 written")
+
+    assert run_command(main) == 2
+    assert f"error: {tmp_path / 'a.npy'}: 8192 requested and 0 written" in capsys.readouterr().err
+
+
+def test_json_that_is_nested_too_deeply_is_no_json(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_json(tmp_path / "deep.json")
 
 
 def test_sha256_reads_the_whole_file(tmp_path):

@@ -112,6 +112,10 @@ def test_bad_use_leaves_nothing_behind(packaged, tmp_path, capsys):
         ([str(run), str(run), "--overwrite"], "is there already"),
         ([str(run), str(tmp_path / "out"), "--parity", "none.json"], "no parity.json at none.json"),
     ]
+    for number, text in enumerate(("{", "[]", "{}", '{"scores": {"torch": {}}}', '{"scores": [1]}')):
+        (run / f"parity{number}.json").write_text(text)
+        damaged = [str(run), str(tmp_path / "out"), "--parity", str(run / f"parity{number}.json")]
+        cases.append((damaged, f"parity{number}.json is no parity.json with the scores"))
     before = sorted(model.iterdir())
     for arguments, complaint in cases:
         assert run_command(main, arguments) == 2

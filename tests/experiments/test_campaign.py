@@ -64,8 +64,9 @@ def put_row(rows: Rows, run, miou: float, last: float | None = None, steps: int 
     folder = RunFolder(rows.folder / "runs" / run.name)
     folder.log(kind="evaluation", iteration=steps, epoch=1, miou=(miou if last is None else last) / 100, role="student")
     result = {
-        "format": 1, "miou_percent": miou, "iou": {"disc": miou / 100, "ring": None}, "runtime": {"device": "cpu"},
-        "split": {"digest": "d"}, "checkpoint": {"sha256": "c"},
+        "format": 1, "experiment": run.experiment, "miou": miou / 100, "miou_percent": miou, "images": 8, "role": "student",
+        "iou": {"disc": miou / 100, "ring": None}, "runtime": {"name": "torch", "version": "1", "device": "cpu"},
+        "split": {"dataset": "shapes", "id": "12", "digest": "d"}, "checkpoint": {"sha256": "c"}, "protocol": {},
     }  # fmt: skip
     folder.result.write_text(json.dumps(result))
     rows.add(run, folder, 1, 10.0, 9.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable
 
 import numpy as np
@@ -76,10 +75,11 @@ def read_prototypes(settings: PCRSettings, shape: Shape) -> np.ndarray:
     """
     path = weights_path(settings.proto_file)
     found = _checkpoint_prototypes(path) if path.name.endswith(tuple(SUFFIXES)) else _npz_prototypes(path)
-    if found is None:
+    if not isinstance(found, np.ndarray):
         raise UserError(f"{path} holds no array called prototypes; save them as [classes, prototypes, channels]")
     flat = (shape[0] * shape[1], shape[2])
-    if found.shape not in (shape, flat) or found.dtype.kind != "f" or not np.isfinite(found).all():
+    largest = np.finfo(np.float32).max
+    if found.shape not in (shape, flat) or found.dtype.kind != "f" or not (np.abs(found) <= largest).all():
         raise UserError(
             f"{path}: its prototypes, {found.dtype} {list(found.shape)}, are not finite numbers of the shape {list(shape)} "
             "(classes, network.prototypes, channels of the fused features); choose another method.proto_file"
@@ -97,5 +97,8 @@ def _npz_prototypes(path) -> np.ndarray | None:
             return content.get("prototypes")
     except FileNotFoundError:
         raise UserError(f"no prototypes at {path}; check method.proto_file") from None
-    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile):
-        raise UserError(f"{path} is no readable .npz file; save it again with numpy.savez(prototypes=...)") from None
+    # A damaged archive can fail in nearly every way that Python knows.
+    except Exception as error:
+        raise UserError(
+            f"{path} is no readable .npz file ({error}); save it again with numpy.savez(prototypes=...)"
+        ) from None

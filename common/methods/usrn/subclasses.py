@@ -7,7 +7,6 @@ the label images lies ``subclasses.json``, which says for which split and from w
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,7 +18,7 @@ from common.arrays import Size
 from common.config.schema import MOST_SUBCLASSES, DatasetConfig
 from common.datasets.file_dataset import Dataset
 from common.errors import UserError
-from common.files import atomic_path, write_json_atomic
+from common.files import atomic_path, read_json, write_json_atomic
 from common.images.picture import read_indices
 
 DESCRIPTION = "subclasses.json"
@@ -126,7 +125,7 @@ def read_description(folder: Path, command: str) -> Description:
     if not path.is_file():
         raise UserError(f"no subclass labels in {folder} ({DESCRIPTION} is missing); make them: {command}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         content["counts"] = tuple(content["counts"])
         return Description(**{field.name: content[field.name] for field in fields(Description)})
     except (ValueError, KeyError, TypeError):

@@ -8,6 +8,7 @@ import pytest
 
 from common.checkpoints import ckpt_file
 from common.checkpoints.ckpt_file import read_ckpt, write_ckpt
+from common.checkpoints.protobuf import fields
 from common.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -82,6 +83,13 @@ def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "a.ckpt").write_bytes(content)
     with pytest.raises(UserError, match="a.ckpt is not a readable MindSpore checkpoint"):
         read_ckpt(tmp_path / "a.ckpt")
+
+
+def test_zeros_are_no_message():
+    """A file with a hole at its end would else be walked byte by byte."""
+    assert list(fields(memoryview(b"\x08\x05"))) == [(1, 5)]
+    with pytest.raises(ValueError, match="byte 2 begins no field"):
+        list(fields(memoryview(b"\x08\x05" + bytes(4))))
 
 
 def test_a_shape_that_does_not_fit_its_bytes_is_refused(tmp_path):

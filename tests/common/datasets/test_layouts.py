@@ -184,10 +184,14 @@ def test_the_decoded_cache(tmp_path):
     path = plain.image_path(TRAIN[0])
     save(path, 255 - IMAGE)
     np.testing.assert_array_equal(kept.image(TRAIN[0]), 255 - IMAGE)
-    for file in (tmp_path / "cache").rglob("*.npy"):
-        file.write_bytes(file.read_bytes()[:20])
-    np.testing.assert_array_equal(kept.image(TRAIN[0]), 255 - IMAGE)
-    np.testing.assert_array_equal(kept.label(VAL[0]), TRAIN_IDS)
+    for damage in (
+        lambda file: file.write_bytes(file.read_bytes()[:20]), lambda file: np.save(file, np.zeros(3)),
+        lambda file: np.save(file, np.array([{}])), lambda file: file.write_bytes(file.read_bytes().replace(b"(", b"(9" * 9, 1)),
+    ):  # fmt: skip
+        for file in (tmp_path / "cache").rglob("*.npy"):
+            damage(file)
+        np.testing.assert_array_equal(kept.image(TRAIN[0]), 255 - IMAGE)
+        np.testing.assert_array_equal(kept.label(VAL[0]), TRAIN_IDS)
     path.write_bytes(b"")
     with pytest.raises(UserError, match="is empty; replace it"):
         kept.image(TRAIN[0])

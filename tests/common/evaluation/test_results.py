@@ -11,6 +11,7 @@ from common.errors import UserError
 from common.evaluation.evaluate import Evaluation, describe_protocol
 from common.evaluation.metrics import ConfusionMatrix
 from common.evaluation.results import absence, format_table, read_result, result, write_result
+from common.files import write_json_atomic
 from common.prediction.predictor import UsedRuntime
 from tests.builders import experiment
 
@@ -113,6 +114,23 @@ def test_bad_files_are_refused(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match="result format"):
             read_result(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("iou", [0.5]), ("iou", {"cat": "much"}), ("iou", None), ("miou", True), ("miou_percent", "12"), ("images", 2.5),
+        ("protocol", None), ("role", 3), ("split", {"dataset": "pets"}), ("runtime", {}), ("experiment", None),
+    ],
+)  # fmt: skip
+def test_a_damaged_entry_is_named(tmp_path, evaluation, name, value):
+    path = tmp_path / "result.json"
+    content = result(evaluation, CONFIG, split_digest=DIGEST, checkpoint=None)
+    write_json_atomic(path, content)
+    assert read_result(path) == content
+    write_json_atomic(path, content | {name: value})
+    with pytest.raises(UserError, match=f"its entry {name} is missing or damaged"):
+        read_result(path)
 
 
 def test_table_lists_classes_and_says_what_absent_means(evaluation):

@@ -211,7 +211,11 @@ def test_prototypes_of_a_file(tmp_path, shape):
         ({"prototypes": np.zeros((3, 2, 4))}, "of the shape"),
         ({"prototypes": np.full((3, 2, 5), np.nan)}, "not finite"),
         ({"centres": np.zeros((3, 2, 5))}, "no array called prototypes"),
+        ({"prototypes": np.full((3, 2, 5), 1e300)}, "not finite"),
+        ({"prototypes": np.array([{}])}, "no readable .npz"),
         (b"something else", "no readable .npz"),
+        (b"", "no readable .npz"),
+        (b"PK\x03\x04 no archive", "no readable .npz"),
         (None, "no prototypes at"),
     ],
 )

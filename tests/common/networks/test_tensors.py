@@ -41,5 +41,5 @@ def test_bfloat16_is_widened_exactly():
 
 def test_a_type_that_not_all_formats_hold_is_refused():
     check_dtypes({"a": np.zeros(1, np.int64)}, "x")
-    with pytest.raises(ValueError, match="a is complex64"):
+    with pytest.raises(UserError, match="a is complex64"):
         check_dtypes({"a": np.zeros(1, np.complex64)}, "x")

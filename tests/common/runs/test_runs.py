@@ -68,9 +68,10 @@ def test_a_line_cut_off_by_a_crash_is_dropped_but_damage_inside_is_reported(fold
     folder.truncate_after(5)
     folder.log(iteration=2)
     assert folder.entries() == [{"iteration": 1}, {"iteration": 2}]
-    folder.log_file.write_text('{"iteration"\n{"iteration": 2}\n')
-    with pytest.raises(UserError, match="log.jsonl, line 1"):
-        folder.entries()
+    for line in ('{"iteration"', "3", '{"iteration": "1"}', '{"iteration": null}', "[" * 5000):
+        folder.log_file.write_text(f'{line}\n{{"iteration": 2}}\n')
+        with pytest.raises(UserError, match="log.jsonl, line 1"):
+            folder.entries()
 
 
 def test_default_run_folder():
