@@ -1,0 +1,248 @@
+"""Whatever is wrong with a file, a command works or ends in one line with exit code 2; nothing in it runs, nothing is left.
+
+A mutation is known by its seed: ``pytest "tests/mutations/test_mutations.py::test_mutation[137]"`` does it again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+from tests.mutations import mutate as m  # noqa: E402
+from tests.mutations.guard import Outcome, run  # noqa: E402
+from tests.mutations.valid import BASELINE, CACHED, PCR, SETTINGS, SUPONLY, USRN  # noqa: E402
+
+pytestmark = pytest.mark.onnx
+QUICK, ALL = 50, 800
+"""Mutations of ``make test``, and those of ``make test-slow`` together with them."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command with its arguments; ``{file}`` is the file that was spoiled, ``{home}`` the folder of all files.
+
+    ``silent``: where it fails it says one line and nothing else. ``makes`` begins the names of what it may leave where it fails:
+    parts of a whole that are whole themselves. ``codes`` are the exit codes that it has.
+    """
+
+    module: str
+    arguments: tuple[str, ...]
+    silent: bool = True
+    makes: tuple[str, ...] = ()
+    codes: tuple[int, ...] = (0, 2)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Files of one kind, how they are spoiled, and the commands that read them."""
+
+    files: tuple[str, ...]
+    changes: tuple[m.Change, ...]
+    commands: tuple[Command, ...]
+
+
+def converted(to: str) -> Command:
+    return Command("converters.convert_ckpt", ("{file}", f"{{home}}/out/new{to}"))
+
+
+def training(framework: str, experiment: str, run: str, *settings: str) -> Command:
+    arguments = (experiment, *SETTINGS, *settings, "--run-dir", f"{{home}}/{run}")
+    return Command(f"{framework}_impl.train", arguments, silent=False, makes=(f"{run}/",))
+
+
+def evaluation(framework: str, *arguments: str) -> Command:
+    return Command(f"{framework}_impl.eval", (*arguments, "--out", "{home}/out"), silent=False, makes=("out",))
+
+
+INSPECT = Command("converters.convert_ckpt", ("--inspect", "{file}"))
+TRAIN = training("torch", SUPONLY, "new")
+CHECK = Command("common.check_data", (SUPONLY, *SETTINGS, "--page", "{home}/out/page.html"), False, ("out",), (0, 1, 2))
+PREDICT = ("--out", "{home}/out", "--threads", "1")
+IMPORT = ("--folder", "{home}/new_splits")
+CHECKPOINT = (
+    INSPECT, *map(converted, (".pth", ".ckpt", ".safetensors")),
+    *(evaluation(framework, SUPONLY, *SETTINGS, "--checkpoint", "{file}") for framework in ("torch", "mindspore")),
+)  # fmt: skip
+RUN = (
+    training("torch", SUPONLY, "run", "--resume"), evaluation("torch", SUPONLY, *SETTINGS, "--run-dir", "{home}/run"),
+)  # fmt: skip
+
+KINDS = {
+    "pth": Kind(("checkpoints/*.pth",), (*m.ANY, m.hostile_pickle, m.hostile_pickle, m.renamed_global, m.meta_value, m.rename), CHECKPOINT),
+    "ckpt": Kind(("checkpoints/*.ckpt",), (*m.ANY, m.meta_value, m.rename), CHECKPOINT),
+    "safetensors": Kind(
+        ("checkpoints/*.safetensors",), (*m.ANY, m.safetensors_header, m.safetensors_header, m.meta_value, m.rename), CHECKPOINT
+    ),
+    "run": Kind(("run/*",), (*m.ANY, m.text, m.text, m.meta_value, m.hostile_pickle), RUN),
+    "mindspore run": Kind(
+        ("mindspore_run/*",), (*m.BYTES, m.text, m.text, m.meta_value, m.swap),
+        (*(evaluation(framework, SUPONLY, *SETTINGS, "--run-dir", "{home}/mindspore_run") for framework in ("torch", "mindspore")),
+         training("mindspore", SUPONLY, "mindspore_run", "--resume")),
+    ),
+    "pictures": Kind(
+        ("pictures/*",), (*m.ANY, m.picture, m.picture, m.picture, m.huge_picture),
+        (Command("onnx_impl.predict", ("{home}/model", "{home}/pictures", *PREDICT), False, ("out",)),
+         Command("onnx_impl.predict", ("{home}/model", "{file}", "--window", "16", "--overlay", "0", *PREDICT), False, ("out",))),
+    ),
+    "images": Kind(("data/JPEGImages/*",), (*m.ANY, m.picture, m.picture, m.huge_picture), (CHECK, TRAIN, *RUN)),
+    "labels": Kind(("data/SegmentationClass/*",), (*m.ANY, m.picture, m.picture, m.huge_picture), (CHECK, TRAIN, *RUN)),
+    "lists": Kind(
+        ("data/ImageSets/Segmentation/*", "splits/own/few/*", "lists/one.txt"), (*m.ANY, m.text, m.text, m.text),
+        (CHECK, TRAIN, *RUN, Command("common.splits", ("import", "voc_mini/new", "{file}", *IMPORT), makes=("new_splits",)),
+         Command("common.splits", ("import", "{file}", *IMPORT), silent=False),
+         Command("common.splits", ("verify", "voc_mini/few", "--folder", "{home}/splits"))),
+    ),
+    "archives": Kind(
+        ("lists/lists.*",), (*m.ANY, m.hostile_archive, m.hostile_archive, m.hostile_archive),
+        (Command("common.splits", ("import", "voc_mini/new", "{file}", *IMPORT), makes=("new_splits",)),
+         Command("common.splits", ("import", "{file}", *IMPORT), silent=False)),
+    ),
+    "graphs": Kind(
+        ("model/model.onnx",), (*m.ANY, *[m.graph] * 8, m.meta_value),
+        (Command("onnx_impl.predict", ("{file}", "{home}/pictures/a.jpg", *PREDICT), False, ("out",)),
+         evaluation("onnx", SUPONLY, *SETTINGS, "--checkpoint", "{file}"),
+         Command("onnx_impl.bench", ("{file}", "--size", "33", "33", "--runs", "1", "--warm-up", "1", "--threads", "1", "--json", "{home}/out/b.json"))),
+    ),
+    "model folder": Kind(
+        ("model/*",), (*m.ANY, m.text, m.meta_value, m.safetensors_header),
+        (evaluation("torch", "{home}/model"), evaluation("onnx", "{home}/model"),
+         Command("onnx_impl.predict", ("{home}/model", "{home}/pictures/a.jpg", *PREDICT), False, ("out",))),
+    ),
+    "settings": Kind(("run/config.yaml", "model/config.yaml"), (*m.ANY, *[m.text] * 12), (*RUN, evaluation("torch", "{home}/model"))),
+    "subclasses": Kind(
+        ("subclasses/*",), (*m.ANY, m.picture, m.text, m.meta_value, m.huge_picture),
+        (training("torch", USRN, "new", "method.subclass_labels=~/subclasses", "loader.batch_unlabelled=2"),),
+    ),
+    "features": Kind(
+        ("features/*",), (*m.ANY, m.array, m.array, m.array, m.text, m.meta_value),
+        (Command(
+            "common.make_subclasses",
+            (USRN, *SETTINGS, "method.subclass_share=0.3", "--features", "{home}/features", "--checkpoint", "{home}/run/best.pth", "--out", "{home}/new"),
+            silent=False,
+        ),
+         Command(
+             "torch_impl.features",
+             (BASELINE, *SETTINGS, "--checkpoint", "{home}/run/best.pth", "--out", "{home}/features"),
+             silent=False, makes=("features/",),
+         )),
+    ),
+    "prototypes": Kind(
+        ("prototypes.npz",), (*m.ANY, *[m.array] * 6, m.hostile_archive),
+        (training("torch", PCR, "new", "method.proto_init=file", "method.proto_file=~/prototypes.npz", "loader.batch_unlabelled=2"),),
+    ),
+    "cache": Kind(
+        ("cache/*/*.npy",), (*m.ANY, *[m.array] * 5), (evaluation("torch", SUPONLY, *SETTINGS, CACHED, "--checkpoint", "{home}/run/best.pth"),)
+    ),
+    "packaging": Kind(
+        ("run/result.json", "parity.json", "run/config.yaml"), (*m.ANY, *[m.text] * 4, *[m.meta_value] * 4),
+        (Command("converters.package", ("{home}/run", "{home}/new", "--parity", "{home}/parity.json"), silent=False),),
+    ),
+}  # fmt: skip
+
+
+def drawn(seed: int, home: Path) -> tuple[Command, Path, str]:
+    """Spoil a file; return the command to run, the file and what was done to it."""
+    rng = Random(seed)
+    name = list(KINDS)[seed % len(KINDS)]
+    kind = KINDS[name]
+    files = sorted(path for pattern in kind.files for path in home.glob(pattern) if path.is_file())
+    file, command = rng.choice(files), rng.choice(kind.commands)
+    fitting = [change for change in kind.changes if fits(change, file)]
+    change = rng.choice(fitting)
+    change(file, rng)
+    there = next(iter(sorted(file.parent.glob(f"{file.stem}.*"))), file) if change is m.rename else file
+    return command, there, f"{name}: {change.__name__} of {file.relative_to(home)}"
+
+
+SUFFIXES = {
+    m.array: (".npy", ".npz"), m.picture: (".jpg", ".png", ".bmp", ".webp", ".tif", ".ppm"), m.safetensors_header: (".safetensors",),
+    m.text: (".yaml", ".json", ".jsonl", ".txt", ".md"), m.hostile_pickle: (".pth",), m.hostile_archive: (".zip", ".tar", ".tgz", ".npz"),
+}  # fmt: skip
+
+
+def fits(change: m.Change, file: Path) -> bool:
+    """Whether a change is one of this kind of file."""
+    return file.suffix in SUFFIXES.get(change, (file.suffix,))
+
+
+def faults(command: Command, outcome: Outcome, out: str, err: str) -> list[str]:
+    """What is wrong with how a command ended, and with what it said on stdout and stderr."""
+    lines = err.strip().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    failed = outcome.code != 0
+    found = {
+        f"it ran or wrote {outcome.seen}": outcome.seen,
+        f"exit code {outcome.code}": outcome.code not in command.codes,
+        "a traceback": "Traceback" in out + err,
+        "something unfinished is left": [name for name in outcome.new if "/." in f"/{name}" or name.startswith("tmp/")],
+        "not one line": failed and (len(errors) != 1 or lines[-1] != errors[0]),
+        "more than one line": failed and command.silent and (len(lines) != 1 or out.strip()),
+        f"it warned {outcome.warned}": failed and outcome.warned,
+        f"new {outcome.new}": failed and not all(name.startswith(command.makes or ("-",)) for name in outcome.new),
+        f"changed {outcome.lost}": failed
+        and not all(name.startswith(command.makes or ("-",)) for name in outcome.lost),
+    }
+    return [text for text, holds in found.items() if holds]
+
+
+def main_of(command: Command) -> Callable:
+    """The function that a command runs: of its module, or of a package's ``__main__``."""
+    module = importlib.import_module(command.module)
+    return getattr(module, "main", None) or importlib.import_module(f"{command.module}.__main__").main
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= QUICK)) for seed in range(ALL)]
+)
+def test_mutation(seed, valid, home, capfd, monkeypatch):
+    # What packaging reads is spoiled, not what it makes: exporting takes most of its time.
+    graph = valid / "model/model.onnx"
+    monkeypatch.setattr("converters.export_onnx.export", lambda _, target, *__, **___: shutil.copy(graph, target))
+    command, file, done = drawn(seed, home)
+    arguments = [argument.format(file=file, home=home) for argument in command.arguments]
+    main = main_of(command)
+    capfd.readouterr()
+    outcome = run(main, arguments, home)
+    out, err = capfd.readouterr()
+    what = f"seed {seed}, {done}: python -m {command.module} {' '.join(arguments)}"
+    found = faults(command, outcome, out, err)
+    assert not found, f"{what}\n{found}\n{out[-2000:]}\n{err[-3000:]}"
+
+
+def test_faults_are_seen():
+    """Each condition of :func:`faults` can fail."""
+    right = {"code": 2, "new": (), "lost": (), "seen": (), "warned": ()}
+    assert not faults(INSPECT, Outcome(**right), "", "error: bad\n") and not faults(
+        INSPECT, Outcome(**right | {"code": 0}), "x", ""
+    )
+    for change, out, err in (
+        ({"code": 1}, "", "error: bad"), ({"code": 2}, "", ""), ({"code": 2}, "", "error: a\nerror: b"), ({"code": 2}, "", "error: a\nb"),
+        ({"code": 2}, "out", "error: a"), ({"code": 2}, "", "note\nerror: a"), ({"code": 0}, "", "Traceback (most recent call last)"),
+        ({"new": ("a",)}, "", "error: a"), ({"lost": ("a",)}, "", "error: a"), ({"warned": ("a",)}, "", "error: a"),
+        ({"code": 0, "new": ("out/.a.png",)}, "", ""), ({"code": 0, "new": ("tmp/a",)}, "", ""), ({"code": 0, "seen": ("os.system",)}, "", ""),
+    ):  # fmt: skip
+        assert faults(INSPECT, Outcome(**right | change), out, err), (change, out, err)
+    assert not faults(TRAIN, Outcome(**right | {"new": ("new/log.jsonl",)}), "", "note\nerror: a")
+
+
+def test_what_runs_and_writes_is_seen(home):
+    def main(_arguments) -> None:
+        os.mkdir(home / "inside")
+        os.mkdir(home.parent / "outside")
+        (home.parent / "file").touch()
+        pickle.loads(pickle.dumps(m.Hostile()))
+
+    seen = run(main, [], home).seen
+    assert [event.split()[0] for event in seen] == ["os.mkdir", "open", "pickle.find_class"], seen
+    assert (home / m.CANARY).is_dir()
