@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import numpy as np
+import mindspore as ms
+from mindspore import Tensor, ops
 
 from common.images.mixing import partners
+from mindspore_impl.host import or_host
 
 
-def mix(values: np.ndarray, masks: np.ndarray, replacement: str | float) -> np.ndarray:
+@or_host
+def mix(values: Tensor, masks: Tensor, replacement: str | float) -> Tensor:
     """Return ``values`` ``[B,...,H,W]`` where ``masks`` ``[B,H,W]`` is true, elsewhere the partner's or a constant."""
-    values = np.asarray(values)
-    keep = masks if values.ndim == 3 else masks[:, None]
-    other = values[partners(len(values))] if replacement == "partner" else values.dtype.type(replacement)
-    return np.where(keep, values, other)
+    keep = masks if values.ndim == 3 else masks.expand_dims(1)
+    if replacement == "partner":
+        other = ops.gather(values, ms.Tensor(partners(len(values)), ms.int32), 0)
+    else:
+        other = ops.full_like(values, replacement)
+    return ops.where(keep, values, other)
 
 
-def cutmix(values: np.ndarray, others: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+@or_host
+def cutmix(values: Tensor, others: Tensor, boxes: Tensor) -> Tensor:
     """Return ``others`` where ``boxes`` ``[B,H,W]`` is true, elsewhere ``values``; both ``[B,...,H,W]``."""
-    return np.where(boxes if values.ndim == 3 else boxes[:, None], others, values)
+    return ops.where(boxes if values.ndim == 3 else boxes.expand_dims(1), others, values)

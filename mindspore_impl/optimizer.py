@@ -72,8 +72,8 @@ class Optimizer:
         (loss, terms), self.gradients = ms.value_and_grad(total, None, self.parameters, has_aux=True)()
         if earlier:
             self.gradients = tuple(first + second for first, second in zip(earlier, self.gradients))
-        values = {name: float(term.asnumpy()) for name, term in (*terms.items(), ("loss", loss))}
-        sound = all(np.isfinite(mean.asnumpy()).all() for mean in self.running_means)
+        values = {name: term.item() for name, term in (*terms.items(), ("loss", loss))}
+        sound = not self.running_means or bool(ops.isfinite(ops.cat(self.running_means)).all())
         return values if sound else values | {"loss": math.nan}
 
     def step(self, clock: Clock) -> None:

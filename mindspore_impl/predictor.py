@@ -48,7 +48,7 @@ class MindSporePredictor:
 
     def class_ids(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return uint8 ``[B,h,w]`` class ids at ``size``."""
-        return arg_max(self._logits(images, size), 1).asnumpy().astype(np.uint8)
+        return arg_max(self._logits(images, size), 1).astype(ms.uint8).asnumpy()
 
     def decoder_features(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return float32 ``[B,D,h,w]`` features before the classifier's projection, resized to ``size``."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-from mindspore import Tensor
+import mindspore as ms
+from mindspore import Tensor, ops
 
 from common.arrays import IGNORE
 from common.methods.percentile import interpolate_percentile, percentile_position
-from mindspore_impl.losses import weighted_cross_entropy
+from mindspore_impl.host import or_host
+from mindspore_impl.losses import pixel_losses
 
 
 def arg_max(scores: Tensor, dim: int) -> Tensor:
@@ -15,29 +16,40 @@ def arg_max(scores: Tensor, dim: int) -> Tensor:
     return scores.argmax(dim)
 
 
-def entropy(probabilities: np.ndarray) -> np.ndarray:
+@or_host
+def entropy(probabilities: Tensor) -> Tensor:
     """Return ``[B,H,W]`` natural entropies of ``[B,K,H,W]`` probabilities (1e-10 inside the logarithm)."""
-    probabilities = np.asarray(probabilities)
-    return -(probabilities * np.log(probabilities + np.float32(1e-10))).sum(1)
+    return _entropy(probabilities)
 
 
-def percentile(values: np.ndarray, percent: float) -> float:
-    """Return NumPy's linear percentile of a non-empty float32 vector, rounded to float32."""
-    values = np.asarray(values)
-    lower, fraction = percentile_position(values.size, percent)
-    upper = min(lower + 1, values.size - 1)
-    ordered = np.partition(values, (lower, upper))
-    return float(interpolate_percentile(ordered[lower], ordered[upper], fraction))
+@ms.jit
+def _entropy(probabilities: Tensor) -> Tensor:
+    return -(probabilities * ops.log(probabilities + 1e-10)).sum(1)
 
 
-def confident_labels(pseudo_label: np.ndarray, confidence: np.ndarray, threshold: float) -> np.ndarray:
+@or_host
+def percentile(values: Tensor, percent: float, among: Tensor | None = None) -> float:
+    """Return NumPy's linear percentile of float32 ``values``, rounded to float32: of those ``among``, bool of the same shape.
+
+    Without ``among`` it is that of all. There must be one at least.
+    """
+    count = values.size
+    if among is not None:
+        count, values = int(among.sum()), values.masked_fill(~among, float("inf"))
+    lower, fraction = percentile_position(count, percent)
+    ordered = ops.sort(values.reshape(-1))[0]
+    low, high = float(ordered[lower]), float(ordered[min(lower + 1, count - 1)])
+    return float(interpolate_percentile(low, high, fraction))
+
+
+@or_host
+def confident_labels(pseudo_label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
     """Return ``pseudo_label`` ``[B,H,W]`` with pixels whose ``confidence`` is below ``threshold`` set to 255."""
-    return np.where(confidence >= np.float32(threshold), pseudo_label, pseudo_label.dtype.type(IGNORE))
+    return pseudo_label.masked_fill(~(confidence >= threshold), IGNORE)
 
 
-def drop_unreliable(
-    uncertainty: np.ndarray, pseudo_label: np.ndarray, percent: float
-) -> tuple[np.ndarray, float | None]:
+@or_host
+def drop_unreliable(uncertainty: Tensor, pseudo_label: Tensor, percent: float) -> tuple[Tensor, float | None]:
     """Return ``pseudo_label`` with pixels at or above the ``percent`` percentile of entropy set to 255, and that threshold.
 
     ``uncertainty`` and ``pseudo_label`` ``[B,H,W]``; the percentile runs over pixels with a label (None if there is none).
@@ -45,46 +57,53 @@ def drop_unreliable(
     valid = pseudo_label != IGNORE
     if not valid.any():
         return pseudo_label, None
-    threshold = percentile(uncertainty[valid], percent)
-    unreliable = uncertainty >= np.float32(threshold)
-    return np.where(unreliable, pseudo_label.dtype.type(IGNORE), pseudo_label), threshold
+    threshold = percentile(uncertainty, percent, valid)
+    return pseudo_label.masked_fill(uncertainty >= threshold, IGNORE), threshold
 
 
-def kept_cross_entropy(logits: Tensor, target: np.ndarray, divisor: float) -> Tensor:
+@or_host
+def kept_cross_entropy(logits: Tensor, target: Tensor, divisor: Tensor | float) -> Tensor:
     """Return the cross entropy summed over the pixels that have a target (not 255), over ``divisor``.
 
     ``logits`` ``[B,K,...]``, ``target`` ``[B,...]``. Without a target it is 0 with zero gradient.
     """
-    return weighted_cross_entropy(logits, target, np.float32(1), divisor)
+    return pixel_losses(logits, target).sum() / divisor
 
 
-def unsupervised_loss(logits: Tensor, pseudo_label: np.ndarray) -> Tensor:
+@or_host
+def unsupervised_loss(logits: Tensor, pseudo_label: Tensor) -> Tensor:
     """Return (all pixels / kept pixels) * mean cross entropy over the kept pixels (``specs/u2pl.md`` section 7)."""
-    kept = max(int((pseudo_label != IGNORE).sum()), 1)
+    kept = (pseudo_label != IGNORE).astype(ms.float32).sum().clamp(min=1)
     return kept_cross_entropy(logits, pseudo_label, kept**2 / pseudo_label.size)
 
 
-def certainty(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
+@or_host
+def certainty(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the largest probability, float32, and its class, uint8, of every pixel ``[B,H,W]``; ``logits`` ``[B,K,H,W]``."""
-    logits = np.asarray(logits)
-    confidence = 1 / np.exp(logits - logits.max(1, keepdims=True)).sum(1)
-    return confidence, logits.argmax(1).astype(np.uint8)
+    return _certainty(ops.stop_gradient(logits))
 
 
-def certain_loss(
-    logits: Tensor, label: np.ndarray, confidence: np.ndarray, ignore: np.ndarray, threshold: float
-) -> Tensor:
+@ms.jit
+def _certainty(logits: Tensor) -> tuple[Tensor, Tensor]:
+    confidence, label = ops.max(ops.softmax(logits, 1), 1)
+    return confidence, label.astype(ms.uint8)
+
+
+@or_host
+def certain_loss(logits: Tensor, label: Tensor, confidence: Tensor, ignore: Tensor, threshold: float) -> Tensor:
     """Return the cross entropy over the certain pixels that are no padding, divided by the number of all that are none.
 
     ``logits`` ``[B,K,H,W]``; ``label``, ``confidence`` and ``ignore`` (255 = padding) ``[B,H,W]``. 0 where all is padding
     (``specs/uccl.md`` section 4.3).
     """
     shown = ignore != IGNORE
-    target = np.where(shown & (confidence >= np.float32(threshold)), label, label.dtype.type(IGNORE))
-    return kept_cross_entropy(logits, target, max(int(shown.sum()), 1))
+    target = label.masked_fill(~(shown & (confidence >= threshold)), IGNORE)
+    return kept_cross_entropy(logits, target, shown.astype(ms.float32).sum().clamp(min=1))
 
 
-def certain_share(confidence: np.ndarray, ignore: np.ndarray, threshold: float) -> float:
+@or_host
+def certain_share(confidence: Tensor, ignore: Tensor, threshold: float) -> Tensor:
     """Return the share of certain pixels among those that are no padding; arguments as in :func:`certain_loss`."""
     shown = ignore != IGNORE
-    return float((shown & (confidence >= np.float32(threshold))).sum() / max(shown.sum(), 1))
+    certain = shown & (confidence >= threshold)
+    return certain.astype(ms.float32).sum() / shown.astype(ms.float32).sum().clamp(min=1)

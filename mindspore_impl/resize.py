@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
 from common.arrays import Size
+from mindspore_impl.host import or_host
 
 
 def resize(x: Tensor, size: Size) -> Tensor:
@@ -21,8 +23,8 @@ def halve(x: Tensor) -> Tensor:
     return ops.avg_pool2d(x, 2, 2)
 
 
-def nearest(x: np.ndarray, size: Size) -> np.ndarray:
+@or_host
+def nearest(x: Tensor, size: Size) -> Tensor:
     """Reduce ``[B,H,W]`` to ``size`` by picking source index floor(i * in / out) on each axis."""
-    x = np.asarray(x)
-    rows, columns = (np.floor(np.arange(o) * (i / o)).astype(np.int64) for i, o in zip(x.shape[1:], size))
-    return x[:, rows][:, :, columns]
+    rows, columns = (ms.Tensor(np.floor(np.arange(o) * (i / o)), ms.int32) for i, o in zip(x.shape[1:], size))
+    return ops.gather(ops.gather(x, rows, 1), columns, 2)

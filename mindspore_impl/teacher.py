@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from common.checkpoints.dialects import torch_norms
 
@@ -26,10 +27,29 @@ def update_buffers(teacher: nn.Cell, student: nn.Cell, decay: float, endings: tu
 
 
 def _average(mine: Sequence[ms.Parameter], theirs: Sequence[ms.Parameter], decay: float) -> None:
-    on_cpu = ms.get_current_device().device_target == "CPU"
-    for own, other in zip(mine, theirs, strict=True):
-        values = own.asnumpy()  # on a CPU the parameter's own memory, so that writing suffices
-        values *= decay
-        values += (1 - decay) * other.asnumpy()
-        if not on_cpu:
-            ops.assign(own, ms.Tensor(values))
+    if decay == 0:
+        for own, other in zip(mine, theirs, strict=True):
+            ops.assign(own, other)
+    else:
+        _compiled_average(tuple(mine), tuple(theirs))(ms.Tensor(decay, ms.float32), ms.Tensor(1 - decay, ms.float32))
+
+
+@lru_cache(maxsize=4)
+def _compiled_average(mine: tuple[ms.Parameter, ...], theirs: tuple[ms.Parameter, ...]) -> Callable[..., tuple]:
+    """Return the moving average of these parameters, whose names must differ, as one compiled graph."""
+    mine, theirs = ms.ParameterTuple(mine), ms.ParameterTuple(theirs)
+
+    @ms.jit
+    def move(decay: Tensor, rest: Tensor) -> tuple[Tensor, ...]:
+        # All results are returned: what a graph does not return it need not compute.
+        return _EACH(ops.partial(_TOWARDS, decay, rest), mine, theirs)
+
+    return move
+
+
+_EACH, _TOWARDS = ops.HyperMap(), ops.MultitypeFuncGraph("towards")
+
+
+@_TOWARDS.register("Tensor", "Tensor", "Tensor", "Tensor")
+def _towards(decay: Tensor, rest: Tensor, own: Tensor, other: Tensor) -> Tensor:
+    return ops.assign(own, own * decay + other * rest)

@@ -15,7 +15,10 @@ from torch import Tensor
 from common.arrays import IGNORE
 from common.config.schema import CriterionConfig
 from common.images.resize import interpolation_matrix
-from torch_impl.known_gradient import KnownLoss
+from torch_impl.known_gradient import known
+
+STRIP_ROWS = 16
+"""Rows of the labels that :func:`resized_cross_entropy` looks at together; few, so that they stay in the processor's cache."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Sequence[float] = ()) -> Tensor:
@@ -41,7 +44,7 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, divi
     return (F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="none") * weights).sum() / divisor
 
 
-def resized_cross_entropy(logits: Tensor, labels: Tensor, rows: int = 16) -> Tensor:
+def resized_cross_entropy(logits: Tensor, labels: Tensor, rows: int = STRIP_ROWS) -> Tensor:
     """Return ``cross_entropy(resize(logits, (H, W)), labels)`` without ever holding logits of that size.
 
     Value and gradient are computed together, ``rows`` rows of the labels at a time; only the gradient with respect to
@@ -63,7 +66,7 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor, rows: int = 16) -> Ten
             error.scatter_add_(1, target.unsqueeze(1) * valid, -valid.to(error.dtype))
             gradient[:, :, used] += block.T @ ((error * valid) @ across)
         count = (labels != IGNORE).sum().clamp(min=1)
-    return KnownLoss.apply(logits, total / count, gradient / count)
+    return known(logits, total / count, gradient / count)
 
 
 def ohem_labels(logits: Tensor, labels: Tensor, thresh: float, min_kept: int) -> Tensor:

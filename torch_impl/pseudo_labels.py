@@ -23,8 +23,12 @@ def entropy(probabilities: Tensor) -> Tensor:
     return -(probabilities * torch.log(probabilities + 1e-10)).sum(1)
 
 
-def percentile(values: Tensor, percent: float) -> float:
-    """Return NumPy's linear percentile of a non-empty float32 vector, rounded to float32."""
+def percentile(values: Tensor, percent: float, among: Tensor | None = None) -> float:
+    """Return NumPy's linear percentile of float32 ``values``, rounded to float32: of those ``among``, bool of the same shape.
+
+    Without ``among`` it is that of all. There must be one at least.
+    """
+    values = values.flatten() if among is None else values[among]
     lower, fraction = percentile_position(values.numel(), percent)
     low = values.kthvalue(lower + 1).values.item()
     high = values.kthvalue(min(lower + 2, values.numel())).values.item()
@@ -44,7 +48,7 @@ def drop_unreliable(uncertainty: Tensor, pseudo_label: Tensor, percent: float) -
     valid = pseudo_label != IGNORE
     if not valid.any():
         return pseudo_label, None
-    threshold = percentile(uncertainty[valid], percent)
+    threshold = percentile(uncertainty, percent, valid)
     return pseudo_label.masked_fill((uncertainty >= threshold) & valid, IGNORE), threshold
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import ClassVar, TypeVar
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 from mindspore.common import _no_grad  # not public, but the only way inside of what is differentiated
@@ -13,6 +14,7 @@ from mindspore.common import _no_grad  # not public, but the only way inside of 
 from common.config.schema import ExperimentConfig
 from common.methods.interface import Batch, Clock, LabelledImages, check_finite
 from mindspore_impl.checkpoint import load_network, network_tensors
+from mindspore_impl.host import on_host
 from mindspore_impl.losses import supervised_loss
 from mindspore_impl.networks.deeplab import forward, forward_perturbed
 from mindspore_impl.optimizer import Optimizer
@@ -41,6 +43,9 @@ class Method:
         self.settings = config.method
         self.classes = len(config.dataset.classes)
         self.nets = {role: session.network(role) for role in self.roles}
+        for role, network in self.nets.items():
+            for name, parameter in network.parameters_and_names():
+                parameter.name = f"{role}.{name}"  # one graph may hold parameters of several networks
         self.optimizers = {role: Optimizer(self.nets[role], config.optimizer) for role in self.trained}
         self._kept: list = []
 
@@ -63,14 +68,16 @@ class Method:
         """Do nothing; see the interface."""
         return []
 
-    def labelled(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    def labelled(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return images ``[B,3,H,W]`` and labels ``[B,H,W]`` of the stream ``labelled``."""
-        return tuple(batch["labelled"][name] for name in ("image", "label"))
+        if on_host(type(self).__module__):
+            return tuple(batch["labelled"][name] for name in ("image", "label"))
+        return tuple(self.session.tensor(batch["labelled"][name]) for name in ("image", "label"))
 
     def forward(
         self,
         role: str,
-        images: Tensor | np.ndarray,
+        images: Tensor,
         clock: Clock,
         purpose: str = "",
         train: bool = True,
@@ -98,7 +105,7 @@ class Method:
             outputs = forward(network, images, masks, pooled)
         return {name: value for name, value in outputs.items() if wanted is None or name in wanted}
 
-    def supervised(self, outputs: Outputs, labels: np.ndarray) -> Tensor:
+    def supervised(self, outputs: Outputs, labels: Tensor) -> Tensor:
         """Return the criterion's loss of the first outputs, as many as there are ``labels`` ``[B,H,W]``, at their size."""
         logits, aux = (
             resize(outputs[name][: len(labels)], labels.shape[1:]) if name in outputs else None
@@ -184,13 +191,14 @@ class TeacherMethod(Method):
 class KeptTensor:
     """A tensor that is saved with a run under ``name``; ``value`` may be replaced by one of the same shape."""
 
-    def __init__(self, name: str, value: np.ndarray) -> None:
+    def __init__(self, name: str, value: Tensor) -> None:
         self.name, self.value = name, value
 
     def state(self) -> dict[str, np.ndarray]:
         """Return the value by its name."""
-        return {self.name: self.value.copy()}
+        return {self.name: np.array(self.value)}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Take back what :meth:`state` returned."""
-        self.value = state[self.name].copy()
+        value = state[self.name].copy()
+        self.value = ms.Tensor(value) if isinstance(self.value, Tensor) else value

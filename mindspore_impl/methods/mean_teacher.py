@@ -11,7 +11,6 @@ all images, EMA) and 3.1 (ramp-up). The sum over classes, where the paper has th
 
 from __future__ import annotations
 
-import numpy as np
 from mindspore import Tensor, ops
 
 from common.methods.interface import Batch, Clock
@@ -29,9 +28,9 @@ class MeanTeacher(TeacherMethod):
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
         """Run one optimiser step and return the loss terms as they enter the sum."""
         images, labels = self.labelled(batch)
-        images = np.concatenate([images, batch["unlabelled"]["image"]])
+        images = ops.cat([images, self.session.tensor(batch["unlabelled"]["image"])])
         self.copy_student(clock)
-        probabilities = ops.softmax(self.forward("teacher", images, clock)["logits"], 1)
+        probabilities = ops.softmax(self.forward("teacher", images, clock, wanted=("logits",))["logits"], 1)
 
         def terms() -> dict[str, Tensor]:
             outputs = self.forward("student", images, clock)

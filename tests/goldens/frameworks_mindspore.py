@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.config.schema import NetworkConfig
+from mindspore_impl.host import on_host
 from mindspore_impl.networks import build_network, layers
 from mindspore_impl.predictor import MindSporePredictor
 from tests.goldens.frameworks import Shapes
@@ -146,17 +148,18 @@ class MindSporeFramework:
         """See the interface."""
         return Tensor(np.array(array))
 
-    def constant(self, array: np.ndarray) -> np.ndarray:
-        """See the interface; our MindSpore functions compute in NumPy what carries no gradient."""
-        return np.array(array)
+    def constant(self, array: np.ndarray) -> np.ndarray | Tensor:
+        """See the interface; some families of methods compute in NumPy what carries no gradient."""
+        return np.array(array) if on_host(sys._getframe(1).f_globals["__name__"]) else Tensor(np.array(array))
 
     def array(self, tensor: Any) -> np.ndarray:
         """See the interface."""
-        return np.array(tensor)
+        return tensor.asnumpy().copy() if isinstance(tensor, Tensor) else np.array(tensor)
 
-    def softmax(self, logits: np.ndarray) -> np.ndarray:
+    def softmax(self, logits: np.ndarray) -> np.ndarray | Tensor:
         """See the interface."""
-        return self.array(ops.softmax(self.tensor(logits), 1))
+        probabilities = ops.softmax(self.tensor(logits), 1)
+        return self.array(probabilities) if on_host(sys._getframe(1).f_globals["__name__"]) else probabilities
 
     def gradients(self, function: Callable, *arrays: np.ndarray) -> tuple[float, list[np.ndarray]]:
         """See the interface."""

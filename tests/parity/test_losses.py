@@ -13,12 +13,14 @@ import mindspore_impl.losses
 import mindspore_impl.methods.u2pl.contrastive
 import mindspore_impl.methods.u2pl.memory_bank
 import mindspore_impl.methods.u2pl.u2pl
+import mindspore_impl.mixing
 import mindspore_impl.pseudo_labels
 import mindspore_impl.resize
 import torch_impl.losses
 import torch_impl.methods.u2pl.contrastive
 import torch_impl.methods.u2pl.memory_bank
 import torch_impl.methods.u2pl.u2pl
+import torch_impl.mixing
 import torch_impl.pseudo_labels
 import torch_impl.resize
 from common.config.schema import CriterionConfig
@@ -32,6 +34,7 @@ GATE = 1e-5
 CLASSES, SIZE = 5, (9, 11)
 LOSSES = (torch_impl.losses, mindspore_impl.losses)
 PSEUDO_LABELS = (torch_impl.pseudo_labels, mindspore_impl.pseudo_labels)
+MIXING = (torch_impl.mixing, mindspore_impl.mixing)
 RESIZE = (torch_impl.resize, mindspore_impl.resize)
 U2PL = (torch_impl.methods.u2pl.u2pl, mindspore_impl.methods.u2pl.u2pl)
 CONTRASTIVE = (torch_impl.methods.u2pl.contrastive, mindspore_impl.methods.u2pl.contrastive)
@@ -51,18 +54,30 @@ def difference(value, reference) -> float:
     return float(apart / np.abs(reference).max()) if apart else 0.0
 
 
+def array(value):
+    """Return tensors of either framework as arrays, everything else as it is."""
+    return (
+        value.asnumpy() if isinstance(value, ms.Tensor) else value.numpy() if isinstance(value, torch.Tensor) else value
+    )
+
+
 def tensor(value):
     """Return arrays as PyTorch tensors, everything else as it is."""
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
+def native(pair, value):
+    """Return arrays as MindSpore's tensors for a module that computes on the device, everything else as it is."""
+    return ms.Tensor(value) if isinstance(value, np.ndarray) and pair not in (U2PL, CONTRASTIVE) else value
+
+
 def same(pair, name: str, *arguments):
     """Return MindSpore's result of a function without gradient after checking that it is exactly PyTorch's."""
     ours, theirs = (getattr(module, name) for module in pair)
-    expected, found = ours(*map(tensor, arguments)), theirs(*arguments)
+    expected, found = ours(*map(tensor, arguments)), theirs(*(native(pair, x) for x in arguments))
     for a, b in zip(*((x if isinstance(x, tuple) else (x,)) for x in (found, expected)), strict=True):
-        assert np.array_equal(a, b)
-    return found
+        assert np.array_equal(array(a), array(b))
+    return tuple(map(array, found)) if isinstance(found, tuple) else array(found)
 
 
 def gradients(pair, name: str, inputs: tuple, *arguments) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -73,7 +88,9 @@ def gradients(pair, name: str, inputs: tuple, *arguments) -> tuple[list[np.ndarr
     loss.backward()
     expected = [x.detach().numpy() for x in (loss, *(leaf.grad for leaf in leaves))]
 
-    function = ms.value_and_grad(lambda *x: 3 * theirs(*x, *arguments), tuple(range(len(inputs))))
+    function = ms.value_and_grad(
+        lambda *x: 3 * theirs(*x, *(native(pair, y) for y in arguments)), tuple(range(len(inputs)))
+    )
     value, found = function(*map(ms.Tensor, inputs))
     found = found if len(inputs) > 1 else (found,)
     return expected, [x.asnumpy() for x in (value, *found)]
@@ -144,7 +161,7 @@ def test_supervised_loss(criterion):
 
 def test_unsupervised_loss_of_reliable_pixels():
     probabilities = torch.from_numpy(random_logits(8)).softmax(1).numpy()
-    uncertainty = mindspore_impl.pseudo_labels.entropy(probabilities)
+    uncertainty = mindspore_impl.pseudo_labels.entropy(ms.Tensor(probabilities)).asnumpy()
     assert difference(uncertainty, torch_impl.pseudo_labels.entropy(torch.from_numpy(probabilities))) <= GATE
     for percent in (0.0, 33.3, 80.0, 100.0):
         reliable, threshold = same(PSEUDO_LABELS, "drop_unreliable", uncertainty, random_labels(9), percent)
@@ -169,8 +186,8 @@ def test_nearest(size):
 @pytest.mark.parametrize("replacement", ["partner", 255])
 def test_mix(replacement):
     masks = np.random.default_rng(12).random((3, *SIZE)) < 0.5
-    same(U2PL, "mix", random_labels(13), masks, replacement)
-    same(U2PL, "mix", random_logits(14), masks, "partner" if replacement == "partner" else 0.0)
+    same(MIXING, "mix", random_labels(13), masks, replacement)
+    same(MIXING, "mix", random_logits(14), masks, "partner" if replacement == "partner" else 0.0)
 
 
 @pytest.mark.parametrize("anchor_entropy", ["lowest", "reliable"])

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("mindspore")
+ms = pytest.importorskip("mindspore")
 
 import torch.nn.functional as F  # noqa: E402
 
 from common.images import pytorch_resize  # noqa: E402
-from common.images.pytorch_resize import FOUR_PRODUCTS, resize_as_pytorch  # noqa: E402
+from common.images.pytorch_resize import FOUR_PRODUCTS, corners_of_white, resize_as_pytorch  # noqa: E402
 from mindspore_impl.methods.uccl import ckr_sbu as ms_ckr_sbu  # noqa: E402
 from torch_impl.methods.uccl import ckr_sbu as torch_ckr_sbu  # noqa: E402
 
@@ -50,6 +50,16 @@ def test_the_transcription_has_every_bit_of_the_kernel():
 
 
 @fused
+def test_four_source_pixels_decide_what_is_255():
+    for maps, size in cases(100):
+        rows, columns, stays = corners_of_white(maps.shape[1:], size)
+        corners = [maps[:, row][:, :, column] == 255 for row in rows for column in columns]
+        pattern = sum(2**place * corner for place, corner in enumerate(reversed(corners)))
+        found = np.take_along_axis(stays, pattern, 0)
+        np.testing.assert_array_equal(found, interpolate(maps, size) == 255)
+
+
+@fused
 def test_products_that_are_rounded_one_by_one_decide_otherwise(monkeypatch):
     monkeypatch.setattr(pytorch_resize, "_fused", lambda a, b, c: a * b + c)
     assert any(np.any((resize_as_pytorch(*case) == 255) != (interpolate(*case) == 255)) for case in cases(100))
@@ -61,7 +71,7 @@ def test_both_frameworks_see_the_same_padding(side, small, rule):
     ignore = np.zeros((2, side, side), np.uint8)
     ignore[0], ignore[1, side // 2 :] = 255, 255
     ours = torch_ckr_sbu.ignored_at(torch.from_numpy(ignore), (small, small), rule).numpy()
-    theirs = np.asarray(ms_ckr_sbu.ignored_at(ignore, (small, small), rule))
+    theirs = ms_ckr_sbu.ignored_at(ms.Tensor(ignore), (small, small), rule).asnumpy()
     if rule == "above":
         assert ours[0].all() and not ours[1, : small // 2].any() and ours[1, small // 2 + 1 :].all()
     if rule == "above" or torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
@@ -72,7 +82,7 @@ def test_both_frameworks_see_the_same_padding(side, small, rule):
 
 def test_the_released_rule_loses_padding_to_rounding():
     """At 70 pixels, for instance; ``above`` keeps it."""
-    ignore = np.full((1, 70, 70), 255, np.uint8)
-    lost = ~np.asarray(ms_ckr_sbu.ignored_at(ignore, (18, 18), "equal"))
+    ignore = ms.Tensor(np.full((1, 70, 70), 255, np.uint8))
+    lost = ~ms_ckr_sbu.ignored_at(ignore, (18, 18), "equal").asnumpy()
     assert 0 < lost.sum() < lost.size
     assert ms_ckr_sbu.ignored_at(ignore, (18, 18), "above").all()

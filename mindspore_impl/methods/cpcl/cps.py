@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
 from common.methods.cpcl.collaborative import Draws
 from common.methods.interface import Batch, Clock, summed
@@ -55,7 +55,7 @@ class CPS(TwoBranches):
 
     def _plain_losses(self, batch: Batch, clock: Clock) -> dict[str, float]:
         views = {name: self.session.tensor(batch[name]["image"]) for name in ("labelled", "unlabelled")}
-        labels = batch["labelled"]["label"]
+        labels = self.session.tensor(batch["labelled"]["label"])
         size, count = labels.shape[1:], sum(len(images) for images in views.values())
         given = {(2, view): class_ids(self.logits(2, views[view], view, clock, gradient=False), size) for view in views}
 
@@ -68,7 +68,7 @@ class CPS(TwoBranches):
                 if view == "labelled":
                     losses[f"sup{branch}"] = supervised_loss(self.config.criterion, scores, labels)
                 if branch == 1:
-                    given[1, view] = class_ids(scores, size)
+                    given[1, view] = class_ids(ops.stop_gradient(scores), size)
                 return losses | {f"cps{branch}": weight * cross_entropy(scores, given[3 - branch, view])}
 
             return self.learn(branch, terms, add=view == "unlabelled")

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import mindspore as ms
-import numpy as np
 from mindspore import Tensor, nn, ops
 
 from common.methods.cpcl.collaborative import Draws, StepDraws
@@ -44,15 +42,14 @@ class TwoBranches(Method):
         role = f"branch{branch}"
         return self.forward(role, images, clock, f"{role} {view}", gradient=gradient)["logits"]
 
-    def mixing(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor, np.ndarray, Tensor]:
+    def mixing(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return both unlabelled batches ``[B,3,H,W]``, the CutMix masks bool ``[B,H,W]`` and the mixed images."""
-        pair = [batch[name]["image"] for name in ("unlabelled", "unlabelled_other")]
-        masks = draws.mix_masks(len(pair[0]), pair[0].shape[2:])
-        mixed = cutmix(*pair, masks)
-        return *(self.session.tensor(images) for images in pair), masks, self.session.tensor(mixed)
+        first, other = (self.session.tensor(batch[name]["image"]) for name in ("unlabelled", "unlabelled_other"))
+        masks = self.session.tensor(draws.mix_masks(len(first), tuple(first.shape[2:])))
+        return first, other, masks, cutmix(first, other, masks)
 
     def predicted(
-        self, branch: int, first: Tensor, other: Tensor, masks: np.ndarray, clock: Clock, variant: Variant = "head"
+        self, branch: int, first: Tensor, other: Tensor, masks: Tensor, clock: Clock, variant: Variant = "head"
     ) -> Prediction:
         """Return what ``branch`` says of the mixed images, from its passes over the two batches in this order."""
         kept = self.logits(branch, first, "unlabelled", clock, gradient=False)
@@ -64,7 +61,7 @@ class TwoBranches(Method):
         return self.optimizers[f"branch{branch}"].differentiate(terms, add)
 
     def learn_labelled(
-        self, branch: int, images: Tensor, labels: np.ndarray, clock: Clock, add: bool = False
+        self, branch: int, images: Tensor, labels: Tensor, clock: Clock, add: bool = False
     ) -> dict[str, float]:
         """Do so for the supervised loss, named ``sup1`` or ``sup2``."""
 
@@ -83,9 +80,9 @@ class TwoBranches(Method):
 def unmoved_statistics(network: nn.Cell) -> Iterator[None]:
     """Give all running statistics of ``network`` back the values that they have now."""
     statistics = [p for p in network.get_parameters() if p.name.endswith(("moving_mean", "moving_variance"))]
-    before = [parameter.asnumpy().copy() for parameter in statistics]
+    before = [parameter.value().copy() for parameter in statistics]
     try:
         yield
     finally:
         for parameter, value in zip(statistics, before):
-            ops.assign(parameter, ms.Tensor(value))
+            ops.assign(parameter, value)

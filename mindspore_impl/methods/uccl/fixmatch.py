@@ -10,8 +10,7 @@ Source: ``specs/uccl.md`` appendix A (LiheYoung/UniMatch ``fixmatch.py``).
 
 from __future__ import annotations
 
-import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
 from mindspore_impl.methods.uccl.weak_to_strong import Inputs, WeakToStrong
 
@@ -19,10 +18,10 @@ from mindspore_impl.methods.uccl.weak_to_strong import Inputs, WeakToStrong
 class FixMatch(WeakToStrong):
     """One strong view."""
 
-    def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], float]:
+    def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
         """Labelled and weak images pass together, then the strong view."""
         views = inputs.views
-        weak = self.forward("student", np.concatenate([inputs.images, views.weak]), inputs.clock, "weak")
+        weak = self.forward("student", ops.cat([inputs.images, views.weak]), inputs.clock, "weak")
         strong = self.forward("student", views.mixed_strong(0), inputs.clock, "strong")["logits"]
         own = self.pseudo_labels(weak["logits"][len(inputs.images) :], views)
         (loss,) = self.strong_losses(strong, views, own, inputs.partner)

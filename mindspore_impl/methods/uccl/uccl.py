@@ -22,7 +22,7 @@ from mindspore_impl.methods.uccl.weak_to_strong import Inputs, Outputs, Views
 class UCCL(UniMatch):
     """UniMatch with SBU and CKR."""
 
-    def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], float]:
+    def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
         """The passes over weak images come first: the order decides BatchNorm's running statistics."""
         weak = self._weak_passes(inputs.views, inputs.clock)
         losses, share, strong = self.consistency_terms(inputs)
@@ -40,17 +40,17 @@ class UCCL(UniMatch):
             for view in range(2)
         ]
         if settings.bn_extra_passes:
-            self.forward("student", views.weak, clock, "extra1", gradient=False)
-            self.forward("student", views.strong[0], clock, "extra2", gradient=False)
+            self.forward("student", views.weak, clock, "extra1", gradient=False, wanted=())
+            self.forward("student", views.strong[0], clock, "extra2", gradient=False, wanted=())
         return outputs
 
     def _context(self, view: int, weak: Outputs, strong: Outputs, views: Views) -> tuple[Tensor, Tensor]:
         """Return SBU and CKR of one view, unweighted; ``strong`` holds both views, one after the other."""
         settings = self.settings
         feature, logits = (ops.chunk(strong[name], 2)[view] for name in ("decoder", "logits"))
-        weak_feature, weak_logits = weak["decoder"], weak["logits"]
+        weak_feature, weak_logits = ops.stop_gradient(weak["decoder"]), weak["logits"]
         ignored = ignored_at(views.mixed_ignore(view), logits.shape[2:], settings.padding)
         similarity = cosine(weak_feature, feature, 1)
         threshold, support = settings.sbu.conf_thresh, settings.sbu.support
-        sbu = semantic_update(similarity, weak_logits, logits, ignored, threshold, support)
+        sbu = semantic_update(similarity, ops.stop_gradient(weak_logits), logits, ignored, threshold, support)
         return sbu, class_knowledge(weak_feature, feature, weak_logits, ignored, settings.ckr.ignored)

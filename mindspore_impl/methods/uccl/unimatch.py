@@ -11,8 +11,7 @@ Source: ``specs/uccl.md`` section 4.3 and appendix B (LiheYoung/UniMatch ``unima
 
 from __future__ import annotations
 
-import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
 from mindspore_impl.methods.uccl.weak_to_strong import Inputs, Outputs, WeakToStrong
 
@@ -20,17 +19,17 @@ from mindspore_impl.methods.uccl.weak_to_strong import Inputs, Outputs, WeakToSt
 class UniMatch(WeakToStrong):
     """Two strong views and feature dropout."""
 
-    def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], float]:
+    def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
         """See :meth:`consistency_terms`."""
         return self.consistency_terms(inputs)[:2]
 
-    def consistency_terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], float, Outputs]:
+    def consistency_terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor, Outputs]:
         """Labelled and weak images pass together, clean and perturbed, then both strong views, whose outputs come third."""
         views, count = inputs.views, len(inputs.images)
         both = count + len(views.weak)
-        logits = self.perturbed_pass("weak", np.concatenate([inputs.images, views.weak]), inputs)["logits"]
+        logits = self.perturbed_pass("weak", ops.cat([inputs.images, views.weak]), inputs)["logits"]
         strong = self.forward(
-            "student", np.concatenate([views.mixed_strong(0), views.mixed_strong(1)]), inputs.clock, "strong"
+            "student", ops.cat([views.mixed_strong(0), views.mixed_strong(1)]), inputs.clock, "strong"
         )
         own = self.pseudo_labels(logits[count:both], views)
         first, second = self.strong_losses(strong["logits"], views, own, inputs.partner)

@@ -4,8 +4,6 @@ One network learns from labels and, on unlabelled images, from its own hard labe
 strong views of the same image. The strong views are CutMixed with a partner, whose labels come from an eval-mode pass.
 
 Source: ``specs/uccl.md`` section 3 and appendices A and B.
-
-Images, labels and masks are NumPy here; the network runs as compiled graphs, the losses operator by operator.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
 from common.images.mixing import partners
 from common.methods.interface import Batch, Clock
@@ -25,7 +23,7 @@ from mindspore_impl.mixing import cutmix
 from mindspore_impl.pseudo_labels import certain_loss, certain_share, certainty
 from mindspore_impl.resize import resize
 
-PseudoLabels = tuple[np.ndarray, np.ndarray]
+PseudoLabels = tuple[Tensor, Tensor]
 """Confidence and label ``[B,H,W]`` of :func:`mindspore_impl.pseudo_labels.certainty`."""
 
 
@@ -36,28 +34,29 @@ class Views:
     ``[B,H,W]``.
     """
 
-    def __init__(self, part: Mapping[str, np.ndarray], strong_views: int, partner: str) -> None:
+    def __init__(self, part: Mapping[str, Tensor], strong_views: int, partner: str) -> None:
         numbers = range(1, strong_views + 1)
         names = ["weak", "ignore", *(f"strong{number}" for number in numbers)]
         if partner == "same":
             other = {name: part[f"mix_{name}"] for name in names}
         else:
-            other = {name: part[name][partners(len(part["weak"]))] for name in names}
+            order = ms.Tensor(partners(len(part["weak"])), ms.int32)
+            other = {name: ops.gather(part[name], order, 0) for name in names}
         self.weak, self.mix_weak = part["weak"], other["weak"]
         self.ignore, self.mix_ignore = part["ignore"], other["ignore"]
         self.strong = [part[f"strong{number}"] for number in numbers]
         self.mix_strong = [other[f"strong{number}"] for number in numbers]
         self.boxes = [part[f"box{number}"] for number in numbers]
 
-    def mixed_strong(self, view: int) -> np.ndarray:
+    def mixed_strong(self, view: int) -> Tensor:
         """Return strong view ``view`` (from 0) with the partners' in the boxes."""
         return cutmix(self.strong[view], self.mix_strong[view], self.boxes[view])
 
-    def mixed_weak(self, view: int) -> np.ndarray:
+    def mixed_weak(self, view: int) -> Tensor:
         """Return the weak view with the partners' in the boxes of strong view ``view``."""
         return cutmix(self.weak, self.mix_weak, self.boxes[view])
 
-    def mixed_ignore(self, view: int) -> np.ndarray:
+    def mixed_ignore(self, view: int) -> Tensor:
         """Return the padding of the mixed images, 255 there and 0 elsewhere."""
         return cutmix(self.ignore, self.mix_ignore, self.boxes[view])
 
@@ -70,8 +69,8 @@ class Inputs:
     ``dropped``: masks that replace the drawn ones of :func:`common.methods.uccl.weak_to_strong.feature_masks`.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: Tensor
+    labels: Tensor
     views: Views
     partner: PseudoLabels
     clock: Clock
@@ -86,9 +85,13 @@ class WeakToStrong(Method):
 
         ``dropped``: see :class:`Inputs`.
         """
-        labelled, unlabelled = batch["labelled"], batch["unlabelled"]
+        labelled, unlabelled = (
+            {name: self.session.tensor(values) for name, values in batch[stream].items() if name != "ids"}
+            for stream in ("labelled", "unlabelled")
+        )
         views = Views(unlabelled, self.settings.strong_views, self.settings.cutmix.partner)
-        partner = self.pseudo_labels(self.forward("student", views.mix_weak, clock, train=False)["logits"], views)
+        logits = self.forward("student", views.mix_weak, clock, train=False, wanted=("logits",))["logits"]
+        partner = self.pseudo_labels(logits, views)
         inputs, certain = Inputs(labelled["image"], labelled["label"], views, partner, clock, dropped), []
 
         def terms() -> dict[str, Tensor]:
@@ -96,15 +99,15 @@ class WeakToStrong(Method):
             certain.append(share)
             return losses
 
-        losses = self.optimizer.differentiate(terms) | {"certain": certain[0]}
+        losses = self.optimizer.differentiate(terms) | {"certain": certain[0].item()}
         self.apply_gradients(losses, batch, clock)
         return losses
 
-    def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], float]:
+    def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
         """Run the passes with gradient; return the loss terms by name and the share of certain pixels."""
         raise NotImplementedError
 
-    def perturbed_pass(self, purpose: str, images: np.ndarray, inputs: Inputs) -> Outputs:
+    def perturbed_pass(self, purpose: str, images: Tensor, inputs: Inputs) -> Outputs:
         """Run the network in train mode on clean and perturbed features; outputs of 2B images, the clean ones first."""
         dropped = inputs.dropped
         if dropped is None:
@@ -113,10 +116,9 @@ class WeakToStrong(Method):
 
     def pseudo_labels(self, logits: Tensor, views: Views) -> PseudoLabels:
         """Return confidence and label at image size for the network's ``logits`` ``[B,K,h,w]``, without gradient."""
-        without_gradient = ms.Tensor(np.asarray(logits))
-        return certainty(resize(without_gradient, views.ignore.shape[1:]))
+        return certainty(resize(ops.stop_gradient(logits), views.ignore.shape[1:]))
 
-    def consistency(self, logits: Tensor, label: np.ndarray, confidence: np.ndarray, ignore: np.ndarray) -> Tensor:
+    def consistency(self, logits: Tensor, label: Tensor, confidence: Tensor, ignore: Tensor) -> Tensor:
         """Return :func:`certain_loss` of ``logits`` ``[B,K,h,w]`` at the labels' size."""
         scores = resize(logits, label.shape[1:])
         return certain_loss(scores, label, confidence, ignore, self.settings.conf_thresh)
@@ -133,6 +135,6 @@ class WeakToStrong(Method):
             losses.append(self.consistency(logits[rows], label, confidence, views.mixed_ignore(view)))
         return losses
 
-    def certain(self, own: PseudoLabels, views: Views) -> float:
+    def certain(self, own: PseudoLabels, views: Views) -> Tensor:
         """Return the share of the weak view's pixels that are certain."""
         return certain_share(own[0], views.ignore, self.settings.conf_thresh)

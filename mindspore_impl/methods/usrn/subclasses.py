@@ -6,8 +6,6 @@ Source: ``specs/usrn.md`` sections 6.3 and 6.4. p and q are the probabilities of
     gate open  <=>  H(q) > H(p)               entropies over log2 of the number of channels; a tie closes the gate
     m_i = 1 where open, [i = parent(s*)] where closed
     y* = argmax m p                           kept where max m p > threshold
-
-Nothing here but the last function's logits carries a gradient, so everything is NumPy.
 """
 
 from __future__ import annotations
@@ -15,10 +13,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-from mindspore import Tensor
+import mindspore as ms
+from mindspore import Tensor, ops
 
 from common.arrays import IGNORE
+from mindspore_impl.losses import one_hot
 from mindspore_impl.pseudo_labels import kept_cross_entropy
 
 
@@ -26,55 +25,47 @@ from mindspore_impl.pseudo_labels import kept_cross_entropy
 class PseudoLabels:
     """What the weak view decides, all ``[B,h,w]`` but ``class_mask`` bool ``[B,C,h,w]``; ``kept_*`` are labels with 255."""
 
-    subclass: np.ndarray
-    subclass_confidence: np.ndarray
-    kept_subclass: np.ndarray
-    parent: np.ndarray
-    entropy: np.ndarray
-    subclass_entropy: np.ndarray
-    gate_open: np.ndarray
-    class_mask: np.ndarray
-    label: np.ndarray
-    confidence: np.ndarray
-    kept_label: np.ndarray
+    subclass: Tensor
+    subclass_confidence: Tensor
+    kept_subclass: Tensor
+    parent: Tensor
+    entropy: Tensor
+    subclass_entropy: Tensor
+    gate_open: Tensor
+    class_mask: Tensor
+    label: Tensor
+    confidence: Tensor
+    kept_label: Tensor
 
 
-def _softmax(logits: Tensor) -> np.ndarray:
-    """Return the probabilities of logits ``[B,n,h,w]``."""
-    logits = np.asarray(logits, np.float32)
-    exponentials = np.exp(logits - logits.max(1, keepdims=True))
-    return exponentials / exponentials.sum(1, keepdims=True)
-
-
-def normalised_entropy(probabilities: np.ndarray) -> np.ndarray:
+def normalised_entropy(probabilities: Tensor) -> Tensor:
     """Return ``[B,h,w]`` entropies of ``[B,n,h,w]`` probabilities in 0..1 (base n, 1e-30 inside the logarithm)."""
     return entropy_terms(probabilities).sum(1)
 
 
-def entropy_terms(probabilities: np.ndarray) -> np.ndarray:
+def entropy_terms(probabilities: Tensor) -> Tensor:
     """Return every channel's part of :func:`normalised_entropy`."""
-    scale = np.float32(math.log2(probabilities.shape[1]))
-    return -(probabilities * np.log2(probabilities + np.float32(1e-30))) / scale
+    near_one = ops.log1p(probabilities - 1)  # there the operator `log` is off by 3e-8
+    logarithm = ops.where(probabilities > 0.5, near_one, ops.log(probabilities + 1e-30))
+    return -(probabilities * logarithm) / math.log(probabilities.shape[1])
 
 
-def pseudo_labels(logits: Tensor, subclass_logits: Tensor, parents: np.ndarray, threshold: float) -> PseudoLabels:
+def pseudo_labels(logits: Tensor, subclass_logits: Tensor, parents: Tensor, threshold: float) -> PseudoLabels:
     """Return the labels of the weak view's logits ``[B,C,h,w]`` and ``[B,K,h,w]``.
 
     ``parents`` uint8 ``[256]`` maps a subclass to its class (:func:`common.methods.usrn.subclasses.parent_table`).
     """
-    p, q = _softmax(logits), _softmax(subclass_logits)
-    subclass_confidence, subclass = q.max(1), q.argmax(1)
-    parent = parents[subclass].astype(np.int64)
+    p, q = ops.softmax(logits.astype(ms.float32), 1), ops.softmax(subclass_logits.astype(ms.float32), 1)
+    subclass_confidence, subclass = ops.max(q, 1)
+    parent = ops.gather(parents.astype(ms.int32), subclass, 0)
     entropy, subclass_entropy = normalised_entropy(p), normalised_entropy(q)
     gate_open = subclass_entropy > entropy
-    own = np.arange(p.shape[1]).reshape(1, -1, 1, 1) == parent[:, None]
-    class_mask = gate_open[:, None] | own
-    regularised = p * class_mask
-    confidence, label = regularised.max(1), regularised.argmax(1)
+    class_mask = gate_open.expand_dims(1) | one_hot(parent, p.shape[1])
+    confidence, label = ops.max(p * class_mask.astype(p.dtype), 1)
     return PseudoLabels(
         subclass=subclass,
         subclass_confidence=subclass_confidence,
-        kept_subclass=np.where(subclass_confidence > threshold, subclass, IGNORE),
+        kept_subclass=subclass.masked_fill(~(subclass_confidence > threshold), IGNORE),
         parent=parent,
         entropy=entropy,
         subclass_entropy=subclass_entropy,
@@ -82,10 +73,10 @@ def pseudo_labels(logits: Tensor, subclass_logits: Tensor, parents: np.ndarray, 
         class_mask=class_mask,
         label=label,
         confidence=confidence,
-        kept_label=np.where(confidence > threshold, label, IGNORE),
+        kept_label=label.masked_fill(~(confidence > threshold), IGNORE),
     )
 
 
-def self_training_loss(logits: Tensor, kept: np.ndarray) -> Tensor:
+def self_training_loss(logits: Tensor, kept: Tensor) -> Tensor:
     """Return the cross entropy over the kept pixels divided by the number of all pixels; ``kept`` ``[B,h,w]`` with 255."""
     return kept_cross_entropy(logits, kept, kept.size)

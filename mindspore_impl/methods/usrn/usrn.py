@@ -8,14 +8,12 @@ veto unless its entropy says that it is the less certain one (``mindspore_impl/m
 teacher; three passes in train mode: labelled, strong, weak, the last without gradient.
 
 Source: ``specs/usrn.md`` section 6.
-
-Labels and whatever else carries no gradient are NumPy here.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
 from common.config.schema import CriterionConfig, ExperimentConfig
 from common.methods.interface import Batch, Clock, summed
@@ -34,8 +32,8 @@ from mindspore_impl.session import Session
 def labelled_terms(
     logits: Tensor,
     subclass_logits: Tensor,
-    labels: np.ndarray,
-    subclass_labels: np.ndarray,
+    labels: Tensor,
+    subclass_labels: Tensor,
     settings: USRNSettings,
     criterion: CriterionConfig,
 ) -> dict[str, Tensor]:
@@ -49,14 +47,14 @@ def labelled_terms(
 
 
 def unlabelled_terms(
-    strong: tuple[Tensor, Tensor], weak: tuple[Tensor, Tensor], parents: np.ndarray, settings: USRNSettings
+    strong: tuple[Tensor, Tensor], weak: tuple[Tensor, Tensor], parents: Tensor, settings: USRNSettings
 ) -> dict[str, Tensor]:
     """Return ``unsup_sub`` and ``unsup_reg`` as they enter the sum (sections 6.3 and 6.4).
 
     ``strong`` and ``weak`` are class logits ``[B,C,h,w]`` and subclass logits ``[B,K,h,w]``; those of the weak view get no
     gradient. ``parents``: :func:`common.methods.usrn.subclasses.parent_table`.
     """
-    found = pseudo_labels(*weak, parents, settings.threshold)
+    found = pseudo_labels(*map(ops.stop_gradient, weak), parents, settings.threshold)
     subclass_weight = settings.unsup_weight * settings.subclass_weight
     return {
         "unsup_sub": subclass_weight * self_training_loss(strong[1], found.kept_subclass),
@@ -73,7 +71,7 @@ class USRN(Method):
 
     def __init__(self, config: ExperimentConfig, session: Session) -> None:
         super().__init__(config, session)
-        self.parents = parent_table(self.settings.subclass_counts)
+        self.parents = session.tensor(parent_table(self.settings.subclass_counts))
 
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
         """Run one optimiser step and return the loss terms as they enter the sum (section 6.5)."""
@@ -86,8 +84,9 @@ class USRN(Method):
         return losses
 
     def _labelled(self, part: dict, clock: Clock) -> dict[str, Tensor]:
+        labels, subclass_labels = (self.session.tensor(part[name]) for name in ("label", "subclass"))
         scores = self._scores("labelled", part["image"], clock, pooled=False)
-        return labelled_terms(*scores, part["label"], part["subclass"], self.settings, self.config.criterion)
+        return labelled_terms(*scores, labels, subclass_labels, self.settings, self.config.criterion)
 
     def _unlabelled(self, part: dict, clock: Clock) -> dict[str, Tensor]:
         strong = self._scores("strong", part["strong"], clock, self.settings.pooled)
@@ -97,7 +96,7 @@ class USRN(Method):
     def _scores(
         self, view: str, images: np.ndarray, clock: Clock, pooled: bool, gradient: bool = True
     ) -> tuple[Tensor, Tensor]:
-        outputs = self.forward("student", images, clock, view, gradient=gradient, pooled=pooled)
+        outputs = self.forward("student", self.session.tensor(images), clock, view, gradient=gradient, pooled=pooled)
         return outputs["logits"], outputs["subclass_logits"]
 
     def predictor(self, role: str) -> MindSporePredictor:

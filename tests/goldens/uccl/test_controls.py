@@ -7,7 +7,6 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -96,8 +95,16 @@ def padding_without_aligned_corners(framework: Framework, monkeypatch) -> None:
     if framework.name == "torch":
         half_pixel_resize("methods.uccl.ckr_sbu")(framework, monkeypatch)
         return
-    resize = lambda ignore, size: np.stack([cv2.resize(image, size[::-1]) for image in ignore])  # noqa: E731
-    monkeypatch.setattr(framework.module("methods.uccl.ckr_sbu"), "resize_as_pytorch", resize)
+    monkeypatch.setattr(framework.module("methods.uccl.ckr_sbu"), "corners_of_white", half_pixel_corners)
+
+
+def half_pixel_corners(source, size):
+    """What :func:`common.images.pytorch_resize.corners_of_white` would return without aligned corners."""
+    taps = []
+    for old, new in zip(source, size):
+        position = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        taps.append(np.stack([np.floor(position), np.ceil(position)]).astype(np.int32))
+    return *taps, np.broadcast_to((np.arange(16) == 15)[:, None, None], (16, *size)).copy()
 
 
 def no_lag(framework: Framework, monkeypatch) -> None:
