@@ -49,7 +49,7 @@ def drop_unreliable(uncertainty: Tensor, pseudo_label: Tensor, percent: float) -
     if not valid.any():
         return pseudo_label, None
     threshold = percentile(uncertainty, percent, valid)
-    return pseudo_label.masked_fill((uncertainty >= threshold) & valid, IGNORE), threshold
+    return pseudo_label.masked_fill(uncertainty >= threshold, IGNORE), threshold
 
 
 def kept_cross_entropy(logits: Tensor, target: Tensor, divisor: Tensor | float) -> Tensor:
