@@ -18,7 +18,10 @@ from typing import Any, TextIO, TypeVar
 from common.errors import CheckFailed, Interrupted, UserError
 from common.paths import PROJECT, at_home
 
-EXTRAS = {"torch": "torch", "mindspore": "mindspore", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
+EXTRAS = {
+    "torch": "torch", "mindspore": "mindspore", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx",
+    "starlette": "serve", "uvicorn": "serve", "prometheus_client": "serve",
+}  # fmt: skip
 """Packages that a command may need, and the extra of ``pyproject.toml`` that brings them."""
 
 

@@ -6,6 +6,7 @@ their orientation tag says. Every message names the file and what it is.
 
 from __future__ import annotations
 
+import io
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from common.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 """Ends of the names of pictures, in lower case."""
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
+"""Formats that are decoded when the bytes come from somebody else; some others hand them to programs of their own."""
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".pgm")
 """Those of formats that keep every value of a label."""
 
@@ -65,12 +68,30 @@ class PixelLimit:
     option: str = "--max-pixels"
 
 
+class PictureBytes(io.BytesIO):
+    """A picture file in memory, as it came over a network; messages call it ``name``."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Source = Path | PictureBytes
+
+
+class TooManyPixels(UserError):
+    """A picture is larger than the limit; nothing of it was decoded."""
+
+
 def is_picture_name(path: Path) -> bool:
     """Whether a file of a folder is one of its pictures by its name; ``._NAME`` is what macOS leaves beside NAME."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
 
 
-def read_rgb(path: Path, what: str = "picture", limit: PixelLimit | None = None) -> np.ndarray:
+def read_rgb(path: Source, what: str = "picture", limit: PixelLimit | None = None) -> np.ndarray:
     """Return a picture as uint8 RGB ``[H,W,3]``, upright.
 
     Grey becomes three equal channels, a palette its colours, alpha is left out, and 16 bits become 8 by v >> 8. Raises
@@ -193,13 +214,13 @@ def _whole_png(content: bytes) -> bool:
 
 
 @contextmanager
-def _opened(path: Path, what: str, limit: PixelLimit | None) -> Iterator[Image.Image]:
+def _opened(path: Source, what: str, limit: PixelLimit | None) -> Iterator[Image.Image]:
     """The file, recognised and small enough; whatever goes wrong with it is one line."""
     limit = limit or PixelLimit()
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS if isinstance(path, PictureBytes) else None) as file:
             if file.width * file.height > limit.pixels:
-                raise UserError(
+                raise TooManyPixels(
                     f"{what} {path} has {file.width}x{file.height} pixels, more than {limit.option} = {limit.pixels}; "
                     "raise that if the picture really is so large, or cut it into parts"
                 )
@@ -215,7 +236,12 @@ def _opened(path: Path, what: str, limit: PixelLimit | None) -> Iterator[Image.I
         raise UserError(f"{what} {path} {_reason(path, error)}") from None
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(path: Source, error: Exception) -> str:
+    if isinstance(path, PictureBytes):
+        unknown = isinstance(error, UnidentifiedImageError)
+        return (
+            f"is none of {', '.join(FORMATS)}; send one" if unknown else f"cannot be decoded ({error}); send it again"
+        )
     if getattr(error, "errno", None) is not None:
         return f"cannot be read: {error.strerror}; check the path"
     if Path(path).is_file() and Path(path).stat().st_size == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import numpy as np
@@ -60,9 +61,15 @@ def write_label_png(path: str | os.PathLike, ids: np.ndarray, palette: np.ndarra
 
     ``palette`` is uint8 ``[256,3]`` from :func:`colours`. The file is written whole or not at all.
     """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(label_png(ids, palette))
+
+
+def label_png(ids: np.ndarray, palette: np.ndarray) -> bytes:
+    """Return the PNG file that :func:`write_label_png` writes."""
     if ids.dtype != np.uint8 or ids.ndim != 2:
         raise TypeError(f"class ids must be uint8 [H,W], not {ids.dtype} with {ids.ndim} axes")
-    picture = Image.fromarray(ids, mode="P")
+    picture, file = Image.fromarray(ids, mode="P"), io.BytesIO()
     picture.putpalette(palette.tobytes())
-    with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG")
+    picture.save(file, format="PNG")
+    return file.getvalue()

@@ -10,7 +10,9 @@ from PIL import Image
 from common.errors import UserError
 from common.images.picture import (
     TURNED,
+    PictureBytes,
     PixelLimit,
+    TooManyPixels,
     _plain_png,
     is_picture_name,
     read_indices,
@@ -243,3 +245,23 @@ def test_a_damaged_png_says_one_line_only(tmp_path, capfd, damage):
 def test_companions_are_no_pictures(tmp_path):
     names = ["a.jpg", "b.PNG", "c.TiFF", "d.webp", "._a.jpg", "e.txt", "f"]
     assert [name for name in names if is_picture_name(tmp_path / name)] == ["a.jpg", "b.PNG", "c.TiFF", "d.webp"]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif"])
+def test_bytes_are_read_as_their_file(tmp_path, name):
+    path = tagged(tmp_path / name, PIXELS, 6)
+    np.testing.assert_array_equal(read_rgb(PictureBytes(path.read_bytes(), "sent")), read_rgb(path))
+
+
+def test_bytes_from_elsewhere_that_are_refused(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.gif")
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(UserError, match="picture sent is none of JPEG, PNG.*; send one"):
+        read_rgb(PictureBytes((tmp_path / "a.gif").read_bytes(), "sent"))
+    with pytest.raises(UserError, match="picture sent is none of"):
+        read_rgb(PictureBytes(b"", "sent"))
+    with pytest.raises(UserError, match="picture sent cannot be decoded .*; send it again"):
+        read_rgb(PictureBytes(whole[:60], "sent"))
+    with pytest.raises(TooManyPixels, match="picture sent has 6x4 pixels, more than the limit = 23"):
+        read_rgb(PictureBytes(whole, "sent"), limit=PixelLimit(23, "the limit"))

@@ -1,0 +1,141 @@
+"""``python -m onnx_impl.serve FOLDER``: a packaged model behind HTTP: KServe version 2, ``/segment``, metrics, a page.
+
+One process, one session, one request in the network at a time; others wait in a bounded queue. It listens to this machine
+alone unless ``--host`` says otherwise, and ends on SIGTERM or Ctrl-C when the requests it has taken are answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.command_line import positive, run_command, user_path
+from common.errors import UserError
+from common.experiment import load
+from common.models.model_folder import CONFIG, is_model_folder, model_file
+from common.reports.palettes import colours
+from onnx_impl.providers import add_provider_options, mebibytes, provider_options
+from onnx_impl.serving.refusal import Limits
+from onnx_impl.web.page import FILES, describe_page
+
+if TYPE_CHECKING:
+    from onnx_impl.predictor import OnnxPredictor
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""A model's name in addresses."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    options = _parser().parse_args(arguments)
+    file = model_file(options.model, "onnx")
+    name = options.name or (options.model.resolve() if options.model.is_dir() else file).stem
+    if not NAME.fullmatch(name):
+        raise UserError(f"{name!r} cannot stand in an address; name the model with --name, letters, digits, . _ -")
+
+    from onnx_impl.predictor import OnnxPredictor
+    from onnx_impl.serving.listening import listen, server_of, signals_end_it
+
+    predictor = OnnxPredictor(file, provider_options(options, options.threads))
+    table = colours(options.palette or palette_of(options.model), predictor.classes)
+    limits = Limits(
+        bytes=options.max_bytes, pixels=options.max_pixels, queue=options.queue, seconds=options.timeout,
+        connections=options.connections,
+    )  # fmt: skip
+    with listen(options.host, options.port) as listener, signals_end_it():
+        host, port = listener.getsockname()[:2]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        print(f"{name} on {predictor.runtime.device}: {address}/ and {address}/v2/models/{name}", flush=True)
+        app = application(predictor, name, table, limits, options.model)
+        server_of(app, limits).run(sockets=[listener])
+    print("stopped")
+
+
+def application(predictor: OnnxPredictor, name: str, table: np.ndarray, limits: Limits, model: Path) -> Any:
+    """Return the ASGI application for a model that was opened from ``model``, a packaged model's folder or a file."""
+    from onnx_impl.serving.app import Service
+
+    metadata = predictor.metadata
+    folder = model / "web"
+    made = is_model_folder(model) and (folder / "page.json").is_file()
+    stored = json.loads((folder / "page.json").read_text(encoding="utf-8")) if made else {}
+    page = describe_page(name, metadata.classes, table, metadata.size) | {
+        "server": {
+            "url": f"v2/models/{name}/infer",
+            "precision": predictor.contents.precision,
+            "pixels": limits.pixels,
+        },
+        "models": stored.get("models", []),
+        "runtime": stored.get("runtime"),
+    }
+    return Service(
+        predictor, name, table, limits, (metadata.batch, metadata.size), page, folder if made else FILES
+    ).app()  # fmt: skip
+
+
+def palette_of(model: Path) -> str:
+    """Return the palette of the data set that a packaged model, or a file in one, was trained on."""
+    folder = model if model.is_dir() else model.parent
+    return load(folder / CONFIG).dataset.palette if is_model_folder(folder) else "voc"
+
+
+def _parser() -> argparse.ArgumentParser:
+    defaults = Limits()
+    parser = argparse.ArgumentParser(
+        prog="python -m onnx_impl.serve", description="Serve an exported model over HTTP, with a page to try it."
+    )
+    parser.add_argument(
+        "model", type=user_path, metavar="FOLDER", help="a packaged model's folder, or a .onnx file (of one)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
+    parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument("--name", help="the model's name in addresses (default: the folder's)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
+    parser.add_argument(
+        "--max-bytes", type=mebibytes, default=defaults.bytes, metavar="MIB",
+        help=f"largest body (default: {defaults.bytes >> 20})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-pixels", type=positive, default=defaults.pixels, metavar="N",
+        help="most pixels in a request, looked at before decoding (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--queue", type=positive, default=defaults.queue, metavar="N",
+        help="requests that may wait; the next one is answered with 503 (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=_seconds, default=defaults.seconds, metavar="S",
+        help="seconds for a body, and then for its answer (default: %(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--connections", type=positive, default=defaults.connections, metavar="N",
+        help="most clients at a time (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--palette", choices=("voc", "cityscapes", "camvid"), help="colours (default: a packaged model's own, else voc)"
+    )
+    add_provider_options(parser)
+    return parser
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0..65535")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 86400:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+    return value
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))
