@@ -24,6 +24,8 @@ from common.runs.run_folder import RunFolder
 from common.runtimes import RUNTIMES, TRAINED
 from common.splits.registry import identify, known_splits
 from converters.convert import save
+from converters.triton import TRITON, write_triton
+from converters.web import NPM, WEB, write_web
 
 TERMS = {
     "voc": "Pascal VOC 2012 images come from Flickr and are for research under the VOC terms; SBD's masks are research data "
@@ -40,12 +42,13 @@ BACKBONE_TERMS = "The encoder started from weights trained on ImageNet, which is
 
 def package(
     run: Path, out: Path, overwrite: bool = False, parity: Path | None = None, evaluate: bool = False,
-    limit: int | None = None,
+    limit: int | None = None, web: Path | None = None, triton: bool = False,
 ) -> Path:  # fmt: skip
     """Write the folder ``out`` from the run folder ``run``, whole or not at all, and return it.
 
     ``parity`` is a ``parity.json`` with the scores of all runtimes (default: that of ``run``, if there is one); with
-    ``evaluate`` it is made first, on ``limit`` images (None: all). Raises :class:`UserError` when the run has no finished
+    ``evaluate`` it is made first, on ``limit`` images (None: all). ``web``, the npm package onnxruntime-web, adds a page for
+    the browser, ``triton`` a model repository. Raises :class:`UserError` when the run has no finished
     checkpoint or ``out`` is in use, :class:`CheckFailed` when the runtimes do not agree.
     """
     from converters.export_onnx import export
@@ -71,6 +74,11 @@ def package(
         export(scratch / WEIGHTS, scratch / GRAPH, head=config.evaluation.head)
         shutil.copyfile(folder.config, scratch / CONFIG)
         shutil.copyfile(folder.result, scratch / RESULT)
+        graphs = sorted(scratch.glob("*.onnx"))
+        if web is not None:
+            write_web(scratch / WEB, out.name, config.dataset.palette, graphs, web)
+        if triton:
+            write_triton(scratch / TRITON, out.name, graphs)
         write_text_atomic(scratch / CARD, card(config, result, scores, scratch))
     return out
 
@@ -107,6 +115,12 @@ def card(config: ExperimentConfig, result: Mapping[str, Any], scores: Mapping[st
         "```",
         "python -m torch_impl.eval    THIS_FOLDER                      # mindspore_impl and onnx_impl alike",
         "python -m onnx_impl.predict  THIS_FOLDER IMAGES --out DIR",
+        "python -m onnx_impl.serve    THIS_FOLDER                      # http://127.0.0.1:8000/",
+        *(
+            ["python -m http.server --directory THIS_FOLDER/web     # the page in the browser"]
+            * (folder / WEB).is_dir()
+        ),
+        *(["tritonserver --model-repository THIS_FOLDER/triton"] * (folder / TRITON).is_dir()),
         "```",
         "",
         "## Data",
@@ -178,14 +192,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--evaluate", action="store_true", help="first score the network in all three runtimes")
     parser.add_argument("--limit", type=positive, metavar="N", help="with --evaluate: only the first N images")
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that was packaged before")
+    parser.add_argument(
+        "--web", type=user_path, metavar="FILE", help=f"add a page for the browser; FILE is what `{NPM}` downloads"
+    )
+    parser.add_argument("--triton", action="store_true", help="add a model repository for the Triton server")
     options = parser.parse_args(arguments)
     if options.parity and not options.parity.is_file():
         raise UserError(f"no parity.json at {options.parity}; make it with python -m converters.parity")
+    if options.web and not options.web.exists():
+        raise UserError(f"there is no {options.web}; get it with {NPM}")
     if options.parity and options.evaluate:
         raise UserError("--evaluate makes the parity.json that --parity names; leave one out")
     made = package(
-        options.run, options.out, options.overwrite, options.parity, evaluate=options.evaluate, limit=options.limit
-    )
+        options.run, options.out, options.overwrite, options.parity, evaluate=options.evaluate, limit=options.limit,
+        web=options.web, triton=options.triton,
+    )  # fmt: skip
     print(f"{made}: {', '.join(sorted(path.name for path in made.iterdir()))}")
 
 

@@ -104,7 +104,7 @@ def read_rgb(path: Source, what: str = "picture", limit: PixelLimit | None = Non
             raise UserError(
                 f"{what} {path} has {kind}, which do not say what is white; save it with 8 or 16 bits per channel"
             )
-        pixels = _plain_png(file)
+        pixels = _plain_png(file, path)
         if pixels is not None:
             return pixels
         picture = _upright(file)
@@ -185,11 +185,11 @@ def _upright(file: Image.Image) -> Image.Image:
     return file.transpose(TURNS[orientation]) if orientation > 1 else file
 
 
-def _plain_png(file: Image.Image) -> np.ndarray | None:
+def _plain_png(file: Image.Image, source: Source) -> np.ndarray | None:
     """The pixels of an undamaged, upright PNG file of 8-bit RGB by OpenCV, which is faster; None for any other file."""
     if file.format != "PNG" or file.mode != "RGB" or orientation_of(file) > 1:
         return None
-    content = Path(file.filename).read_bytes()
+    content = source.getvalue() if isinstance(source, PictureBytes) else Path(source).read_bytes()
     if content[PNG_DEPTH] != 8 or not _whole_png(content):
         return None
     try:

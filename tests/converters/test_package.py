@@ -20,6 +20,7 @@ from common.networks.initial import initial_tensors
 from common.splits.resolve import resolve
 from converters.convert import save
 from converters.package import main
+from tests.npm import npm_package
 
 pytestmark = pytest.mark.onnx
 
@@ -111,6 +112,7 @@ def test_bad_use_leaves_nothing_behind(packaged, tmp_path, capsys):
         ([str(run), str(model)], "is there already; choose another folder, or --overwrite"),
         ([str(run), str(run), "--overwrite"], "is there already"),
         ([str(run), str(tmp_path / "out"), "--parity", "none.json"], "no parity.json at none.json"),
+        ([str(run), str(tmp_path / "out"), "--web", "none.tgz"], "there is no none.tgz; get it with npm pack"),
     ]
     for number, text in enumerate(("{", "[]", "{}", '{"scores": {"torch": {}}}', '{"scores": [1]}')):
         (run / f"parity{number}.json").write_text(text)
@@ -137,6 +139,22 @@ def test_a_packaged_folder_is_replaced_when_asked(packaged, tmp_path, monkeypatc
     monkeypatch.setattr("converters.export_onnx.export", lambda source, target, **_: target.write_bytes(b"graph"))
     assert run_command(main, [str(packaged[0]), str(model), "--overwrite"]) == 0
     assert sorted(path.name for path in model.iterdir()) == FILES
+
+
+def test_a_page_and_a_triton_repository_when_asked(packaged, tmp_path, monkeypatch, capsys):
+    run, model = packaged
+    copy = lambda _, target, **__: shutil.copyfile(model / "model.onnx", target)  # noqa: E731
+    monkeypatch.setattr("converters.export_onnx.export", copy)
+    out, npm = tmp_path / "shapes", npm_package(tmp_path / "npm.tgz")
+    assert run_command(main, [str(run), str(out), "--triton", "--web", str(npm)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == sorted([*FILES, "triton", "web"])
+    assert (out / "triton" / "shapes" / "1" / "model.onnx").is_file()
+    assert json.loads((out / "web" / "page.json").read_text())["models"][0]["file"] == "fp32.onnx"
+    card = (out / "README.md").read_text()
+    assert "http.server --directory THIS_FOLDER/web" in card and "--model-repository THIS_FOLDER/triton" in card
+    assert "THIS_FOLDER/web" not in (model / "README.md").read_text()
+    assert run_command(main, [str(run), str(tmp_path / "other"), "--web", str(model / "model.onnx")]) == 2
+    assert "is not the npm package onnxruntime-web" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
 def test_a_failure_half_way_leaves_no_folder(packaged, tmp_path, monkeypatch):

@@ -200,7 +200,7 @@ def test_plain_png_files_give_pillows_pixels(tmp_path, options):
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path, **options)
     with Image.open(path) as file:
-        assert _plain_png(file) is not None
+        assert _plain_png(file, path) is not None
     found = read_rgb(path)
     np.testing.assert_array_equal(found, pixels)
     assert found.flags.writeable and found.flags.c_contiguous
@@ -221,7 +221,7 @@ def test_other_png_files_are_pillows(tmp_path, kind):
     else:
         forms[kind]().save(path)
     with Image.open(path) as file:
-        assert _plain_png(file) is None
+        assert _plain_png(file, path) is None
     expected = UPRIGHT[6](PIXELS) if kind == "turned" else np.asarray(Image.open(path).convert("RGB"))
     np.testing.assert_array_equal(read_rgb(path), expected)
 
