@@ -6,7 +6,6 @@ package as ``npm pack onnxruntime-web`` downloads it. Any web server can give it
 
 from __future__ import annotations
 
-import json
 import shutil
 import tarfile
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import sha256, write_json_atomic
+from common.files import parse_json, sha256, write_json_atomic
 from common.reports.palettes import colours
 
 WEB = "web"
@@ -65,7 +64,7 @@ def copy_runtime(package: Path, folder: Path) -> dict[str, Any]:
                         raise KeyError(path)
                     with file, open(folder / name, "wb") as target:
                         shutil.copyfileobj(file, target)
-        described = json.loads((folder / "package.json").read_text(encoding="utf-8"))
+        described = parse_json((folder / "package.json").read_bytes())
         if described["name"] != "onnxruntime-web":
             raise KeyError(described["name"])
     except (OSError, KeyError, TypeError, ValueError, EOFError, tarfile.TarError) as error:

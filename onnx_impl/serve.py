@@ -7,7 +7,6 @@ alone unless ``--host`` says otherwise, and ends on SIGTERM or Ctrl-C when the r
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import numpy as np
 from common.command_line import positive, run_command, user_path
 from common.errors import UserError
 from common.experiment import load
+from common.files import read_json
 from common.models.model_folder import CONFIG, is_model_folder, model_file
 from common.reports.palettes import colours
 from onnx_impl.providers import add_provider_options, mebibytes, provider_options
@@ -34,25 +34,26 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     options = _parser().parse_args(arguments)
     file = model_file(options.model, "onnx")
-    name = options.name or (options.model.resolve() if options.model.is_dir() else file).stem
+    name = options.name or (options.model.resolve().name if options.model.is_dir() else file.stem)
     if not NAME.fullmatch(name):
         raise UserError(f"{name!r} cannot stand in an address; name the model with --name, letters, digits, . _ -")
 
     from onnx_impl.predictor import OnnxPredictor
-    from onnx_impl.serving.listening import listen, server_of, signals_end_it
+    from onnx_impl.serving.listening import ended_by_signals, listen, server_of
 
     predictor = OnnxPredictor(file, provider_options(options, options.threads))
-    table = colours(options.palette or palette_of(options.model), predictor.classes)
+    table = colours(options.palette or palette_of(home_of(options.model)), predictor.classes)
     limits = Limits(
         bytes=options.max_bytes, pixels=options.max_pixels, queue=options.queue, seconds=options.timeout,
         connections=options.connections,
     )  # fmt: skip
-    with listen(options.host, options.port) as listener, signals_end_it():
+    with listen(options.host, options.port) as listener:
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        print(f"{name} on {predictor.runtime.device}: {address}/ and {address}/v2/models/{name}", flush=True)
-        app = application(predictor, name, table, limits, options.model)
-        server_of(app, limits).run(sockets=[listener])
+        server = server_of(application(predictor, name, table, limits, options.model), limits)
+        with ended_by_signals(server):
+            print(f"{name} on {predictor.runtime.device}: {address}/ and {address}/v2/models/{name}", flush=True)
+            server.run(sockets=[listener])
     print("stopped")
 
 
@@ -61,9 +62,10 @@ def application(predictor: OnnxPredictor, name: str, table: np.ndarray, limits: 
     from onnx_impl.serving.app import Service
 
     metadata = predictor.metadata
-    folder = model / "web"
-    made = is_model_folder(model) and (folder / "page.json").is_file()
-    stored = json.loads((folder / "page.json").read_text(encoding="utf-8")) if made else {}
+    home = home_of(model)
+    folder = home / "web"
+    made = is_model_folder(home) and (folder / "page.json").is_file()
+    stored = _stored(folder / "page.json") if made else {}
     page = describe_page(name, metadata.classes, table, metadata.size) | {
         "server": {
             "url": f"v2/models/{name}/infer",
@@ -78,10 +80,24 @@ def application(predictor: OnnxPredictor, name: str, table: np.ndarray, limits: 
     ).app()  # fmt: skip
 
 
-def palette_of(model: Path) -> str:
-    """Return the palette of the data set that a packaged model, or a file in one, was trained on."""
-    folder = model if model.is_dir() else model.parent
-    return load(folder / CONFIG).dataset.palette if is_model_folder(folder) else "voc"
+def _stored(path: Path) -> dict[str, Any]:
+    try:
+        stored = read_json(path)
+    except ValueError:
+        stored = None
+    if not isinstance(stored, dict):
+        raise UserError(f"{path} is not what converters.package --web writes; package the model again")
+    return stored
+
+
+def home_of(model: Path) -> Path:
+    """Return the folder that a model is, or lies in; it may be a packaged model."""
+    return model if model.is_dir() else model.parent
+
+
+def palette_of(home: Path) -> str:
+    """Return the palette of the data set that a packaged model was trained on, else VOC's."""
+    return load(home / CONFIG).dataset.palette if is_model_folder(home) else "voc"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from common.command_line import ending_signals
 from common.errors import UserError
 from onnx_impl.serving.refusal import Limits
 
@@ -19,7 +20,7 @@ HEAD = 16 << 10
 """Most bytes of a request's head."""
 
 
-def server_of(app: Any, limits: Limits) -> Any:
+def server_of(app: Any, limits: Limits) -> uvicorn.Server:
     """Return the uvicorn server of an application; its ``run(sockets=[...])`` answers until a signal, or ``should_exit``."""
     config = uvicorn.Config(
         app, http=watched(3 * limits.seconds), ws="none", lifespan="off", access_log=False, log_level="error",
@@ -30,9 +31,10 @@ def server_of(app: Any, limits: Limits) -> Any:
 
 
 @contextlib.contextmanager
-def signals_end_it() -> Iterator[None]:
-    """Let SIGTERM and SIGINT, which uvicorn obeys and then raises once more, do nothing beyond that."""
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+def ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Let every signal that asks for an end, and Ctrl-C, end ``server`` as uvicorn means it, and nothing else."""
+    # Uvicorn takes two of them itself while it runs, and raises those it got once more when it is done.
+    before = {number: signal.signal(number, server.handle_exit) for number in (*ending_signals(), signal.SIGINT)}
     try:
         yield
     finally:

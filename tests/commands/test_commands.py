@@ -23,6 +23,7 @@ COMMANDS = (
     "onnx_impl.quantize",
     "onnx_impl.halve",
     "onnx_impl.bench",
+    "onnx_impl.serve",
     "converters.convert_ckpt",
     "converters.export_onnx",
     "converters.package",

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import io
 import json
+import shutil
 import signal
 import socket
 import threading
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from common.command_line import run_command
+from common.experiment import dump
 from common.reports.palettes import colours
 from onnx_impl.serve import main
 from tests.onnx.servers import Client, command, gated, question, wait_for
@@ -374,6 +376,13 @@ def test_sigterm_answers_what_was_taken(exported, predictor):
             client.ask("/v2/health/live")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_other_signals_end_it_as_well(exported, number):
+    with command(exported.model) as (process, client), client.open():
+        process.send_signal(number)
+        assert process.communicate() == ("stopped\n", "") and process.returncode == 0
+
+
 def test_bad_use_is_one_line(exported, tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -388,6 +397,16 @@ def test_bad_use_is_one_line(exported, tmp_path, capsys):
             assert run_command(main, arguments) == 2
             text = capsys.readouterr().err
             assert complaint in text and text.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", ""])
+def test_a_damaged_page_is_one_line(exported, tmp_path, capsys, content):
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "page.json").write_text(content)
+    (tmp_path / "config.yaml").write_text(dump(exported.experiment))
+    shutil.copyfile(exported.model, tmp_path / "model.onnx")
+    assert run_command(main, [str(tmp_path), "--port", "0"]) == 2
+    assert "page.json is not what converters.package --web writes" in capsys.readouterr().err
 
 
 def test_missing_packages_are_named(exported, monkeypatch, capsys):
