@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,22 @@ def write_json_atomic(path: str | os.PathLike, value: Any) -> None:
     write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def require_ordinary(path: str | os.PathLike) -> None:
+    """Raise ``OSError`` for what is there and no file or folder: reading a pipe waits for ever, a device never ends."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """Return the content of an ordinary file; raises ``OSError`` for anything else."""
+    require_ordinary(path)
+    return Path(path).read_bytes()
+
+
 def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text; raises ValueError for anything else, also for one that is nested too deeply."""
     try:
@@ -121,7 +138,7 @@ def parse_json(text: str | bytes) -> Any:
 
 def read_json(path: str | os.PathLike) -> Any:
     """Return the value of a JSON file in UTF-8; raises ValueError as :func:`parse_json`."""
-    return parse_json(Path(path).read_bytes().decode("utf-8"))
+    return parse_json(read_bytes(path).decode("utf-8"))
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from common.checkpoints.checkpoint import read
 from common.command_line import EXPERIMENT, experiment_arguments, positive, run_command, run_module, user_path
 from common.config.schema import ExperimentConfig
 from common.errors import CheckFailed, UserError
-from common.files import write_array_atomic, write_json_atomic
+from common.files import read_json, write_array_atomic, write_json_atomic
 from common.images.picture import read_indices
 from common.models.model_folder import experiment_of
 from common.runtimes import FRAMEWORKS, RUNTIMES
@@ -131,7 +130,7 @@ def evaluate_in(
 
 def compare(out: Path, gates: Gates) -> dict[str, Any]:
     """Return scores per runtime, differences per pair and the list of gates that failed, from the dumps in ``out``."""
-    results = {runtime: json.loads((out / runtime / "result.json").read_text()) for runtime in RUNTIMES}
+    results = {runtime: read_json(out / runtime / "result.json") for runtime in RUNTIMES}
     own_error = relative_error(out / "torch", out / "float64")
     scores = {}
     for runtime, result in results.items():

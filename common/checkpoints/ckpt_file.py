@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from pathlib import Path
 
 import numpy as np
 
 from common.checkpoints.protobuf import BYTES, VARINT, fields, packed
 from common.errors import UserError
-from common.files import atomic_path
+from common.files import atomic_path, read_bytes
 from common.networks.tensors import Tensors, check_dtypes, widen_bfloat16
 
 TYPE_NAMES = {
@@ -36,7 +35,7 @@ def read_ckpt(path: str | os.PathLike) -> dict[str, np.ndarray | str]:
     :class:`UserError` when the file is cut off, damaged, encrypted or not of this format.
     """
     try:
-        entries = _entries(_checked(memoryview(Path(path).read_bytes())))
+        entries = _entries(_checked(memoryview(read_bytes(path))))
         return {tag: _array(tag, *entry) for tag, entry in entries.items()}
     except (ValueError, OverflowError) as error:
         raise UserError(f"{path} is not a readable MindSpore checkpoint ({error}); fetch or save it again") from None

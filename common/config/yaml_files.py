@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
+from common.files import read_bytes
 
 SCALARS = (
     ("tag:yaml.org,2002:null", r"(?:~|null|)", ["~", "n", ""]),
@@ -85,7 +86,7 @@ def _check_size(value: Any) -> None:
 def read_yaml(path: Path, name: str | None = None) -> Any:
     """Return the value of a YAML file, which messages call ``name`` (default: its path)."""
     try:
-        return parse_yaml(path.read_text(encoding="utf-8"), name or str(path))
+        return parse_yaml(read_bytes(path).decode("utf-8"), name or str(path))
     except FileNotFoundError:
         raise UserError(f"{name or path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.files import write_array_atomic
+from common.files import require_ordinary, write_array_atomic
 
 READER = 2
 """Raised whenever a file is decoded to other values than before, so that arrays of the old reading are not used."""
@@ -28,6 +28,7 @@ def cached(folder: Path, source: Path, axes: int, decode: Callable[[], np.ndarra
     key = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     path = folder / f"{source.stem}-{key}.npy"
     try:
+        require_ordinary(path)
         array = np.load(path, allow_pickle=False)
         if array.ndim == axes and array.dtype.kind in "biu":
             return array

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from common.config.schema import DatasetConfig, Folders
 from common.errors import UserError
+from common.files import read_bytes
 from common.images.picture import SUFFIXES
 
 MARKS = (
@@ -64,7 +65,7 @@ def read_list(path: Path, config: DatasetConfig) -> tuple[ListEntry, ...]:
     text, when a line leaves the folder of images, and when two different lines would become one id.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except FileNotFoundError:
         raise UserError(
             f"list {path} of data set {config.name} does not exist; put it there or correct the name"

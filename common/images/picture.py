@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from common.errors import UserError
+from common.files import require_ordinary
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 """Ends of the names of pictures, in lower case."""
@@ -218,6 +219,8 @@ def _opened(path: Source, what: str, limit: PixelLimit | None) -> Iterator[Image
     """The file, recognised and small enough; whatever goes wrong with it is one line."""
     limit = limit or PixelLimit()
     try:
+        if not isinstance(path, PictureBytes):
+            require_ordinary(path)
         with Image.open(path, formats=FORMATS if isinstance(path, PictureBytes) else None) as file:
             if file.width * file.height > limit.pixels:
                 raise TooManyPixels(

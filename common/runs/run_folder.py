@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import parse_json, write_text_atomic
+from common.files import parse_json, read_bytes, write_text_atomic
 from common.paths import PROJECT
 
 
@@ -88,7 +88,7 @@ class RunFolder:
         """Return the log's entries, oldest first; a last line that was cut off by a crash is left out."""
         if not self.log_file.exists():
             return []
-        lines = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_bytes(self.log_file).decode("utf-8", "replace").splitlines()
         entries = []
         for number, line in enumerate(lines, 1):
             try:

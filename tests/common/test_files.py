@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import stat
 import sys
 
@@ -14,18 +15,31 @@ import numpy as np
 import pytest
 
 from common import files
+from common.checkpoints.checkpoint import read
+from common.checkpoints.ckpt_file import read_ckpt
 from common.command_line import run_command
+from common.config.layers import dataset_config
+from common.config.yaml_files import read_yaml
+from common.datasets.lists import read_list
 from common.errors import UserError
+from common.evaluation.results import read_result
 from common.files import (
     atomic_folder,
     atomic_path,
+    read_bytes,
     read_json,
     sha256,
     write_array_atomic,
     write_json_atomic,
     write_text_atomic,
 )
+from common.images.picture import read_indices, read_rgb
+from common.methods.pcr.first_prototypes import read_prototypes
+from common.methods.pcr.pcr import PCRSettings
 from common.paths import PROJECT, data_root, weights_path
+from common.runs.run_folder import RunFolder
+from onnx_impl.predictor import contents_of
+from tests.processes import PATIENCE
 
 
 def test_write_makes_folders_and_leaves_nothing_else(tmp_path):
@@ -211,6 +225,35 @@ def test_an_error_without_a_number_names_the_file_and_the_reason(tmp_path, capsy
 
     assert run_command(main) == 2
     assert f"error: {tmp_path / 'a.npy'}: 8192 requested and 0 written" in capsys.readouterr().err
+
+
+READERS = {
+    "bytes": read_bytes, "json": read_json, "yaml": read_yaml, "result": read_result, "ckpt": read_ckpt,
+    "picture": read_rgb, "label": read_indices, "list": lambda path: read_list(path, dataset_config("voc_mini")),
+    "prototypes": lambda path: read_prototypes(PCRSettings(proto_init="file", proto_file=str(path)), (3, 2, 5)),
+    "checkpoint": read, "graph": contents_of, "log": lambda path: RunFolder(path.parent).entries(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_ordinary_file_is_refused_and_not_waited_for(reader, kind, tmp_path):
+    path = tmp_path / ("log.jsonl" if reader == "log" else "file")
+    {
+        "pipe": lambda: os.mkfifo(path), "device": lambda: path.symlink_to("/dev/zero"), "folder": path.mkdir,
+    }[kind]()  # fmt: skip
+
+    def hung(*_) -> None:
+        pytest.fail("it waits")
+
+    before = signal.signal(signal.SIGALRM, hung)
+    signal.alarm(PATIENCE)
+    try:
+        with pytest.raises((OSError, UserError)):
+            READERS[reader](path)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_json_that_is_nested_too_deeply_is_no_json(tmp_path):

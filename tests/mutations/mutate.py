@@ -322,7 +322,7 @@ def picture(path: Path, rng: Random) -> None:
         image = image.resize(rng.choice(((1, 1), (1, 999), (47, 40), (40, 48), (3000, 2))))
     elif kind == "turn":
         image, saved_as, exif = image.convert("RGB"), rng.choice(("JPEG", "PNG", "TIFF")), Image.Exif()
-        exif[0x0112] = rng.choice((0, 2, 5, 6, 8, 9, 70000, "up"))
+        exif[0x0112] = rng.choice((0, 2, 5, 6, 8, 9, 60000))
         options["exif"] = exif
     elif kind == "format":
         image, saved_as = image.convert("RGB"), rng.choice(("JPEG", "PNG", "GIF", "TIFF", "JPEG2000", "ICO", "PDF"))

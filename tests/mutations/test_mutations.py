@@ -58,7 +58,7 @@ def converted(to: str) -> Command:
 
 def training(framework: str, experiment: str, run: str, *settings: str) -> Command:
     arguments = (experiment, *SETTINGS, *settings, "--run-dir", f"{{home}}/{run}")
-    return Command(f"{framework}_impl.train", arguments, silent=False, makes=(f"{run}/",))
+    return Command(f"{framework}_impl.train", arguments, silent=False, makes=(run,))
 
 
 def evaluation(framework: str, *arguments: str) -> Command:
@@ -134,7 +134,7 @@ KINDS = {
          Command(
              "torch_impl.features",
              (BASELINE, *SETTINGS, "--checkpoint", "{home}/run/best.pth", "--out", "{home}/features"),
-             silent=False, makes=("features/",),
+             silent=False, makes=("features",),
          )),
     ),
     "prototypes": Kind(

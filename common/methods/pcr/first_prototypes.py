@@ -10,6 +10,7 @@ from common.arrays import IGNORE
 from common.checkpoints.checkpoint import read
 from common.checkpoints.formats import SINGLE, SUFFIXES
 from common.errors import UserError
+from common.files import require_ordinary
 from common.methods.pcr.kmeans import class_prototypes
 from common.methods.pcr.pcr import PCRSettings
 from common.paths import weights_path
@@ -93,6 +94,7 @@ def _checkpoint_prototypes(path) -> np.ndarray | None:
 
 def _npz_prototypes(path) -> np.ndarray | None:
     try:
+        require_ordinary(path)
         with np.load(path, allow_pickle=False) as content:
             return content.get("prototypes")
     except FileNotFoundError:
