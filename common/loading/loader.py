@@ -9,12 +9,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
@@ -25,9 +26,13 @@ from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import Dataset
 from common.errors import UserError
 from common.loading.plan import Plan, Task
-from common.loading.samples import Arrays, SampleMaker
+from common.loading.ring import Filling, Place, Ring, Spec, write
+from common.loading.samples import Arrays, SampleMaker, blank_sample
 from common.methods.interface import Batch, Stream
 from common.splits.split import Split
+
+CHUNKS = 2
+"""Pieces of work per worker that the samples of a batch are handed out in."""
 
 
 class Loader:
@@ -56,6 +61,8 @@ class Loader:
             seed=config.trainer.seed,
         )
         self._pool: ProcessPoolExecutor | None = None
+        self._ring: Ring | None = None
+        self._said = False
 
     @property
     def iterations_per_epoch(self) -> int:
@@ -69,10 +76,11 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """End the worker processes."""
+        """End the worker processes and remove their shared memory; batches stay as they are."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+            self._ring.close()
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of ``epoch`` from ``first_step`` on, exactly those that the whole epoch has there.
@@ -87,16 +95,15 @@ class Loader:
                 yield _collate(tasks, map(self._maker.make, tasks))
 
     def _prefetched(self, plan: Iterator[list[Task]]) -> Iterator[Batch]:
-        running: deque[tuple[list[Task], list[Future[Arrays]]]] = deque()
+        running: deque[_Running] = deque()
         try:
             for tasks in islice(plan, self._config.prefetch):
-                running.append((tasks, self._submit(tasks)))
+                running.append(self._submit(tasks))
             while running:
-                tasks, futures = running[0]
-                batch = _collate(tasks, (future.result() for future in futures))
+                batch = running[0].batch()
                 running.popleft()
                 for following in islice(plan, 1):
-                    running.append((following, self._submit(following)))
+                    running.append(self._submit(following))
                 yield batch
         except BrokenProcessPool:
             self.close()
@@ -105,11 +112,10 @@ class Loader:
                 "lower loader.workers or loader.prefetch, or set loader.workers=0 to see the cause"
             ) from None
         finally:
-            for _, futures in running:
-                for future in futures:
-                    future.cancel()
+            for part in running:
+                part.cancel()
 
-    def _submit(self, tasks: Iterable[Task]) -> list[Future[Arrays]]:
+    def _submit(self, tasks: Sequence[Task]) -> _Running:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
                 max_workers=self._config.workers,
@@ -118,7 +124,53 @@ class Loader:
                 initializer=_start_worker,
                 initargs=(self._maker,),
             )
-        return [self._pool.submit(_work, task) for task in tasks]
+            self._ring = Ring(
+                {
+                    name: {array: Spec(value.shape, value.dtype.str) for array, value in blank_sample(stream).items()}
+                    for name, stream in self._maker.streams.items()
+                }
+            )
+        filling = self._slot(tasks)
+        places = filling.places() if filling else [None] * len(tasks)
+        each = -(-len(tasks) // (CHUNKS * self._config.workers))
+        futures = [
+            self._pool.submit(_work, tasks[start : start + each], places[start : start + each])
+            for start in range(0, len(tasks), each)
+        ]
+        if filling:
+            filling.written_by(futures)
+        return _Running(tasks, futures, filling)
+
+    def _slot(self, tasks: Sequence[Task]) -> Filling | None:
+        """Where the batch of ``tasks`` is written; None: nowhere, its samples come through a pipe."""
+        try:
+            return self._ring.take(tasks)
+        except OSError as error:
+            if not self._said:
+                self._said = True
+                print(
+                    f"note: no shared memory for another batch ({error.strerror}), so samples come through a pipe, which takes "
+                    "the training process's time; enlarge /dev/shm (docker run --shm-size=8g) or lower loader.prefetch",
+                    file=sys.stderr,
+                )
+            return None
+
+
+class _Running:
+    """A batch that worker processes are making, several tasks in one piece of work."""
+
+    def __init__(self, tasks: Sequence[Task], futures: Sequence[Future], filling: Filling | None) -> None:
+        self._tasks, self._futures, self._filling = tasks, futures, filling
+
+    def batch(self) -> Batch:
+        """Wait for the samples; raises what a worker raised."""
+        parts = [future.result() for future in self._futures]
+        return self._filling.batch() if self._filling else _collate(self._tasks, chain.from_iterable(parts))
+
+    def cancel(self) -> None:
+        """Begin none of the work that has not begun."""
+        for future in self._futures:
+            future.cancel()
 
 
 def _collate(tasks: Sequence[Task], samples: Iterable[Arrays]) -> Batch:
@@ -168,5 +220,13 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def _work(task: Task) -> Arrays:
-    return _worker.make(task)
+def _work(tasks: Sequence[Task], places: Sequence[Place | None]) -> list[Arrays]:
+    """Make the samples of ``tasks``; return those that have no place in shared memory."""
+    returned = []
+    for task, place in zip(tasks, places):
+        sample = _worker.make(task)
+        if place is None:
+            returned.append(sample)
+        else:
+            write(place, sample)
+    return returned

@@ -14,6 +14,13 @@ from common.rng import generator
 Arrays = dict[str, np.ndarray]
 
 
+def blank_sample(stream: Stream) -> Arrays:
+    """Return the arrays of a sample of ``stream`` made from a black image: what names, shapes and types all of them have."""
+    side = stream.pipeline.crop
+    labels = {name: np.zeros((side, side), np.uint8) for name in stream.labels}
+    return stream.pipeline(np.zeros((side, side, 3), np.uint8), labels, np.random.default_rng(0))
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleMaker:
     """Turns tasks into arrays; the part of a loader that every worker process has."""
