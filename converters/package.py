@@ -1,14 +1,15 @@
 """``python -m converters.package RUN OUT``: a trained network as one folder that can be evaluated, deployed and passed on.
 
-OUT gets ``model.safetensors`` (PyTorch, MindSpore), ``model.onnx`` (ONNX Runtime, verified), ``config.yaml``,
-``result.json`` and ``README.md``: what it is, data, split digest, protocol, scores per runtime, licence notes.
+OUT gets ``model.safetensors`` (PyTorch, MindSpore), ``model.onnx`` (ONNX Runtime, verified) and what ``--precision`` adds to it,
+``config.yaml``, ``result.json``, ``model.json`` for programs without this project, and ``README.md``: what it is, data, split
+digest, protocol, scores per runtime, gates of every precision, licence notes.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from common.config.schema import ExperimentConfig
 from common.errors import CheckFailed, UserError
 from common.evaluation.results import read_result
 from common.experiment import load
-from common.files import atomic_folder, read_json, sha256, write_text_atomic
+from common.files import atomic_folder, read_json, sha256, write_json_atomic, write_text_atomic
+from common.models.exported_graph import GraphMetadata
 from common.models.model_folder import CARD, CONFIG, GRAPH, RESULT, WEIGHTS
 from common.runs.run_folder import RunFolder
 from common.runtimes import RUNTIMES, TRAINED
 from common.splits.registry import identify, known_splits
 from converters.convert import save
+from converters.model_json import CONSUMER, MODEL_JSON, describe, graph_files
 from converters.triton import TRITON, write_triton
 from converters.web import NPM, WEB, write_web
 
@@ -37,19 +40,21 @@ TERMS = {
 }
 """What is known of the terms of a data set, which also concern what was trained on it."""
 UNKNOWN_TERMS = "The terms of this data set are not known here; whoever passes the model on must know them."
+PROGRAM_TERMS = "The program that made this is under Apache-2.0; that says nothing of the weights."
 BACKBONE_TERMS = "The encoder started from weights trained on ImageNet, which is for non-commercial research."
 
 
 def package(
     run: Path, out: Path, overwrite: bool = False, parity: Path | None = None, evaluate: bool = False,
-    limit: int | None = None, web: Path | None = None, triton: bool = False,
+    limit: int | None = None, precisions: Sequence[str] = (), web: Path | None = None, triton: bool = False,
 ) -> Path:  # fmt: skip
     """Write the folder ``out`` from the run folder ``run``, whole or not at all, and return it.
 
     ``parity`` is a ``parity.json`` with the scores of all runtimes (default: that of ``run``, if there is one); with
-    ``evaluate`` it is made first, on ``limit`` images (None: all). ``web``, the npm package onnxruntime-web, adds a page for
-    the browser, ``triton`` a model repository. Raises :class:`UserError` when the run has no finished
-    checkpoint or ``out`` is in use, :class:`CheckFailed` when the runtimes do not agree.
+    ``evaluate`` it is made first, on ``limit`` images (None: all). ``precisions``, int8 or fp16, are added if they keep
+    the limits of their commands on the validation images, the first ``limit`` again. ``web``, the npm package onnxruntime-web,
+    adds a page for the browser, ``triton`` a model repository. Raises :class:`UserError` when the run has no finished
+    checkpoint or ``out`` is in use, :class:`CheckFailed` when the runtimes do not agree or a precision loses too much.
     """
     from converters.export_onnx import export
     from converters.parity import run_parity
@@ -74,12 +79,15 @@ def package(
         export(scratch / WEIGHTS, scratch / GRAPH, head=config.evaluation.head)
         shutil.copyfile(folder.config, scratch / CONFIG)
         shutil.copyfile(folder.result, scratch / RESULT)
+        for precision in precisions:
+            add_precision(scratch, precision, limit)
         graphs = sorted(scratch.glob("*.onnx"))
         if web is not None:
             write_web(scratch / WEB, out.name, config.dataset.palette, graphs, web)
         if triton:
             write_triton(scratch / TRITON, out.name, graphs)
         write_text_atomic(scratch / CARD, card(config, result, scores, scratch))
+        write_json_atomic(scratch / MODEL_JSON, describe(config, result, licence(config), scratch))
     return out
 
 
@@ -96,9 +104,30 @@ def _scores(parity: Path) -> dict[str, dict[str, Any]]:
     )
 
 
+def add_precision(folder: Path, precision: str, limit: int | None) -> None:
+    """Write ``model_PRECISION.onnx`` beside the float32 model in a packaged model's ``folder``, within the default limits."""
+    from onnx_impl import halve, quantize
+
+    command = {"int8": quantize, "fp16": halve}[precision]
+    target = folder / f"{Path(GRAPH).stem}_{precision}.onnx"
+    judged = ["--limit", str(limit)] if limit else []
+    command.main([str(folder / GRAPH), str(target), str(folder), *judged])
+
+
+def licence(config: ExperimentConfig) -> dict[str, str | None]:
+    """Return what is known of the terms of program, data and backbone; nobody has stated those of the weights."""
+    return {
+        "program": "Apache-2.0",
+        "weights": None,
+        "data": TERMS.get(config.dataset.name, UNKNOWN_TERMS),
+        "backbone": BACKBONE_TERMS if config.network.backbone_weights else None,
+    }
+
+
 def card(config: ExperimentConfig, result: Mapping[str, Any], scores: Mapping[str, Any], folder: Path) -> str:
     """Return the text of ``README.md``; ``scores`` are those of ``parity.json`` by runtime, ``folder`` holds the files."""
     dataset, network, protocol = config.dataset, config.network, result["protocol"]
+    graphs, terms = graph_files(folder), licence(config)
     lines = [
         f"# {config.name}",
         "",
@@ -108,9 +137,10 @@ def card(config: ExperimentConfig, result: Mapping[str, Any], scores: Mapping[st
         "| file | for | SHA-256 |",
         "| --- | --- | --- |",
         f"| `{WEIGHTS}` | PyTorch, MindSpore | `{sha256(folder / WEIGHTS)}` |",
-        f"| `{GRAPH}` | ONNX Runtime; verified against PyTorch when it was made | `{sha256(folder / GRAPH)}` |",
+        *_graph_lines(graphs),
         f"| `{CONFIG}` | every setting of the training | |",
         f"| `{RESULT}` | the evaluation of the run | |",
+        f"| `{MODEL_JSON}` | programs without this project: signature, classes, colours, normalisation, digests, gates | |",
         "",
         "```",
         "python -m torch_impl.eval    THIS_FOLDER                      # mindspore_impl and onnx_impl alike",
@@ -123,6 +153,13 @@ def card(config: ExperimentConfig, result: Mapping[str, Any], scores: Mapping[st
         *(["tritonserver --model-repository THIS_FOLDER/triton"] * (folder / TRITON).is_dir()),
         "```",
         "",
+        "With NumPy and ONNX Runtime alone:",
+        "",
+        "```python",
+        *CONSUMER.replace("PRECISION", "int8" if "int8" in graphs else "fp32").splitlines(),
+        "```",
+        "",
+        *_gate_lines(graphs),
         "## Data",
         "",
         f"- data set: {dataset.name}; classes: {', '.join(dataset.classes)}",
@@ -138,12 +175,45 @@ def card(config: ExperimentConfig, result: Mapping[str, Any], scores: Mapping[st
         "",
         "## Licence",
         "",
-        f"- Data: {TERMS.get(dataset.name, UNKNOWN_TERMS)}",
-        *([f"- {BACKBONE_TERMS}"] if network.backbone_weights else []),
-        "- The program that made this is under Apache-2.0; that says nothing of the weights.",
+        f"- Data: {terms['data']}",
+        *([f"- {terms['backbone']}"] if terms["backbone"] else []),
+        f"- {PROGRAM_TERMS}",
         "",
     ]
     return "\n".join(lines)
+
+
+def _graph_lines(graphs: Mapping[str, tuple[Path, GraphMetadata]]) -> list[str]:
+    lines = []
+    for precision, (path, _) in graphs.items():
+        how = "verified against PyTorch when it was made" if precision == "fp32" else f"{precision}, see Precisions"
+        lines.append(f"| `{path.name}` | ONNX Runtime; {how} | `{sha256(path)}` |")
+    return lines
+
+
+def _gate_lines(graphs: Mapping[str, tuple[Path, GraphMetadata]]) -> list[str]:
+    """What the reduced precisions lost against float32, on what, and how they were made."""
+    rows = []
+    for precision, (path, metadata) in graphs.items():
+        if precision != "fp32":
+            gates, made = metadata.gates, metadata.quantization
+            how = (
+                f"{made['scheme']}, {made['calibration']} on {made['images']} training images"
+                if made
+                else "rounded weights"
+            )
+            if made and made["kept_float"]:
+                how += f"; float stayed {', '.join(made['kept_float'])}"
+            limits = gates["limits"]
+            rows.append(
+                f"| {precision} | {path.stat().st_size / 1e6:.1f} | {gates['float32_miou']:.3f} -> {gates['miou']:.3f} | "
+                f"{gates['worst_class']} {-gates['class_drop']:+.2f} | {100 * gates['flips']:.3f} | {gates['images']} | "
+                f"{limits['drop']:g} / {limits['class_drop']:g} / {100 * limits['flips']:g} | {how} |"
+            )
+    if not rows:
+        return []
+    head = "| precision | MB | mIoU % | worst class, points | pixels changed % | images | limits of the three | made |"
+    return ["## Precisions", "", head, f"| {' | '.join(['---'] * 8)} |", *rows, ""]
 
 
 def _split_lines(config: ExperimentConfig, result: Mapping[str, Any]) -> list[str]:
@@ -190,8 +260,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=user_path, metavar="OUT", help="the folder to make")
     parser.add_argument("--parity", type=user_path, metavar="FILE", help="parity.json with the scores of all runtimes")
     parser.add_argument("--evaluate", action="store_true", help="first score the network in all three runtimes")
-    parser.add_argument("--limit", type=positive, metavar="N", help="with --evaluate: only the first N images")
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="with --evaluate and --precision: only the first N images"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that was packaged before")
+    parser.add_argument(
+        "--precision", nargs="+", choices=("int8", "fp16"), default=[],
+        help="add these beside float32, each if it keeps its limits",
+    )  # fmt: skip
     parser.add_argument(
         "--web", type=user_path, metavar="FILE", help=f"add a page for the browser; FILE is what `{NPM}` downloads"
     )
@@ -205,7 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("--evaluate makes the parity.json that --parity names; leave one out")
     made = package(
         options.run, options.out, options.overwrite, options.parity, evaluate=options.evaluate, limit=options.limit,
-        web=options.web, triton=options.triton,
+        precisions=dict.fromkeys(options.precision), web=options.web, triton=options.triton,
     )  # fmt: skip
     print(f"{made}: {', '.join(sorted(path.name for path in made.iterdir()))}")
 

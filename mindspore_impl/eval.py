@@ -8,7 +8,6 @@ from pathlib import Path
 from common.command_line import run_command
 from common.config.schema import ExperimentConfig
 from common.evaluation.command import run
-from common.models.stored_network import read_network
 from common.prediction.predictor import Predictor
 
 
@@ -23,17 +22,11 @@ def load_predictor(
     """Return the predictor of a checkpoint's network on the device, and its role."""
     import mindspore  # noqa: F401  a missing package is reported by its own name
 
-    from mindspore_impl.checkpoint import load_network
-    from mindspore_impl.device import choose_device, processors
-    from mindspore_impl.networks import build_network
-    from mindspore_impl.predictor import MindSporePredictor
+    from mindspore_impl.segmenter import load_predictor as load
 
-    with processors(config.trainer.threads):
-        device = choose_device(options.device or config.trainer.device)
-    stored = read_network(path, role, config)
-    network = build_network(stored.config, len(stored.classes))
-    load_network(network, stored.tensors, str(path))
-    return MindSporePredictor(network, device, config.evaluation.head), stored.role
+    device, head = options.device or config.trainer.device, config.evaluation.head
+    predictor, stored = load(path, config, role, device, head, config.trainer.threads)
+    return predictor, stored.role
 
 
 def main(arguments: list[str] | None = None) -> None:

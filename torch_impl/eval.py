@@ -8,7 +8,6 @@ from pathlib import Path
 from common.command_line import run_command
 from common.config.schema import ExperimentConfig
 from common.evaluation.command import run
-from common.models.stored_network import read_network
 from common.prediction.predictor import Predictor
 
 
@@ -24,22 +23,13 @@ def load_predictor(
     path: Path, config: ExperimentConfig, role: str | None, options: argparse.Namespace
 ) -> tuple[Predictor, str]:
     """Return the predictor of a checkpoint's network on the device, and its role."""
-    import torch
+    from torch_impl.segmenter import load_predictor as load
 
-    from torch_impl.checkpoint import load_network
-    from torch_impl.device import choose_device
-    from torch_impl.networks import build_network
-    from torch_impl.predictor import TorchPredictor
-
-    if config.trainer.threads:
-        torch.set_num_threads(config.trainer.threads)
-    device = choose_device(options.device or config.trainer.device)
-    stored = read_network(path, role, config)
-    network = build_network(stored.config, len(stored.classes))
-    load_network(network, stored.tensors, str(path))
+    device, head = options.device or config.trainer.device, config.evaluation.head
+    predictor, stored = load(path, config, role, device, head, config.trainer.threads)
     if options.float64:
-        network = network.double()
-    return TorchPredictor(network.to(device), device, config.evaluation.head), stored.role
+        predictor.network.double()
+    return predictor, stored.role
 
 
 def main(arguments: list[str] | None = None) -> None:

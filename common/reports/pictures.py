@@ -17,6 +17,10 @@ RIGHT, WRONG, IGNORED = (214, 232, 214), (200, 30, 30), (255, 255, 255)
 """Colours of :func:`difference_map`."""
 
 
+ROWS_AT_ONCE = 256
+"""Rows of a picture for which the numbers between two bytes are held at a time: they take eight times the room."""
+
+
 def overlay(image: np.ndarray, ids: np.ndarray, colours: np.ndarray, alpha: float = 0.5) -> np.ndarray:
     """Blend the class colours into an image; ignored pixels stay as they are.
 
@@ -25,8 +29,12 @@ def overlay(image: np.ndarray, ids: np.ndarray, colours: np.ndarray, alpha: floa
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha = {alpha} must lie in 0..1")
-    blended = np.rint((1 - alpha) * image + alpha * colours[ids].astype(np.float32)).astype(np.uint8)
-    return np.where((ids == IGNORE)[..., None], image, blended)
+    blended = np.array(image)
+    for top in range(0, len(image), ROWS_AT_ONCE):
+        rows, shown = blended[top : top + ROWS_AT_ONCE], ids[top : top + ROWS_AT_ONCE]
+        mixed = np.rint((1 - alpha) * rows + alpha * colours[shown].astype(np.float32)).astype(np.uint8)
+        np.copyto(rows, mixed, where=(shown != IGNORE)[..., None])
+    return blended
 
 
 def difference_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:

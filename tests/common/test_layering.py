@@ -16,7 +16,7 @@ PACKAGES = {"common", "converters", "experiments", "benchmarks", "tests"} | IMPL
 ROOMS = [
     "arrays", "errors", "paths", "rng", "files", "command_line", "machine", "runtimes",
     "config", "images", "datasets", "networks", "reports", "runs", "splits", "checkpoints",
-    "prediction", "methods", "experiment", "loading", "models", "check_data", "evaluation", "training", "make_subclasses",
+    "prediction", "methods", "experiment", "loading", "models", "segmenting", "check_data", "evaluation", "training", "make_subclasses",
 ]  # fmt: skip
 """Files and folders of ``common`` from the ground up; one may import only those before it."""
 FAMILIES = ("u2pl", "cpcl", "pcr", "usrn", "uccl")

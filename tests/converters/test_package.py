@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +20,20 @@ from common.config.schema import ExperimentConfig
 from common.experiment import compose, dump
 from common.files import sha256, write_json_atomic
 from common.networks.initial import initial_tensors
+from common.reports.palettes import colours as palette
 from common.splits.resolve import resolve
 from converters.convert import save
 from converters.package import main
 from tests.npm import npm_package
+from tests.places import PROJECT
+from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.onnx
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 SETTINGS = ["dataset.images=[200, 3]", "loader.workers=0"]
-FILES = ["README.md", "config.yaml", "model.onnx", "model.safetensors", "result.json"]
+FILES = ["README.md", "config.yaml", "model.json", "model.onnx", "model.safetensors", "result.json"]
 
 
 def run_folder(path: Path) -> ExperimentConfig:
@@ -61,6 +67,18 @@ def packaged(tmp_path_factory) -> tuple[Path, Path]:
     return folder / "run", folder / "model"
 
 
+@pytest.fixture(scope="module")
+def reduced(packaged, tmp_path_factory) -> Path:
+    """The same run with every precision; its network, which learnt nothing, may lose more than a trained one."""
+    from onnx_impl.scores import Limits
+
+    out = tmp_path_factory.mktemp("reduced") / "model"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnx_impl.quantize.Limits", lambda **_: Limits(drop=100, class_drop=100, flips=1))
+        assert run_command(main, [str(packaged[0]), str(out), "--precision", "int8", "fp16", "--limit", "2"]) == 0
+    return out
+
+
 def test_what_is_in_the_folder(packaged):
     run, model = packaged
     assert sorted(path.name for path in model.iterdir()) == FILES
@@ -76,6 +94,95 @@ def test_what_is_in_the_folder(packaged):
     ):  # fmt: skip
         assert text in card, text
     assert "Not evaluated" not in card
+
+
+def test_every_precision_has_its_gates(reduced):
+    described = json.loads((reduced / "model.json").read_text())
+    assert list(described["graphs"]) == ["fp32", "fp16", "int8"]
+    card = (reduced / "README.md").read_text()
+    for precision in ("int8", "fp16"):
+        gates = described["graphs"][precision]["gates"]
+        assert gates["images"] == 2 and gates["flips"] <= gates["limits"]["flips"]
+        assert f"| {precision} |" in card and f"`model_{precision}.onnx`" in card
+    assert described["graphs"]["int8"]["quantization"]["scheme"] == "U8S8"
+    assert (reduced / "model_int8.onnx").stat().st_size < (reduced / "model.onnx").stat().st_size
+
+
+def test_programs_find_everything_in_model_json(packaged, reduced):
+    for folder in (packaged[1], reduced):
+        described, config = json.loads((folder / "model.json").read_text()), compose("shapes/12/suponly", SETTINGS)
+        assert described["classes"] == list(config.dataset.classes) and len(described["palette"]) == 6
+        assert described["normalisation"]["mean"] == list(config.normalisation.mean)
+        there = {path.name for path in folder.iterdir()} - {"model.json"}
+        assert {name: entry["sha256"] for name, entry in described["files"].items()} == {
+            name: sha256(folder / name) for name in there
+        }
+        assert described["graphs"]["fp32"]["input"] == {"name": "image", "type": "float32", "shape": [-1, 3, -1, -1]}
+        assert described["graphs"]["fp32"]["output"]["shape"] == [-1, 6, -1, -1]
+        assert described["licence"]["weights"] is None and "no terms" in described["licence"]["data"]
+
+
+def test_the_card_s_program_needs_numpy_and_onnxruntime_only(reduced, tmp_path):
+    """Run where no module of this project and none of the frameworks can be imported."""
+    from onnx_impl.segmenter import open_segmenter
+
+    program = (reduced / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert len(program.splitlines()) <= 10
+    picture = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    np.save(tmp_path / "picture.npy", picture)
+    blocked = [
+        "torch",
+        "mindspore",
+        "onnx",
+        "onnxscript",
+        "cv2",
+        "PIL",
+        "yaml",
+        "safetensors",
+        "tqdm",
+        "common",
+        "onnx_impl",
+        "converters",
+    ]
+    block = f"import sys\nsys.modules.update(dict.fromkeys({blocked}))\n"
+    out = "\nnp.savez('found.npz', class_ids=class_ids, colours=colours, names=model['classes'])\n"
+    code = block + program.replace("THIS_FOLDER", str(reduced)) + out
+    subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, check=True, timeout=PATIENCE)
+    with np.load(tmp_path / "found.npz") as found:
+        expected = open_segmenter(reduced / "model_int8.onnx", threads=1).segment(picture)
+        np.testing.assert_array_equal(found["class_ids"], expected)
+        np.testing.assert_array_equal(found["colours"], palette("voc", 6)[expected])
+        assert list(found["names"])[:2] == ["background", "disc"]
+
+
+def snippets() -> list[str]:
+    """The programs on the page about Python."""
+    return re.findall(r"```python\n(.*?)```", (PROJECT / "docs/python_api.md").read_text(), re.S)
+
+
+@pytest.mark.parametrize("index", range(len(snippets())))
+def test_the_page_s_programs_run(packaged, index, tmp_path, monkeypatch):
+    code = snippets()[index]
+    for package in ("torch", "mindspore", "onnx"):
+        if f"{package}_impl" in code:
+            pytest.importorskip({"onnx": "onnxruntime"}.get(package, package))
+    shutil.copytree(packaged[1], tmp_path / "model_folder")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 80, 3), np.uint8)).save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(code, "docs/python_api.md", "exec"), names)
+    assert names.get("class_ids", names.get("first")).shape == (96, 80)
+    if "shown" not in names and "open_rows" not in names:
+        lines = [line for line in code.splitlines() if line]
+        assert len(lines) <= 5
+
+
+def test_a_precision_that_loses_too_much_is_not_packaged(packaged, tmp_path, monkeypatch, capsys):
+    from onnx_impl.scores import Limits
+
+    monkeypatch.setattr("onnx_impl.halve.LIMITS", Limits(flips=-1))
+    assert run_command(main, [str(packaged[0]), str(tmp_path / "out"), "--precision", "fp16", "--limit", "1"]) == 1
+    assert "was not written" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])
@@ -136,7 +243,9 @@ def test_a_packaged_folder_is_replaced_when_asked(packaged, tmp_path, monkeypatc
     model = tmp_path / "model"
     shutil.copytree(packaged[1], model)
     (model / "old.txt").write_text("")
-    monkeypatch.setattr("converters.export_onnx.export", lambda source, target, **_: target.write_bytes(b"graph"))
+    monkeypatch.setattr(
+        "converters.export_onnx.export", lambda _, target, **__: shutil.copyfile(model / "model.onnx", target)
+    )
     assert run_command(main, [str(packaged[0]), str(model), "--overwrite"]) == 0
     assert sorted(path.name for path in model.iterdir()) == FILES
 

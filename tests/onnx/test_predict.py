@@ -14,13 +14,12 @@ from PIL import Image
 
 from common.command_line import run_command
 from common.config.schema import Normalisation
-from common.errors import UserError
 from common.images.geometry import pad_to
 from common.images.normalise import normalise
 from common.images.picture import read_rgb
 from common.prediction.sliding import windows
 from common.reports.palettes import colours
-from onnx_impl.predict import find_pictures, main, output_paths
+from onnx_impl.predict import main
 from tests.places import PROJECT
 from tests.processes import PATIENCE
 
@@ -147,16 +146,17 @@ def test_bad_pictures_are_named_and_the_others_done(exported, pictures, tmp_path
 def test_one_picture_that_fails_does_not_stop_the_others(
     exported, pictures, tmp_path, monkeypatch, capsys, error, said, where
 ):
-    from onnx_impl import predict
+    from common.segmenting import command, sources
 
-    whole = getattr(predict, where)
+    module = command if where == "write_label_png" else sources
+    whole = getattr(module, where)
 
     def fail(path, *arguments, **options):
         if path.stem == "b":
             raise error
         return whole(path, *arguments, **options)
 
-    monkeypatch.setattr(predict, where, fail)
+    monkeypatch.setattr(module, where, fail)
     assert run_command(main, [str(exported.model), str(pictures), "--out", str(tmp_path / "out")]) == 2
     told = capsys.readouterr()
     assert "2 of 3 pictures" in told.out and said in told.err.splitlines()[-1]
@@ -185,7 +185,7 @@ def test_a_group_without_memory_is_done_picture_by_picture(exported, tmp_path, m
 def test_results_never_overwrite_each_other_or_a_picture(exported, pictures, tmp_path, capsys):
     before = {path: path.read_bytes() for path in pictures.iterdir()}
     assert run_command(main, [str(exported.model), str(pictures), "--out", str(pictures)]) == 2
-    assert "would overwrite the picture" in capsys.readouterr().err
+    assert "would overwrite" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in pictures.iterdir()} == before
     Image.fromarray(picture(8, 8)).save(pictures / "b.jpg")
     assert run_command(main, [str(exported.model), str(pictures), "--out", str(tmp_path / "out")]) == 2
@@ -193,16 +193,10 @@ def test_results_never_overwrite_each_other_or_a_picture(exported, pictures, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_an_overlay_is_not_taken_for_a_picture_of_that_name(tmp_path):
-    with pytest.raises(UserError, match="would overwrite the picture"):
-        output_paths([tmp_path / "a.png", tmp_path / "a_overlay.jpg"], tmp_path)
-    assert len(output_paths([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "out")) == 2
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere.jpg"], "nowhere.jpg: there is no such picture or folder"),
+        (["nowhere.jpg"], "nowhere.jpg: there is no such picture, video or folder"),
         (["."], "no picture in"),
         (["x.png", "--stride", "8"], "needs a --window"),
         (["x.png", "--stride", "80", "--window", "64"], "needs a --window of at least that size"),
@@ -223,11 +217,6 @@ def test_windows_need_logits(exported, pictures, tmp_path, capsys):
     arguments = [str(exported.ids_model), str(pictures), "--out", str(tmp_path / "out"), "--window", "32"]
     assert run_command(main, arguments) == 2
     assert "export with --output logits" in capsys.readouterr().err
-
-
-def test_pictures_are_found_in_order_and_once(pictures):
-    found = find_pictures([pictures, pictures / "b.png"])
-    assert [path.name for path in found] == ["a.BMP", "b.png", "grey.png"]
 
 
 def test_pictures_are_read_as_data_sets_read_them(exported, tmp_path, expected, capsys):
@@ -279,32 +268,21 @@ def test_onnxruntime_alone_is_enough(exported, pictures, tmp_path):
 @pytest.mark.parametrize(("size", "window", "stride"), [((70, 100), 48, 20), ((31, 80), 64, None), ((20, 21), 32, 32)])
 def test_windows_in_strips_and_batches_give_the_answer_of_the_whole(exported, size, window, stride, batch):
     from common.prediction.sliding import join_windows
-    from onnx_impl.predict import segment
-    from onnx_impl.predictor import OnnxPredictor
+    from onnx_impl.segmenter import open_segmenter
 
-    predictor, image = OnnxPredictor(exported.model, threads=1), picture(*size, seed=6)
+    segmenter, image = open_segmenter(exported.model, threads=1), picture(*size, seed=6)
     padded = pad_to(normalise(image, Normalisation()), window, 0).transpose(2, 0, 1)[None]
     height, width = padded.shape[2:]
     layout = windows(height, width, window, stride or max(2 * window // 3, 1), "shift_back")
 
     def logits(box):
-        return predictor.logits(padded[:, :, box.rows, box.columns], (window, window))[0]
+        return segmenter.predictor.logits(padded[:, :, box.rows, box.columns], (window, window))[0]
 
     total, visits = np.zeros((6, height, width), np.float32), np.zeros((height, width), np.float32)
     whole = join_windows(layout, logits, total, visits).argmax(0)
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    found = segment(predictor, image, window, stride, batch)
+    found = segmenter.segment(image, window, stride, batch)
     assert (found != whole[top : top + size[0], left : left + size[1]]).mean() <= (0 if batch == 1 else 2e-4)
-
-
-def test_pictures_of_one_size_go_together():
-    from onnx_impl.predict import of_one_size
-
-    kinds = {"a": np.zeros((2, 2, 3)), "b": np.zeros((2, 3, 3)), "!": UserError("broken")}
-    items = [(Path(str(index)), kinds[kind]) for index, kind in enumerate("aaab!!ab")]
-    groups = [[int(path.name) for path, _ in group] for group in of_one_size(iter(items), 2)]
-    assert groups == [[0, 1], [2], [3], [4], [5], [6], [7]]
-    assert [len(group) for group in of_one_size(iter(items), 9)] == [3, 1, 1, 1, 1, 1]
 
 
 def test_batches_of_pictures_give_the_same_files(exported, pictures, tmp_path):
