@@ -9,6 +9,7 @@ the int8 file with its activations' scales times 4. The processor's time counts:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -28,7 +29,7 @@ from common.experiment import compose
 from common.networks.initial import initial_tensors
 from common.rng import generator
 
-RESNET50 = "voc/366/u2pl"
+RESNET50 = ("voc/366/u2pl", "network.encoder=resnet50", "network.backbone_weights=null")
 CALIBRATION_IMAGES = 4
 
 
@@ -40,12 +41,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", type=positive, nargs=2, metavar=("H", "W"), help="image (default: 513 513, 360 480)")
     parser.add_argument("--runs", type=positive, default=10, metavar="N", help="rounds that count (default: 10)")
     parser.add_argument("--limit", type=positive, metavar="N", help="camvid: only the first N validation images")
+    parser.add_argument("--keep", type=user_path, metavar="DIR", help="leave the files in DIR, for benchmarks.openvino")
     options = parser.parse_args(arguments)
     if (options.what == "camvid") != (options.checkpoint is not None):
         raise UserError("camvid takes a checkpoint, resnet50 none")
     from benchmarks.machine import save
 
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
+        folder = options.keep or stack.enter_context(tempfile.TemporaryDirectory())
+        Path(folder).mkdir(parents=True, exist_ok=True)
         figures = (resnet50 if options.what == "resnet50" else camvid)(Path(folder), options)
     given = sys.argv[1:] if arguments is None else arguments
     save(f"deployment-{options.what}", " ".join(["python -m benchmarks.deployment", *given]), figures)
@@ -63,7 +67,7 @@ def resnet50(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
     size = tuple(options.size or (513, 513))
     checkpoint = folder / "model.safetensors"
-    _write_random(checkpoint, RESNET50)
+    write_random(checkpoint, *RESNET50)
     files = _exported(
         checkpoint,
         folder,
@@ -169,12 +173,12 @@ def instructions() -> list[str]:
     return sorted(known & {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "avx512_bf16"})
 
 
-def _write_random(path: Path, experiment: str) -> None:
+def write_random(path: Path, experiment: str, *settings: str) -> None:
     """Write a checkpoint of an experiment's network with its initial values."""
     from torch_impl.checkpoint import network_tensors
     from torch_impl.networks import build_network
 
-    config = compose(experiment, ["network.encoder=resnet50", "network.backbone_weights=null"])
+    config = compose(experiment, settings)
     network = build_network(config.network, len(config.dataset.classes))
     shapes = {name: tensor.shape for name, tensor in network_tensors(network).items()}
     values = initial_tensors(shapes, config.network, 0, "student")

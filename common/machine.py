@@ -9,7 +9,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "mindspore", "onnxruntime", "numpy")
+PACKAGES = ("torch", "mindspore", "onnxruntime", "onnxruntime-openvino", "numpy")
 
 
 def describe() -> dict[str, Any]:
@@ -29,6 +29,22 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process has held so far, in MiB.
+
+    On Linux ``getrusage`` counts what the parent held before this program was started, too; the kernel's own note does not.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="ascii", errors="replace").splitlines() if status.exists() else []
+    held = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    if held:
+        return held[0] / 1024
+    import resource
+
+    unit = 1 << 20 if platform.system() == "Darwin" else 1 << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _processor() -> str:

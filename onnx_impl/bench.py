@@ -25,7 +25,7 @@ from common.command_line import positive, run_command, run_module, user_path
 from common.config.schema import ExperimentConfig
 from common.errors import UserError
 from common.files import sha256, write_json_atomic, write_text_atomic
-from common.machine import describe
+from common.machine import describe, peak_memory
 from common.models.model_folder import experiment_of, model_file
 from common.reports import charts
 from common.rng import generator
@@ -165,15 +165,13 @@ def score(candidates: Sequence[Candidate], config: ExperimentConfig, limit: int 
 
 def footprint(path: Path, spec: str, options: argparse.Namespace) -> dict[str, float]:
     """Return what a process of its own needs to open and run a model: MiB before opening and at most."""
-    import resource
-
     from onnx_impl.session import onnxruntime
 
     onnxruntime()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_memory()
     candidate = open_candidate(path, spec, options.threads)
     runner(candidate, options.batch[0], options)()
-    return {"before_mib": before, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"before_mib": before, "peak_mib": peak_memory()}
 
 
 def row(candidate: Candidate, times: dict[int, Times], found: Score | None, peak: float | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,11 @@ PROBE = (1, 65, 97)
 
 PROVEN = 1e-5
 """Largest relative error of float32 logits against the CPU provider; bfloat16 is a thousand times above."""
+
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+PREFIXES = re.compile(r"^.*(\[ONNXRuntimeError\] : \d+ : \w+ : |\[[A-Z]:[^\]]*\] )")
+"""What stands before the message in a line of ONNX Runtime's log."""
 
 
 def open_session(path: Path, options: ProviderOptions, metadata: GraphMetadata) -> Any:
@@ -160,10 +166,13 @@ def captured() -> Iterator[list[str]]:
 
 
 def reason(lines: list[str]) -> str:
-    """Return the first error of ONNX Runtime's log without time, place and colours; empty if there is none."""
+    """Return the first error of ONNX Runtime's log without time, place, path and colours; empty if there is none."""
     for line in lines:
         if "error" in line.lower():
-            return " ".join(line.rpartition("\x1b[0m")[0].rpartition("]")[2].split() or line.split())[:300]
+            said = " ".join(COLOURS.sub("", line).split())
+            # Behind the last prefix: "[E:onnxruntime:Default, file:line function] ... [ONNXRuntimeError] : 1 : FAIL : ".
+            said = PREFIXES.sub("", said)
+            return said.rpartition(" with error: ")[2][:300]
     return ""
 
 

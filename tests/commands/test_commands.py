@@ -19,6 +19,8 @@ COMMANDS = (
     "mindspore_impl.train",
     "mindspore_impl.eval",
     "onnx_impl.eval",
+    "torch_impl.predict",
+    "mindspore_impl.predict",
     "onnx_impl.predict",
     "onnx_impl.quantize",
     "onnx_impl.halve",

@@ -210,6 +210,16 @@ def test_noise_is_kept_and_its_first_error_is_the_reason(capfd):
     assert reason(lines) == "EP Error: one" and reason(["note"]) == ""
 
 
+def test_the_reason_is_the_missing_library_and_not_the_place_in_the_program():
+    """The line that onnxruntime-gpu 1.31.1 writes where CUDA is not installed."""
+    line = (
+        "\x1b[1;31m2026-11-29 21:51:50.67 [E:onnxruntime:Default, provider_bridge_ort.cc:2458 operator()] /src/core/session/"
+        "provider_bridge_ort.cc:2043 onnxruntime::Provider& onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : "
+        "Failed to load library /venv/libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open shared object file"
+    )
+    assert reason([line, "\x1b[m"]) == "libcublasLt.so.13: cannot open shared object file"
+
+
 def fake_session(**operators: str):
     """A session on CUDA whose operators are placed as given, e.g. ``CPU="Shape Conv"``."""
     parts = [
