@@ -94,6 +94,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print(f"{what}, {'bytes in, class ids out' if options.end_to_end else 'the network alone'}")
     print(format_table(rows, options.batch))
+    for remark in remarks(rows):
+        print(f"note: {remark}")
     warning = busy(times[options.batch[0]], candidates, load_before)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
@@ -219,6 +221,15 @@ def format_table(rows: Sequence[dict[str, Any]], batches: Sequence[int]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     padded = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths))} |" for line in lines]
     return "\n".join([padded[0], f"| {' | '.join('-' * width for width in widths)} |", *padded[1:]])
+
+
+def remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what a reader should know of a row's file: 8-bit types that a processor of the x86 family does not like."""
+    slow = [row["name"] for row in rows if row["precision"] == "int8 S8S8" and row["provider"].startswith("cpu")]
+    return [
+        f"{name} is S8S8, signed activations, which x86 runs hardly faster than float32; onnx_impl.quantize makes U8S8"
+        for name in dict.fromkeys(slow)
+    ]
 
 
 def busy(times: Sequence[Times], candidates: Sequence[Candidate], load: float | None) -> str:

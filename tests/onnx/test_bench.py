@@ -58,6 +58,16 @@ def test_rounds_are_interleaved_and_warm_up_does_not_count(monkeypatch):
     assert [len(of.wall) for of in times] == [2, 2] and all(of.cpu == [0, 0] and of.wall == [1, 1] for of in times)
 
 
+def test_a_file_of_signed_activations_is_named():
+    rows = [
+        {"name": "a", "precision": "int8 S8S8", "provider": "cpu"},
+        {"name": "b", "precision": "int8 U8S8", "provider": "cpu"},
+        {"name": "c", "precision": "int8 S8S8", "provider": "tensorrt"},
+    ]
+    (remark,) = bench.remarks(rows)
+    assert remark.startswith("a is S8S8")
+
+
 def candidate(**options):
     return SimpleNamespace(predictor=SimpleNamespace(options=ProviderOptions(**options)))
 
