@@ -103,7 +103,9 @@ def test_requirements_are_pinned():
     packages = [line for line in lines if line and not line.startswith(("#", "-r "))]
     assert packages
     assert [
-        line for line in packages if not re.fullmatch(r"[\w.-]+(\[\w+\])?==[\w.]+(; python_version [<>]=? \"3\.\d+\")?", line)
+        line
+        for line in packages
+        if not re.fullmatch(r"[\w.-]+(\[\w+\])?==[\w.]+(; python_version [<>]=? \"3\.\d+\")?", line)
     ] == []
 
 
