@@ -28,7 +28,7 @@ lint: $(INSTALLED)
 	$(RUN) -m ruff format --check .
 
 bench: $(INSTALLED)
-	for name in contrastive collaborative prototypes usrn_step usrn_clustering ckr_sbu decoded_cache training_step serve; do \
+	for name in contrastive collaborative prototypes usrn_step usrn_clustering ckr_sbu decoded_cache steps evaluation serve; do \
 	  $(RUN) -m benchmarks.$$name || exit 1; done
 
 clean:

@@ -5,48 +5,29 @@ VOC shape of one view: 2 images, 21 classes, features 256 x 81 x 81, a tenth of 
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-
+from benchmarks.harness import options, run_cases
 from common.command_line import run_command
 
 THRESHOLD = 0.95
+FORMS = ("ours", "plain")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run both forms in turn and save time and saved tensors."""
-    options = argparse.ArgumentParser(
-        prog="python -m benchmarks.ckr_sbu", description="Time UCCL's CKR and SBU against their plain transcription."
-    )
-    options.add_argument("--runs", type=int, default=5, help="default: 5")
-    options.add_argument("--threads", type=int, default=1, help="default: 1")
-    parsed = options.parse_intermixed_args(arguments)
-    import torch
-
-    from benchmarks.machine import save
-
-    torch.set_num_threads(parsed.threads)
-    cases = dict(zip(("fast", "plain"), make_cases(2, 21, 256, 81)[:2]))
-    times = {name: [] for name in cases}
-    saved = {name: saved_bytes(loss) for name, loss in cases.items()}
-    for _ in range(parsed.runs):
-        for name, loss in cases.items():
-            start = time.perf_counter()
-            loss().backward()
-            times[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    speed, memory = medians["plain"] / medians["fast"], saved["fast"] / saved["plain"]
-    print(f"{speed:.1f} times as fast, {memory:.2f} of the saved tensors ({saved['fast'] / 1e6:.0f} MB)")
-    figures = {
-        "runs": parsed.runs,
-        "threads": parsed.threads,
-        "median_seconds": medians,
-        "saved_bytes": saved,
-        "plain_over_fast": round(speed, 2),
-        "saved_fast_over_plain": round(memory, 3),
+    """Run both forms in turn, print what each keeps for its backward pass, and save the ratios."""
+    parser = options("ckr_sbu", "Time UCCL's CKR and SBU against their plain transcription.")
+    forms = {
+        name: lambda _, index=index: backward(make_cases(2, 21, 256, 81)[index]) for index, name in enumerate(FORMS)
     }
-    save("ckr_sbu", "python -m benchmarks.ckr_sbu", figures)
+    if run_cases("ckr_sbu", {"CKR and SBU": forms}, parser, arguments):
+        kept = {name: saved_bytes(make_cases(2, 21, 256, 81)[index]) for index, name in enumerate(FORMS)}
+        print(
+            f"kept for the backward pass: {kept['ours'] / kept['plain']:.2f} of the plain form ({kept['ours'] / 1e6:.0f} MB)"
+        )
+
+
+def backward(loss):
+    """Return a function that runs ``loss`` forward and backward."""
+    return lambda: loss().backward()
 
 
 def make_cases(batch: int, classes: int, width: int, size: int):

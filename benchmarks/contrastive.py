@@ -5,46 +5,17 @@ VOC shape: 4 + 4 images, 21 classes, features 256 x 129 x 129, full queues (50,0
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import statistics
-import time
 
+from benchmarks.harness import options, run_cases
 from common.command_line import run_command
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run both forms in turn and save the ratio."""
-    options = argparse.ArgumentParser(
-        prog="python -m benchmarks.contrastive",
-        description="Time U2PL's contrastive term against its plain transcription.",
-    )
-    options.add_argument("--runs", type=int, default=5, help="default: 5")
-    options.add_argument("--threads", type=int, default=2, help="default: 2")
-    parsed = options.parse_intermixed_args(arguments)
-    import torch
-
-    from benchmarks.machine import save
-
-    torch.set_num_threads(parsed.threads)
-    fast, plain = make_cases()
-    fast(), plain()
-    times = {"fast": [], "plain": []}
-    for _ in range(parsed.runs):
-        for name, run in (("plain", plain), ("fast", fast)):
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    ratio = medians["plain"] / medians["fast"]
-    print(f"plain {medians['plain']:.2f} s, fast {medians['fast']:.2f} s: {ratio:.1f} times as fast")
-    figures = {
-        "runs": parsed.runs,
-        "threads": parsed.threads,
-        "median_seconds": medians,
-        "plain_over_fast": round(ratio, 2),
-    }
-    save("contrastive", "python -m benchmarks.contrastive", figures)
+    """Run both forms in turn and save the ratios."""
+    forms = {"ours": lambda _: make_cases()[0], "plain": lambda _: make_cases()[1]}
+    parser = options("contrastive", "Time U2PL's contrastive term against its plain transcription.")
+    run_cases("contrastive", {"contrastive term": forms}, parser, arguments)
 
 
 def make_cases():

@@ -18,8 +18,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.drawn_trees import draw_cityscapes, draw_voc
+from benchmarks.harness import compared, worktree
 from benchmarks.machine import save
-from benchmarks.steps import compared, worktree
 from common.command_line import positive, run_command
 from common.errors import CheckFailed
 from common.paths import PROJECT

@@ -2,77 +2,25 @@
 
 ``train``: forward, backward and upkeep at VOC's shape: 2 + 2 images of 513x513, features 512 x 129 x 129, 21 x 4
 prototypes, 1024 pixels an image. ``evaluate``: the prototype head on one Cityscapes image of 1024x2048, features 512 x 256
-x 512, 19 x 3 prototypes. Each form runs in a process of its own; what counts is processor time (one thread) and the highest memory above that of
-the inputs.
+x 512, 19 x 3 prototypes.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import subprocess
-import sys
-import time
-from pathlib import Path
-
+from benchmarks.harness import options, run_cases
 from common.command_line import run_command
 
-CASES = ("train", "evaluate")
-FORMS = ("plain", "ours")
+FORMS = ("ours", "plain")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run every case in both forms, or one of them in this process, and save the ratios."""
-    options = argparse.ArgumentParser(
-        prog="python -m benchmarks.prototypes",
-        description="Time PCR's prototype branch against its plain transcription.",
-    )
-    options.add_argument("--runs", type=int, default=3, help="default: 3")
-    options.add_argument("--threads", type=int, default=1, help="default: 1")
-    options.add_argument("--one", nargs=2, metavar=("CASE", "FORM"), help="measure one form in this process")
-    parsed = options.parse_intermixed_args(arguments)
-    if parsed.one:
-        print(json.dumps(measure(*parsed.one, parsed.runs, parsed.threads)))
-        return
-    from benchmarks.machine import save
-
-    figures = {"runs": parsed.runs, "threads": parsed.threads}
-    for case in CASES:
-        found = {form: in_process(case, form, parsed.runs, parsed.threads) for form in FORMS}
-        ratios = {
-            key: round(found["plain"][key] / found["ours"][key], 2) for key in ("median_cpu_seconds", "megabytes")
-        }
-        figures[case] = found | {"plain_over_ours": ratios}
-        print(f"{case}: {ratios['median_cpu_seconds']} times as fast, 1/{ratios['megabytes']} of the memory; {found}")
-    save("prototypes", "python -m benchmarks.prototypes", figures)
-
-
-def in_process(case: str, form: str, runs: int, threads: int) -> dict[str, float]:
-    """Return what :func:`measure` finds in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.prototypes", "--runs", str(runs), "--threads", str(threads)]
-    done = subprocess.run([*command, "--one", case, form], check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def measure(case: str, form: str, runs: int, threads: int) -> dict[str, float]:
-    """Return median processor seconds of ``runs`` runs, and megabytes at the highest point above those before the first."""
-    import torch
-
-    torch.set_num_threads(threads)
-    run = {"train": train_case, "evaluate": evaluate_case}[case](form)
-    before, times = resident("VmRSS"), []
-    for _ in range(runs):
-        start = time.process_time()
-        run()
-        times.append(time.process_time() - start)
-    return {"median_cpu_seconds": round(statistics.median(times), 3), "megabytes": round(resident("VmHWM") - before, 1)}
-
-
-def resident(key: str) -> float:
-    """Return this process's memory in megabytes, now (``VmRSS``) or at its highest (``VmHWM``)."""
-    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(key))
-    return int(line.split()[1]) / 1000
+    """Run every case in both forms and save the ratios."""
+    cases = {
+        name: {form: lambda _, case=case, form=form: case(form) for form in FORMS}
+        for name, case in (("train", train_case), ("evaluate", evaluate_case))
+    }
+    parser = options("prototypes", "Time PCR's prototype branch against its plain transcription.", turns=3)
+    run_cases("prototypes", cases, parser, arguments)
 
 
 def train_case(form: str):

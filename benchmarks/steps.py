@@ -1,132 +1,143 @@
-"""``python -m benchmarks.steps --against COMMIT``: CPU seconds of a training step of every method, beside another commit's.
+"""``python -m benchmarks.steps --against COMMIT``: a training step of every method beside another commit's, or another framework's.
 
-The training command runs in this tree and in a worktree of the other commit, in turns, each time with few and with more steps;
-the difference of the two processes' CPU times over the steps between is the time of one step, loading included. This tree also
-runs against itself: what that control shows is noise.
+Whole steps on the CPU, batches of made-up images with the shapes of the experiment; no loading. The networks are as sure as in the
+midst of a training, U2PL's memory bank is full. u2pl_ael is left out: it reads images of its data set in a step.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import resource
-import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import numpy as np
+
+from benchmarks.harness import Form, measure, options, summary, worktree
 from benchmarks.machine import save
 from common.command_line import positive, run_command
-from common.errors import CheckFailed
+from common.experiment import compose
 from common.paths import PROJECT
+from common.runtimes import FRAMEWORKS
 
-METHODS = (
-    "suponly",
-    "u2pl",
-    "u2pl_ael",
-    "cpcl",
-    "cps",
-    "cps_cutmix",
-    "pcr",
-    "usrn_baseline",
-    "uccl",
-    "unimatch",
-    "fixmatch",
-)
-WARM_STEPS = 2
-SETTINGS = (
-    "trainer.epochs=1", "trainer.evaluate_every=100", "trainer.pictures=0", "trainer.threads=1", "trainer.device=cpu",
-    "evaluation.protocol=resize", "evaluation.size=32", "trainer.log_every=1000",
-)  # fmt: skip
+EXPERIMENTS = {
+    "suponly": "voc/366/suponly",
+    "u2pl": "voc/366/u2pl",
+    "cpcl": "voc/1323/cpcl",
+    "cps": "voc/1323/cps",
+    "cps_cutmix": "voc/1323/cps_cutmix",
+    "pcr": "voc/366/pcr",
+    "usrn": "voc/662/usrn",
+    "uccl": "voc/366/uccl",
+    "unimatch": "voc/366/unimatch",
+    "fixmatch": "voc/366/fixmatch",
+}
+WORKER = PROJECT / "benchmarks" / "worker.py"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    options = _parser().parse_intermixed_args(arguments)
-    with worktree(options.against) as other:
-        forms = {"this": PROJECT, "other": other, "control": PROJECT}
-        figures = {}
-        for method in options.methods:
-            seconds: dict[str, list[float]] = {name: [] for name in forms}
-            for _ in range(options.turns):
-                for name, tree in forms.items():
-                    seconds[name].append(step_seconds(tree, options, method))
-            figures[method] = compared(seconds)
-            print(f"{method:14} {figures[method]['text']}", flush=True)
-    command = f"python -m benchmarks.steps {' '.join(sys.argv[1:] if arguments is None else arguments)}"
-    save(f"steps-{options.framework}", command, {"against": options.against, "methods": figures})
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = _parser().parse_intermixed_args(given)
+    name = "-".join(["steps", *parsed.frameworks, *([parsed.name] if parsed.name else [])])
+    about = {key: getattr(parsed, key) for key in ("against", "size", "batch", "overrides")}
+    figures = {}
+    with worktree(parsed.against) if parsed.against else nullcontext() as other:
+        for method in parsed.methods:
+            with batch_file(method, parsed.batch, parsed.size) as batch:
+                forms = dict(_forms(method, batch, parsed, other))
+                figures[method] = measure(forms, parsed.turns, parsed.threads)
+            print(f"{method}: {summary(figures[method])}", flush=True)
+            # After every method, so that what is stopped early has said something.
+            save(name, f"python -m benchmarks.steps {' '.join(given)}", about | {"methods": figures})
 
 
-def step_seconds(tree: Path, options: argparse.Namespace, method: str) -> float:
-    """Return CPU seconds of one step of ``method`` in the checkout ``tree``."""
-    few, more = (_run(tree, options, method, steps) for steps in (WARM_STEPS, WARM_STEPS + options.steps))
-    return (more - few) / options.steps
+def _forms(method: str, batch: Path, parsed: argparse.Namespace, other: Path | None) -> Iterator[tuple[str, Form]]:
+    """Yield the forms that take turns: in every framework this tree's, the extra ones that are asked for, the other tree's."""
+    for framework in parsed.frameworks:
+        command = [
+            sys.executable,
+            str(WORKER),
+            "step",
+            framework,
+            EXPERIMENTS[method],
+            str(batch),
+            *_settings(method),
+            *parsed.overrides,
+        ]
+        yield framework, Form(command)
+        for text in parsed.also:
+            yield f"{framework} {text}", Form([*command, *text.split()])
+        if other is not None:
+            yield f"{framework} {parsed.against}", Form(command, other)
 
 
-def _run(tree: Path, options: argparse.Namespace, method: str, steps: int) -> float:
-    """Train ``steps`` steps in a process of its own and return the CPU seconds that it took."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    with tempfile.TemporaryDirectory() as folder:
-        settings = [*SETTINGS, f"trainer.iterations_per_epoch={steps}", *options.overrides]
-        command = [sys.executable, "-m", f"{options.framework}_impl.train", f"{options.split}/{method}", *settings]
-        before = _children_seconds()
-        done = subprocess.run(
-            [*command, "--run-dir", folder, "--overwrite"], cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)} | threads,
-            capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode:
-            raise CheckFailed(f"{method} in {tree}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
-        return _children_seconds() - before
-
-
-def compared(seconds: dict[str, list[float]]) -> dict[str, object]:
-    """Return medians, the ratios turn by turn and one line of text."""
-    ratios = {name: [round(b / a, 3) for a, b in zip(seconds["this"], seconds[name])] for name in ("other", "control")}
-    medians = {name: round(statistics.median(values), 3) for name, values in seconds.items()}
-    shown = "  ".join(
-        f"{name} / this {statistics.median(values):.3f} ({min(values):.3f} - {max(values):.3f})"
-        for name, values in ratios.items()
-    )
-    return {"seconds": medians, "ratios": ratios, "text": f"{medians['this']:.3f} s; {shown}"}
+def _settings(method: str) -> tuple[str, ...]:
+    """Return what makes a step work on the same predictions for ever, and as the authors' do in the midst of a training."""
+    mixes = {"u2pl": ("method.mixing_probability=1.0",)}
+    return ("optimizer.lr=1e-7", *mixes.get(method, ()))
 
 
 @contextmanager
-def worktree(commit: str) -> Iterator[Path]:
-    """Yield a checkout of ``commit`` that is removed afterwards."""
+def batch_file(method: str, count: int, size: int) -> Iterator[Path]:
+    """Yield a file with ``count`` made-up images of each kind that the method draws, ``size`` pixels a side."""
+    classes = len(compose(EXPERIMENTS[method]).dataset.classes)
     with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "other"
-        subprocess.run(
-            ["git", "-C", str(PROJECT), "worktree", "add", "--detach", str(tree), commit],
-            check=True,
-            capture_output=True,
-        )
-        try:
-            yield tree
-        finally:
-            subprocess.run(
-                ["git", "-C", str(PROJECT), "worktree", "remove", "--force", str(tree)], check=True, capture_output=True
-            )
+        path = Path(folder) / "batch.npz"
+        np.savez(path, **made_up_batch(method, classes, count, size))
+        yield path
 
 
-def _children_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+def made_up_batch(method: str, classes: int, count: int, size: int) -> dict[str, np.ndarray]:
+    """Return the arrays ``STREAM/NAME`` of a batch: images of coloured fields with noise, labels in fields."""
+    rng = np.random.default_rng(0)
+
+    def field(values: np.ndarray) -> np.ndarray:
+        side = -(-size // values.shape[-1])
+        return values.repeat(side, -2).repeat(side, -1)[..., :size, :size]
+
+    def images() -> np.ndarray:
+        noise = 0.3 * rng.standard_normal((count, 3, size, size))
+        return (field(rng.standard_normal((count, 3, 9, 9))) + noise).astype(np.float32)
+
+    def labels(number: int = classes) -> np.ndarray:
+        return field(rng.integers(0, number, (count, 9, 9))).astype(np.uint8)
+
+    batch = {"labelled/image": images(), "labelled/label": labels()}
+    if method == "usrn":
+        batch |= {"labelled/subclass": labels(190), "unlabelled/weak": images(), "unlabelled/strong": images()}
+    elif method in ("uccl", "unimatch", "fixmatch"):
+        for owner in ("", "mix_"):
+            batch |= {f"unlabelled/{owner}{name}": images() for name in ("weak", "strong1", "strong2")}
+            batch[f"unlabelled/{owner}ignore"] = np.zeros((count, size, size), np.uint8)
+        box = np.zeros((count, size, size), bool)
+        box[:, size // 4 : size // 2, size // 4 : size // 2] = True
+        batch |= {"unlabelled/box1": box, "unlabelled/box2": box[:, ::-1].copy()}
+    elif method != "suponly":
+        batch["unlabelled/image"] = images()
+        if method in ("cpcl", "cps_cutmix"):
+            batch["unlabelled_other/image"] = images()
+    return batch
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__.splitlines()[0])
+    parser = options("steps", __doc__.splitlines()[0].partition(": ")[2].capitalize())
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings of every form")
+    parser.add_argument("--against", metavar="COMMIT", help="also the code of this commit, in a git worktree")
+    parser.add_argument("--frameworks", nargs="+", choices=tuple(FRAMEWORKS), default=["torch"], help="default: torch")
     parser.add_argument(
-        "overrides", nargs="*", metavar="a.b=c", help="settings of every run, e.g. network.encoder=resnet50"
+        "--also",
+        action="append",
+        default=[],
+        metavar="'a.b=c ...'",
+        help="one more form of this tree, with these settings",
     )
-    parser.add_argument("--against", default="HEAD", metavar="COMMIT", help="the other side (default: HEAD)")
-    parser.add_argument("--framework", choices=("torch", "mindspore"), default="torch")
-    parser.add_argument("--split", default="shapes/12", help="DATASET/SPLIT (default: shapes/12)")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="default: all that train in one command")
-    parser.add_argument("--steps", type=positive, default=100, help="steps that are timed in each run (default: 100)")
-    parser.add_argument("--turns", type=positive, default=3, help="default: 3")
+    parser.add_argument("--methods", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), help="default: all")
+    parser.add_argument("--size", type=positive, default=129, help="side of the images (default: 129)")
+    parser.add_argument("--batch", type=positive, default=2, help="images of each kind (default: 2)")
+    parser.add_argument("--name", default="", help="a word for the name of the file that is written")
     return parser
 
 

@@ -12,7 +12,7 @@ from mindspore import Tensor, nn, ops
 from common.arrays import Box, Size
 from common.config.schema import Accumulate, Head
 from common.prediction.predictor import STRIP_ROWS, UsedRuntime
-from common.prediction.sliding import join_windows
+from common.prediction.sliding import class_ids_of, join_windows
 from mindspore_impl.device import describe_device
 from mindspore_impl.networks.deeplab import forward
 from mindspore_impl.pseudo_labels import arg_max
@@ -66,7 +66,7 @@ class MindSporePredictor:
         # 769x769 in 19x1024x2048.
         total = np.zeros((self.classes, *image.shape[2:]), np.float32)
         visits = np.zeros(image.shape[2:], np.float32) if accumulate == "mean_logits" else None
-        return arg_max(join_windows(windows, values, total, visits), 0).astype(np.uint8)
+        return class_ids_of(join_windows(windows, values, total, visits))
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Return the fused features float32 ``[B,C,h,w]`` of images ``[B,3,H,W]``, before the classifier."""

@@ -93,9 +93,7 @@ def evaluate_together(
     samples = _read_ahead(lambda image_id: _sample(dataset, image_id, config), ids)
     judged = zip(ids, samples)
     for image_id, sample in track(judged, "evaluate", total=len(ids), plain="evaluated") if progress else judged:
-        predictions = [
-            protocol.judge(predictor, sample.image, sample.planes, config.normalisation) for predictor in predictors
-        ]
+        predictions = [protocol.judge(predictor, sample, config.normalisation) for predictor in predictors]
         try:
             for confusion, prediction in zip(confusions, predictions):
                 confusion.update(prediction, sample.label)

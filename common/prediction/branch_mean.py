@@ -9,7 +9,7 @@ import numpy as np
 from common.arrays import Box, Size
 from common.config.schema import Accumulate
 from common.prediction.predictor import Predictor
-from common.prediction.sliding import join_windows
+from common.prediction.sliding import class_ids_of, join_windows
 
 
 class BranchMean:
@@ -25,7 +25,7 @@ class BranchMean:
 
     def class_ids(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return uint8 ``[B,h,w]`` class ids at ``size``."""
-        return self._probabilities(images, size).argmax(1).astype(np.uint8)
+        return np.stack([class_ids_of(probabilities) for probabilities in self._probabilities(images, size)])
 
     def sliding_class_ids(self, image: np.ndarray, windows: Sequence[Box], accumulate: Accumulate) -> np.ndarray:
         """Return uint8 ``[H,W]`` class ids of one image; windows are always joined by summed probabilities."""
@@ -35,7 +35,7 @@ class BranchMean:
             return self._probabilities(crop, crop.shape[2:])[0]
 
         total = np.zeros((self.classes, *image.shape[2:]), np.float32)
-        return join_windows(windows, probabilities, total, None).argmax(0).astype(np.uint8)
+        return class_ids_of(join_windows(windows, probabilities, total, None))
 
     def _probabilities(self, images: np.ndarray, size: Size) -> np.ndarray:
         return (_softmax(self.branches[0].logits(images, size)) + _softmax(self.branches[1].logits(images, size))) / 2

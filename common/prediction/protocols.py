@@ -5,6 +5,7 @@ Resizing is bilinear with aligned corners throughout. Images are normalised befo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -19,16 +20,22 @@ from common.images.geometry import center_crop, pad_to, reflect_pad
 from common.images.normalise import normalise, planes
 from common.images.resize import resize_bilinear
 from common.prediction.predictor import Predictor
-from common.prediction.sliding import WindowRule, windows
+from common.prediction.sliding import WindowRule, class_ids_of, windows
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is judged of one image: uint8 RGB ``[H,W,3]``, the same normalised float32 ``[3,H,W]``, and its label uint8 ``[H,W]``."""
+    """What is judged of one image: normalised, float32 ``[3,H,W]``, its label uint8 ``[H,W]`` (None: not known), and how to make
+    the same as a picture, for those who want to see it."""
 
-    image: np.ndarray
     planes: np.ndarray
-    label: np.ndarray
+    label: np.ndarray | None
+    picture: Callable[[], np.ndarray]
+
+    @property
+    def image(self) -> np.ndarray:
+        """The picture, uint8 RGB ``[H,W,3]``."""
+        return self.picture()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +53,17 @@ class EvaluationProtocol(EvaluationConfig):
     def check(self, dataset: str, classes: int) -> None:
         """Raise :class:`UserError` if the protocol cannot judge the data set of this name with so many classes."""
 
-    def sample(self, image: np.ndarray, label: np.ndarray, normalisation: Normalisation) -> Sample:
+    def sample(self, image: np.ndarray, label: np.ndarray | None, normalisation: Normalisation) -> Sample:
         """Return what is judged of an image uint8 ``[H,W,3]`` with its label uint8 ``[H,W]``: all of it."""
-        return Sample(image, planes(image, normalisation), label)
+        return Sample(planes(image, normalisation), label, lambda: image)
 
     def class_ids(self, predictor: Predictor, image: np.ndarray, normalisation: Normalisation) -> np.ndarray:
         """Return uint8 ``[H,W]`` class ids of an image uint8 ``[H,W,3]`` of any size."""
-        return self.judge(predictor, image, planes(image, normalisation), normalisation)
+        return self.judge(predictor, EvaluationProtocol.sample(self, image, None, normalisation), normalisation)
 
-    def judge(
-        self, predictor: Predictor, image: np.ndarray, pixels: np.ndarray, normalisation: Normalisation
-    ) -> np.ndarray:
-        """Return uint8 ``[H,W]`` class ids of a sample: its image ``[H,W,3]``, and ``pixels`` ``[3,H,W]``, the same normalised."""
-        return predictor.class_ids(pixels[None], pixels.shape[1:])[0]
+    def judge(self, predictor: Predictor, sample: Sample, normalisation: Normalisation) -> np.ndarray:
+        """Return uint8 ``[H,W]`` class ids of a sample."""
+        return predictor.class_ids(sample.planes[None], sample.planes.shape[1:])[0]
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that decide the score, as stored in every result."""
@@ -76,14 +81,12 @@ class Whole(EvaluationProtocol):
     protocol: Literal["whole"] = "whole"
     pad_multiple: int = ranged(1, low=1)
 
-    def judge(
-        self, predictor: Predictor, image: np.ndarray, pixels: np.ndarray, normalisation: Normalisation
-    ) -> np.ndarray:
+    def judge(self, predictor: Predictor, sample: Sample, normalisation: Normalisation) -> np.ndarray:
         """See :class:`EvaluationProtocol`."""
         if self.pad_multiple == 1:
-            return super().judge(predictor, image, pixels, normalisation)
-        height, width = pixels.shape[1:]
-        padded = reflect_pad(pixels[None], self.pad_multiple)
+            return super().judge(predictor, sample, normalisation)
+        height, width = sample.planes.shape[1:]
+        padded = reflect_pad(sample.planes[None], self.pad_multiple)
         return predictor.class_ids(padded, padded.shape[2:])[0, :height, :width]
 
     def settings(self) -> dict[str, Any]:
@@ -123,13 +126,12 @@ class Slide(EvaluationProtocol):
         if not self.scales:
             raise ValueError("scales must name at least one factor, e.g. [1.0]")
 
-    def judge(
-        self, predictor: Predictor, image: np.ndarray, pixels: np.ndarray, normalisation: Normalisation
-    ) -> np.ndarray:
+    def judge(self, predictor: Predictor, sample: Sample, normalisation: Normalisation) -> np.ndarray:
         """See :class:`EvaluationProtocol`."""
+        pixels = sample.planes
         height, width = pixels.shape[1:]
         if self._sums_differ(height, width):
-            return self.summed_logits(predictor, image, normalisation).argmax(0).astype(np.uint8)
+            return class_ids_of(self.summed_logits(predictor, sample.image, normalisation))
         if self.window_rule == "shift_back":
             pixels = pad_to(pixels.transpose(1, 2, 0), self.size, 0).transpose(2, 0, 1)
         centre = center_box(pixels.shape[1:], (height, width))
@@ -211,7 +213,7 @@ class CenterCrop(EvaluationProtocol):
         """See :class:`EvaluationProtocol`; the image is the crop, with padding of the mean colour."""
         pixels, label = center_crop(image, label, self.size, normalisation, self.pad_label)
         mean, std = np.float32(normalisation.mean), np.float32(normalisation.std)
-        return Sample(np.rint(pixels.transpose(1, 2, 0) * std + mean).astype(np.uint8), pixels, label)
+        return Sample(pixels, label, lambda: np.rint(pixels.transpose(1, 2, 0) * std + mean).astype(np.uint8))
 
     def class_ids(self, predictor: Predictor, image: np.ndarray, normalisation: Normalisation) -> np.ndarray:
         """Raise :class:`UserError`: this protocol looks at a part of the image only."""
@@ -230,12 +232,10 @@ class Resize(EvaluationProtocol):
     def __post_init__(self) -> None:
         self.require("size")
 
-    def judge(
-        self, predictor: Predictor, image: np.ndarray, pixels: np.ndarray, normalisation: Normalisation
-    ) -> np.ndarray:
+    def judge(self, predictor: Predictor, sample: Sample, normalisation: Normalisation) -> np.ndarray:
         """See :class:`EvaluationProtocol`."""
-        squeezed = resize_bilinear(pixels[None], (self.size, self.size))
-        return predictor.class_ids(squeezed, pixels.shape[1:])[0]
+        squeezed = resize_bilinear(sample.planes[None], (self.size, self.size))
+        return predictor.class_ids(squeezed, sample.planes.shape[1:])[0]
 
 
 PROTOCOLS = Whole | Slide | CenterCrop | Resize

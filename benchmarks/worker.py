@@ -1,0 +1,169 @@
+"""The process of one form: it runs when told to and answers with processor time, wall time and memory.
+
+``benchmarks/harness.py`` starts it and talks to it. Only the standard library is imported here, so that this file also runs as a
+program beside the code of another commit, which ``PYTHONPATH`` names: ``python benchmarks/worker.py step FRAMEWORK EXPERIMENT BATCH
+[a.b=c ...]`` makes one training step for every line of standard input, ``evaluation EXPERIMENT [a.b=c ...]`` evaluates once.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CONFIDENCE = 0.67
+"""Mean confidence of the networks of a training step, in which every class occurs, as in the midst of a training."""
+
+
+def serve(run: Callable[[], Any]) -> None:
+    """Call ``run`` once for every line of standard input and answer with what that took, as JSON.
+
+    ``cpu`` and ``wall`` are seconds, ``mib`` the most memory during the call beyond what the process had before the first one.
+    """
+    gc.collect()
+    built = _memory("VmRSS")
+    for _ in sys.stdin:
+        _forget_peak()
+        wall, cpu = time.perf_counter(), time.process_time()
+        run()
+        taken = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        print(json.dumps(taken | {"mib": _memory("VmHWM") - built}), flush=True)
+
+
+def training_step(framework: str, experiment: str, batch: str, *overrides: str) -> Callable[[], Any]:
+    """Return a function that makes the next training step of ``experiment`` on the arrays in the file ``batch``."""
+    import numpy as np
+
+    from common.experiment import compose
+
+    try:
+        from common.methods.interface import Clock
+    except ImportError:  # the module's name until November 2026
+        from common.method import Clock
+    # Nearly nothing is learned, so that every step works on the same predictions.
+    config = compose(
+        experiment, ["trainer.device=cpu", "trainer.threads=1", "network.backbone_weights=null", *overrides]
+    )
+    method, _ = importlib.import_module(f"{framework}_impl.train").make_method(config)
+    parts: dict[str, dict[str, Any]] = {}
+    with np.load(batch) as arrays:
+        for key in arrays:
+            stream, name = key.split("/")
+            parts.setdefault(stream, {})[name] = arrays[key]
+    for part in parts.values():
+        part["ids"] = [str(index) for index in range(len(next(iter(part.values()))))]
+    images = next(value for name, value in parts["labelled"].items() if name == "image")
+    for network in _networks(method):
+        {"torch": _confident_in_torch, "mindspore": _confident_in_mindspore}[framework](network, images)
+    if framework == "torch" and hasattr(method, "bank"):
+        _fill(method.bank)
+    steps = iter(range(1_000_000))
+
+    def step():
+        count = next(steps)
+        clock = Clock(epoch=6, step=count, iteration=6000 + count, epochs=80, iterations_per_epoch=1000)
+        return method.step(parts, clock)
+
+    return step
+
+
+def evaluation(experiment: str, *overrides: str) -> Callable[[], Any]:
+    """Return a function that evaluates a network of one small convolution in PyTorch on the training images of ``experiment``."""
+    import torch
+
+    from common.experiment import compose
+    from torch_impl.predictor import TorchPredictor
+
+    try:
+        from common.datasets.file_dataset import open_dataset
+        from common.evaluation.evaluate import evaluate
+    except ImportError:  # until November 2026
+        from common.data.datasets import open_dataset
+        from common.evaluate import evaluate
+    config = compose(experiment, overrides)
+    dataset = open_dataset(config.dataset)
+
+    class Small(torch.nn.Module):
+        classes = len(config.dataset.classes)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = torch.nn.Conv2d(3, self.classes, 4, stride=4)
+
+        def forward(self, x, wanted=None):
+            return {"logits": self.convolution(x)}
+
+    torch.manual_seed(0)
+    predictor = TorchPredictor(Small())
+    return lambda: evaluate(predictor, dataset, dataset.train_ids, config, progress=False)
+
+
+def _networks(method: Any) -> list[Any]:
+    named = getattr(method, "nets", None) or {
+        name: value for name, value in vars(method).items() if hasattr(value, "classifier")
+    }
+    return list(named.values())
+
+
+def _scale(logits: Any) -> tuple[Any, float]:
+    """Return what to take from the logits ``[B,K,h,w]``, ``[K]``, so that all classes occur, and a factor for the confidence."""
+    import numpy as np
+
+    mean = logits.mean((0, 2, 3))
+    centred = logits - mean[:, None, None]
+    low, high = 1e-3, 1e6
+    for _ in range(60):
+        factor = (low * high) ** 0.5
+        exponents = np.exp(factor * (centred - centred.max(1, keepdims=True)))
+        low, high = (factor, high) if (1 / exponents.sum(1)).mean() < CONFIDENCE else (low, factor)
+    return mean, factor
+
+
+def _confident_in_torch(network: Any, images: Any) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    with torch.no_grad():
+        mean, factor = _scale(network.train()(torch.from_numpy(images))["logits"].numpy())
+        project = network.classifier.project
+        project.bias.sub_(torch.from_numpy(mean)).mul_(factor)
+        project.weight.mul_(factor)
+        for name, buffer in network.named_buffers():
+            if name == "prototypes":
+                buffer.copy_(torch.rand_like(buffer))
+
+
+def _confident_in_mindspore(network: Any, images: Any) -> None:
+    import mindspore as ms
+
+    mean, factor = _scale(network.set_train()(ms.Tensor(images))["logits"].asnumpy())
+    project = network.classifier.project
+    project.bias.set_data((project.bias - ms.Tensor(mean)) * factor)
+    project.weight.set_data(project.weight * factor)
+
+
+def _fill(bank: Any) -> None:
+    """Fill every queue of U2PL's bank."""
+    import torch
+
+    for index, rows in enumerate(bank.rows):
+        bank.append(index, torch.randn(rows.shape, generator=torch.Generator().manual_seed(index)))
+
+
+def _memory(key: str) -> float:
+    """Return this process's memory in MiB (Linux): now (``VmRSS``) or at its highest (``VmHWM``)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{key}:")).split()[1]) / 1024
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+if __name__ == "__main__":
+    serve({"step": training_step, "evaluation": evaluation}[sys.argv[1]](*sys.argv[2:]))
