@@ -18,16 +18,16 @@ from common.command_line import positive, run_command
 from common.paths import PROJECT
 
 PROTOCOLS = {
-    "VOC, centre crop 513 (U2PL)": ("voc/366/u2pl", "evaluation.pad_label=0"),
+    "VOC, centre crop 513 (U2PL)": (
+        "voc/366/u2pl", "evaluation.protocol=center_crop", "evaluation.size=513", "evaluation.pad_label=0",
+    ),
     "VOC, whole image (UniMatch, UCCL)": ("voc/366/unimatch",),
     "VOC, windows 512, sums of logits (CPCL)": ("voc/1323/cpcl",),
     "VOC, whole image (USRN)": ("voc/662/usrn_baseline",),
     "VOC (PCR)": ("voc/366/pcr",),
     "Cityscapes, windows 769, means of logits (U2PL)": ("cityscapes/186/u2pl",),
     "Cityscapes, windows 801, sums of probabilities (UniMatch, UCCL)": ("cityscapes/186/unimatch",),
-    "Cityscapes, whole image, 19 x 1024 x 2048": (
-        "cityscapes/186/u2pl", "evaluation={protocol: whole}"
-    ),
+    "Cityscapes, whole image, 19 x 1024 x 2048": ("cityscapes/186/u2pl", "evaluation.protocol=whole"),
 }  # fmt: skip
 IMAGES = {"voc": 20, "cityscapes": 3}
 

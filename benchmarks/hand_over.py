@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from benchmarks.harness import compared, worktree
 from benchmarks.machine import save
-from benchmarks.steps import compared, worktree
 from common.command_line import positive, run_command
 from common.errors import CheckFailed
 from common.paths import PROJECT

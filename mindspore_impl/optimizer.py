@@ -10,17 +10,26 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from common.checkpoints.dialects import torch_norms
-from common.config.schema import OptimizerConfig
+from common.config.schema import OptimizerConfig, Precision
 from common.methods.interface import Clock
+from common.training.loss_scale import LossScale
 from common.training.schedules import learning_rate
 
 
 class Optimizer:
     """SGD with momentum and weight decay on every parameter or on kernels only; names that start with ``encoder.`` learn at
-    the base rate, all others ``head_lr_times`` faster; poly schedule (``specs/u2pl.md`` section 10, ``cpcl.md`` 7)."""
+    the base rate, all others ``head_lr_times`` faster; poly schedule (``specs/u2pl.md`` section 10, ``cpcl.md`` 7).
 
-    def __init__(self, network: nn.Cell, config: OptimizerConfig) -> None:
+    ``accumulate`` calls of :meth:`step` make one step with the mean of their gradients. With ``precision`` fp16 the loss is scaled;
+    a step whose gradients are not finite is left out, and the scale halved.
+    """
+
+    def __init__(
+        self, network: nn.Cell, config: OptimizerConfig, accumulate: int = 1, precision: Precision = "float32"
+    ) -> None:
         self.config = config
+        self.accumulate, self._added = accumulate, 0
+        self.scale = LossScale() if precision == "fp16" else None
         named = torch_norms(dict(network.parameters_and_names()))
         groups: dict[tuple[bool, bool], dict[str, Tensor]] = {}
         for name, parameter in named.items():
@@ -63,31 +72,48 @@ class Optimizer:
         network that has broken down still gives finite losses.
         """
 
+        factor = (self.scale.value if self.scale else 1.0) / self.accumulate
+
         def total() -> tuple[Tensor, dict[str, Tensor]]:
             terms = losses()
-            return sum(terms.values()), terms
+            loss = sum(terms.values())
+            return loss if factor == 1 else loss * factor, terms | {"loss": loss}
 
-        earlier = self.gradients if add else ()
+        earlier = self.gradients if add or self._added else ()
         self.gradients = ()  # those of the last step need not stay in memory during this one
-        (loss, terms), self.gradients = ms.value_and_grad(total, None, self.parameters, has_aux=True)()
+        (_, terms), self.gradients = ms.value_and_grad(total, None, self.parameters, has_aux=True)()
         if earlier:
             self.gradients = tuple(first + second for first, second in zip(earlier, self.gradients))
-        values = {name: term.item() for name, term in (*terms.items(), ("loss", loss))}
+        values = {name: term.item() for name, term in terms.items()}
         sound = not self.running_means or bool(ops.isfinite(ops.cat(self.running_means)).all())
         return values if sound else values | {"loss": math.nan}
 
-    def step(self, clock: Clock) -> None:
-        """Set the rates of this step and apply the gradients that :meth:`differentiate` left."""
+    def step(self, clock: Clock) -> bool:
+        """Set the rates of this step and apply the gradients that :meth:`differentiate` left; return whether enough have come."""
+        self._added = (self._added + 1) % self.accumulate
+        if self._added:
+            return False
+        if self.scale and not self._unscaled():
+            return True
         rates = self.rates(clock)
         for first, (heads, _) in zip(self._firsts, self._groups):
             shared = self.sgd.learning_rate[first]  # one entry per parameter, shared within a group
             ops.assign(shared, ms.Tensor(rates[heads], ms.float32))  # set_data would be ignored by the compiled update
         self.sgd(self.gradients)
+        return True
+
+    def _unscaled(self) -> bool:
+        """Divide the gradients by the loss's factor, which moves on, and return whether they are finite."""
+        finite = bool(ms.amp.all_finite(self.gradients).asnumpy())
+        self.gradients = tuple(gradient / self.scale.value for gradient in self.gradients)
+        self.scale.update(finite)
+        return finite
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return the momentum of every parameter as ``momentum.NAME`` (none before the first step)."""
+        """Return the momentum of every parameter as ``momentum.NAME`` (none before the first step) and fp16's scale."""
         buffers = zip(self.names, self.sgd.accum, self.sgd.stat)
-        return {f"momentum.{name}": b.asnumpy().copy() for name, b, unused in buffers if not unused.asnumpy().any()}
+        state = {f"momentum.{name}": b.asnumpy().copy() for name, b, unused in buffers if not unused.asnumpy().any()}
+        return state | (self.scale.state() if self.scale else {})
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Take back what :meth:`state` returned."""
@@ -96,3 +122,5 @@ class Optimizer:
             ops.assign(unused, ops.full_like(unused, float(momentum is None)))  # while 1, SGD overwrites the momentum
             if momentum is not None:
                 ops.assign(buffer, ms.Tensor(momentum))
+        if self.scale and "loss_scale" in state:
+            self.scale.restore(state)

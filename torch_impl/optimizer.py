@@ -8,17 +8,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.config.schema import OptimizerConfig
+from common.config.schema import OptimizerConfig, Precision
 from common.methods.interface import Clock
 from common.training.schedules import learning_rate
 
 
 class Optimizer:
     """SGD with momentum and weight decay on every parameter or on kernels only; names that start with ``encoder.`` learn at
-    the base rate, all others ``head_lr_times`` faster; poly schedule (``specs/u2pl.md`` section 10, ``cpcl.md`` 7)."""
+    the base rate, all others ``head_lr_times`` faster; poly schedule (``specs/u2pl.md`` section 10, ``cpcl.md`` 7).
 
-    def __init__(self, network: nn.Module, config: OptimizerConfig) -> None:
+    ``accumulate`` calls of :meth:`step` make one step with the mean of their gradients. With ``precision`` fp16 the loss is scaled;
+    a step whose gradients are not finite is left out, and the scale halved.
+    """
+
+    def __init__(
+        self, network: nn.Module, config: OptimizerConfig, accumulate: int = 1, precision: Precision = "float32"
+    ) -> None:
         self.config = config
+        self.accumulate, self._added = accumulate, 0
+        kind = next(network.parameters()).device.type
         self.names, self.parameters = zip(*network.named_parameters())
         groups: dict[tuple[bool, bool], list[Tensor]] = {}
         for name, parameter in network.named_parameters():
@@ -28,9 +36,11 @@ class Optimizer:
             [{"params": groups[key], "weight_decay": 0.0 if key[1] else config.weight_decay} for key in self._groups],
             lr=config.lr,
             momentum=config.momentum,
-            # On a CPU one pass over the values instead of one per operation; elsewhere PyTorch's choice.
-            fused=True if self.parameters[0].device.type == "cpu" else None,
+            # On a CPU one pass over the values instead of one per operation; elsewhere PyTorch's choice. Not with a scaler: where
+            # the first step overflows, a fused one would leave its momenta without values.
+            fused=True if kind == "cpu" and precision != "fp16" else None,
         )
+        self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
 
     def group(self, name: str, dimensions: int) -> tuple[bool, bool]:
         """Return whether a parameter learns at the heads' rate and whether it is spared from weight decay."""
@@ -48,22 +58,34 @@ class Optimizer:
         """
         terms = losses()
         total = sum(terms.values())
-        if not add:
+        if not add and not self._added:
             self.sgd.zero_grad(set_to_none=True)
-        total.backward()
+        self.scaler.scale(total / self.accumulate if self.accumulate > 1 else total).backward()
         return {name: term.item() for name, term in (*terms.items(), ("loss", total))}
 
-    def step(self, clock: Clock) -> None:
-        """Set the rates of this step and apply the gradients that :meth:`differentiate` left."""
+    def step(self, clock: Clock) -> bool:
+        """Set the rates of this step and apply the gradients that :meth:`differentiate` left; return whether enough have come."""
+        self._added = (self._added + 1) % self.accumulate
+        if self._added:
+            return False
         rates = self.rates(clock)
         for group, (heads, _) in zip(self.sgd.param_groups, self._groups):
             group["lr"] = rates[heads]
-        self.sgd.step()
+        self.scaler.step(self.sgd)
+        self.scaler.update()
+        return True
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return the momentum of every parameter as ``momentum.NAME`` (none before the first step)."""
+        """Return the momentum of every parameter as ``momentum.NAME`` (none before the first step) and fp16's scale."""
         buffers = {name: self.sgd.state[p].get("momentum_buffer") for name, p in zip(self.names, self.parameters)}
-        return {f"momentum.{name}": b.cpu().numpy().copy() for name, b in buffers.items() if b is not None}
+        state = {f"momentum.{name}": b.cpu().numpy().copy() for name, b in buffers.items() if b is not None}
+        if self.scaler.is_enabled():
+            scaler = self.scaler.state_dict()
+            state |= {
+                "loss_scale": np.float32([scaler["scale"]]),
+                "loss_scale_steps": np.int64([scaler["_growth_tracker"]]),
+            }
+        return state
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Take back what :meth:`state` returned."""
@@ -72,4 +94,8 @@ class Optimizer:
             if momentum is None:
                 self.sgd.state.pop(parameter, None)
             else:
-                self.sgd.state[parameter]["momentum_buffer"] = torch.from_numpy(momentum.copy()).to(parameter.device)
+                kept = torch.empty_like(parameter, requires_grad=False).copy_(torch.from_numpy(momentum))
+                self.sgd.state[parameter]["momentum_buffer"] = kept
+        if self.scaler.is_enabled() and "loss_scale" in state:
+            scale, steps = float(state["loss_scale"][0]), int(state["loss_scale_steps"][0])
+            self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": scale, "_growth_tracker": steps})

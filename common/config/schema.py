@@ -281,9 +281,18 @@ class CriterionConfig:
     class_weights: tuple[float, ...] = ranged((), low=0.0)
 
 
+Precision = Literal["float32", "bf16", "fp16"]
+"""Number formats of a network: bfloat16 has the range of float32, float16 needs a scaled loss."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """Length of a run and when it reports. ``iterations_per_epoch`` null: from the lists and batch sizes.
+
+    ``precision``: in which the networks compute in training; losses, statistics, weights and evaluation stay float32.
+    ``channels_last``, ``compile``: another order of the values in memory, a compiled network (both PyTorch only).
+    ``recompute``: of the encoder's results only those of its stages stay in memory for the backward pass, which computes the
+    others once more (PyTorch only). ``accumulate``: so many batches make one step of the optimiser (:class:`Optimizer`).
 
     ``snapshot_every`` keeps the networks of epochs that it divides (``snapshots/epoch-N``, N from 0), but not of the first
     epochs, up to the one with number ``epochs // snapshot_after_part`` (0: of no epoch is that true), and always of the last.
@@ -302,6 +311,11 @@ class TrainerConfig:
     deterministic_dropout: bool = False
     pictures: int = ranged(4, low=0)
     health_images: int = ranged(8, low=0)
+    precision: Precision = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    recompute: bool = False
+    accumulate: int = ranged(1, low=1)
     snapshot_every: int | None = ranged(None, low=1)
     snapshot_after_part: int = ranged(0, low=0)
 

@@ -7,7 +7,7 @@ import itertools
 
 from common.check_data.classes import class_notes
 from common.command_line import experiment_arguments, user_path
-from common.config.schema import ExperimentConfig, LabelledList, Reference
+from common.config.schema import ExperimentConfig, LabelledList, Reference, TrainerConfig
 from common.config.strict import to_plain
 from common.datasets.file_dataset import Dataset, open_dataset
 from common.errors import UserError
@@ -52,7 +52,7 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
     check_batches(config)
     class_lines = class_notes(dataset, split)
     # Raises if lists and batch sizes do not fit, before anything is written.
-    Plan(split, config.streams(), config)
+    check_accumulation(config.trainer, Plan(split, config.streams(), config).iterations_per_epoch)
     if config.evaluation.branch == "mean":
         raise UserError(
             "evaluation.branch = mean is for the evaluation of both branches; training keeps one: use 1 or 2"
@@ -105,6 +105,16 @@ def check_batches(config: ExperimentConfig) -> None:
                 f"loader.batch_{source} = 1: method {config.method.name} passes {source} images on their own, and BatchNorm "
                 "over the pooled map needs at least two; use a larger batch"
             )
+
+
+def check_accumulation(trainer: TrainerConfig, iterations_per_epoch: int) -> None:
+    """Raise :class:`UserError` if an epoch would end between two steps of the optimiser."""
+    if iterations_per_epoch % trainer.accumulate:
+        whole = iterations_per_epoch - iterations_per_epoch % trainer.accumulate
+        raise UserError(
+            f"trainer.accumulate = {trainer.accumulate} does not divide the {iterations_per_epoch} batches of an epoch; set "
+            f"trainer.iterations_per_epoch={whole or trainer.accumulate} or another accumulate"
+        )
 
 
 def batch_warnings(config: ExperimentConfig, split: Split) -> list[str]:

@@ -132,7 +132,8 @@ class Trainer:
         trainer = self.config.trainer
         for batch in self.loader.epoch(start.epoch, start.step):
             self._step(batch)
-            if self.stop_asked and self.clock().epoch == start.epoch:
+            whole_step = self.iteration % trainer.accumulate == 0
+            if self.stop_asked and whole_step and self.clock().epoch == start.epoch:
                 self._stop()
         done, finished = start.epoch + 1, self.clock().iteration == start.total
         if not finished:

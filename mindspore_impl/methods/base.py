@@ -18,6 +18,7 @@ from mindspore_impl.host import on_host
 from mindspore_impl.losses import supervised_loss
 from mindspore_impl.networks.deeplab import forward, forward_perturbed
 from mindspore_impl.optimizer import Optimizer
+from mindspore_impl.passes import Passes
 from mindspore_impl.predictor import MindSporePredictor
 from mindspore_impl.resize import resize
 from mindspore_impl.session import Session
@@ -42,11 +43,17 @@ class Method:
         self.config, self.session = config, session
         self.settings = config.method
         self.classes = len(config.dataset.classes)
-        self.nets = {role: session.network(role) for role in self.roles}
+        trainer = config.trainer
+        self.passes = Passes(trainer, session.device)
+        self.nets = {role: self.passes.prepared(session.network(role)) for role in self.roles}
         for role, network in self.nets.items():
             for name, parameter in network.parameters_and_names():
                 parameter.name = f"{role}.{name}"  # one graph may hold parameters of several networks
-        self.optimizers = {role: Optimizer(self.nets[role], config.optimizer) for role in self.trained}
+        self.optimizers = {
+            role: Optimizer(self.nets[role], config.optimizer, trainer.accumulate, trainer.precision)
+            for role in self.trained
+        }
+        self.stepped = True
         self._kept: list = []
 
     @property
@@ -101,9 +108,9 @@ class Method:
         with nullcontext() if gradient and train and role in self.trained else _no_grad():
             if feature_masks:
                 feature_masks = [self.session.tensor(mask) for mask in feature_masks]
-                return forward_perturbed(network, images, feature_masks, masks)
+                return _float32(forward_perturbed(network, images, feature_masks, masks))
             outputs = forward(network, images, masks, pooled)
-        return {name: value for name, value in outputs.items() if wanted is None or name in wanted}
+        return _float32({name: value for name, value in outputs.items() if wanted is None or name in wanted})
 
     def supervised(self, outputs: Outputs, labels: Tensor) -> Tensor:
         """Return the criterion's loss of the first outputs, as many as there are ``labels`` ``[B,H,W]``, at their size."""
@@ -116,15 +123,14 @@ class Method:
     def apply_gradients(self, losses: dict[str, float], batch: Batch, clock: Clock) -> None:
         """Let the optimisers step; raises :class:`common.methods.interface.NonFiniteLoss` instead if a loss is not finite."""
         check_finite(losses, batch)
-        for optimizer in self.optimizers.values():
-            optimizer.step(clock)
+        self.stepped = all([optimizer.step(clock) for optimizer in self.optimizers.values()])
 
     def networks(self) -> dict[str, dict[str, np.ndarray]]:
         """Return every network's tensors by role."""
         return {role: network_tensors(network) for role, network in self.nets.items()}
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return the momenta, ``momentum.NAME`` or, of several networks, ``ROLE.momentum.NAME``, and what is kept."""
+        """Return the optimisers' states, ``momentum.NAME`` or, of several networks, ``ROLE.momentum.NAME``, and what is kept."""
         state = {
             f"{self._prefix(role)}{name}": value
             for role, optimizer in self.optimizers.items()
@@ -140,8 +146,8 @@ class Method:
             load_network(network, networks[role], role)
         for role, optimizer in self.optimizers.items():
             prefix = self._prefix(role)
-            momenta = {name: value for name, value in state.items() if name.startswith(f"{prefix}momentum.")}
-            optimizer.restore({name.removeprefix(prefix): value for name, value in momenta.items()})
+            own = {name: value for name, value in state.items() if name.startswith(prefix)}
+            optimizer.restore({name.removeprefix(prefix): value for name, value in own.items()})
         for part in self._kept:
             part.restore(state)
 
@@ -155,6 +161,11 @@ class Method:
     def predictor(self, role: str) -> MindSporePredictor:
         """Return a predictor over the live network of ``role``."""
         return MindSporePredictor(self.nets[role], self.session.device, self.config.evaluation.head)
+
+
+def _float32(outputs: Outputs) -> Outputs:
+    """Return the outputs in float32, whatever number format the network computes in."""
+    return {name: value if value.dtype == ms.float32 else value.astype(ms.float32) for name, value in outputs.items()}
 
 
 class TeacherMethod(Method):
@@ -175,8 +186,8 @@ class TeacherMethod(Method):
                 update_buffers(self.teacher, self.student, 0.0, RUNNING)
 
     def move_teacher(self, clock: Clock) -> None:
-        """Let the teacher follow the student after this step."""
-        if self.settings.semi_supervised(clock):
+        """Let the teacher follow the student after this step, if the student has moved."""
+        if self.stepped and self.settings.semi_supervised(clock):
             self.update_teacher(self.settings.update_decay(clock))
 
     def update_teacher(self, decay: float) -> None:

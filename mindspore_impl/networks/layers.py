@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindspore_impl.device import prepare
@@ -23,6 +24,13 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """Return a BatchNorm with eps 1e-5 whose running statistics move by 0.1 a pass (unbiased variance)."""
     return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.9)  # MindSpore's momentum is the share of the old value
+
+
+def half_precision(network: nn.Cell, kind: str) -> None:
+    """Let all convolutions of ``network`` compute in ``bfloat16`` or ``float16``; what they return is normalised in float32."""
+    for _, layer in network.cells_and_names():
+        if isinstance(layer, nn.Conv2d):
+            layer.to_float(getattr(ms, kind))
 
 
 class StemPool(nn.Cell):

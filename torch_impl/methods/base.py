@@ -15,6 +15,7 @@ from torch_impl.checkpoint import load_network, network_tensors
 from torch_impl.losses import supervised_loss
 from torch_impl.networks.deeplab import Wanted
 from torch_impl.optimizer import Optimizer
+from torch_impl.passes import Passes
 from torch_impl.predictor import TorchPredictor
 from torch_impl.resize import resize
 from torch_impl.session import Session
@@ -39,8 +40,14 @@ class Method:
         self.config, self.session = config, session
         self.settings = config.method
         self.classes = len(config.dataset.classes)
-        self.nets = {role: session.network(role) for role in self.roles}
-        self.optimizers = {role: Optimizer(self.nets[role], config.optimizer) for role in self.trained}
+        self.passes = Passes(config.trainer)
+        self.nets = {role: self.passes.prepared(session.network(role)) for role in self.roles}
+        trainer = config.trainer
+        self.optimizers = {
+            role: Optimizer(self.nets[role], config.optimizer, trainer.accumulate, trainer.precision)
+            for role in self.trained
+        }
+        self.stepped = True
         self._kept: list = []
 
     @property
@@ -91,8 +98,9 @@ class Method:
         recorded = gradient and train and role in self.trained
         with torch.set_grad_enabled(recorded and torch.is_grad_enabled()):
             if feature_masks:
-                return network.perturbed(images, [self.session.tensor(mask) for mask in feature_masks], masks)
-            return network(images, masks, pooled, wanted)
+                feature_masks = [self.session.tensor(mask) for mask in feature_masks]
+                return self.passes.run_perturbed(network, images, feature_masks, masks)
+            return self.passes.run(network, images, masks, pooled, wanted)
 
     def supervised(self, outputs: Outputs, labels: Tensor) -> Tensor:
         """Return the criterion's loss of the first outputs, as many as there are ``labels`` ``[B,H,W]``, at their size."""
@@ -105,15 +113,14 @@ class Method:
     def apply_gradients(self, losses: dict[str, float], batch: Batch, clock: Clock) -> None:
         """Let the optimisers step; raises :class:`common.methods.interface.NonFiniteLoss` instead if a loss is not finite."""
         check_finite(losses, batch)
-        for optimizer in self.optimizers.values():
-            optimizer.step(clock)
+        self.stepped = all([optimizer.step(clock) for optimizer in self.optimizers.values()])
 
     def networks(self) -> dict[str, dict[str, np.ndarray]]:
         """Return every network's tensors by role."""
         return {role: network_tensors(network) for role, network in self.nets.items()}
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return the momenta, ``momentum.NAME`` or, of several networks, ``ROLE.momentum.NAME``, and what is kept."""
+        """Return the optimisers' states, ``momentum.NAME`` or, of several networks, ``ROLE.momentum.NAME``, and what is kept."""
         state = {
             f"{self._prefix(role)}{name}": value
             for role, optimizer in self.optimizers.items()
@@ -129,8 +136,8 @@ class Method:
             load_network(network, networks[role], role)
         for role, optimizer in self.optimizers.items():
             prefix = self._prefix(role)
-            momenta = {name: value for name, value in state.items() if name.startswith(f"{prefix}momentum.")}
-            optimizer.restore({name.removeprefix(prefix): value for name, value in momenta.items()})
+            own = {name: value for name, value in state.items() if name.startswith(prefix)}
+            optimizer.restore({name.removeprefix(prefix): value for name, value in own.items()})
         for part in self._kept:
             part.restore(state)
 
@@ -164,8 +171,8 @@ class TeacherMethod(Method):
                 update_buffers(self.teacher, self.student, 0.0, RUNNING)
 
     def move_teacher(self, clock: Clock) -> None:
-        """Let the teacher follow the student after this step."""
-        if self.settings.semi_supervised(clock):
+        """Let the teacher follow the student after this step, if the student has moved."""
+        if self.stepped and self.settings.semi_supervised(clock):
             self.update_teacher(self.settings.update_decay(clock))
 
     def update_teacher(self, decay: float) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Masks = Sequence[Tensor]
 """Dropout masks of one forward pass, one per dropout site in the network's order; empty: the framework draws its own."""
@@ -19,6 +22,36 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """Return a BatchNorm with eps 1e-5 whose running statistics move by 0.1 a pass (unbiased variance)."""
     return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1)
+
+
+def kept(encoder: nn.Module, stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return ``stage(x)``; with ``encoder.recompute`` only ``x`` is kept, and the backward pass computes the stage once more.
+
+    The running statistics move once all the same.
+    """
+    if not (encoder.recompute and encoder.training and torch.is_grad_enabled()):
+        return stage(x)
+    return checkpoint(
+        stage,
+        x,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), _unmoved_statistics(encoder)),
+    )
+
+
+@contextmanager
+def _unmoved_statistics(network: nn.Module) -> Iterator[None]:
+    """Let BatchNorm normalise by the batch without moving its running statistics."""
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
+    for layer in layers:
+        layer.momentum, layer.num_batches_tracked = 0.0, layer.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for layer, (momentum, tracked) in zip(layers, before):
+            layer.momentum, layer.num_batches_tracked = momentum, tracked
 
 
 class StemPool(nn.Module):

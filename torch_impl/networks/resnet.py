@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from common.config.schema import NetworkConfig
 from common.networks.plan import RESNETS, stage_plan
-from torch_impl.networks.layers import StemPool, batch_norm, conv
+from torch_impl.networks.layers import StemPool, batch_norm, conv, kept
 
 
 class BasicBlock(nn.Module):
@@ -79,6 +79,7 @@ class ResNet(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
+        self.recompute = False
         spec = RESNETS[config.encoder]
         block = Bottleneck if spec.bottleneck else BasicBlock
         if config.stem == "deep":
@@ -122,15 +123,15 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the outputs of all stages, first to last, for images ``[B,3,H,W]``."""
-        x = self.stem(x)
+        x = kept(self, self.stem, x)
         features = []
         for name in self.stage_names:
-            x = getattr(self, name)(x)
+            x = kept(self, getattr(self, name), x)
             features.append(x)
         return features
 
     def subclass_features(self, layer1: Tensor) -> Tensor:
         """Return the last stage's output of the subclass branch, from the shared layer1."""
         for name in self.stage_names[1:]:
-            layer1 = getattr(self, f"{name}_subclass")(layer1)
+            layer1 = kept(self, getattr(self, f"{name}_subclass"), layer1)
         return layer1

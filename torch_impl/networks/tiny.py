@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from common.config.schema import NetworkConfig
 from common.networks.plan import TINY_CHANNELS
-from torch_impl.networks.layers import batch_norm, conv
+from torch_impl.networks.layers import batch_norm, conv, kept
 from torch_impl.networks.resnet import BasicBlock
 
 
@@ -19,6 +19,7 @@ class TinyEncoder(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
+        self.recompute = False
         stem, first, second, third = TINY_CHANNELS
         self.conv1 = conv(3, stem, 3, 2)
         self.bn1 = batch_norm(stem)
@@ -40,13 +41,13 @@ class TinyEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the outputs of all stages, first to last, for images ``[B,3,H,W]``."""
-        x = self.stem(x)
+        x = kept(self, self.stem, x)
         features = []
         for name in self.stage_names:
-            x = getattr(self, name)(x)
+            x = kept(self, getattr(self, name), x)
             features.append(x)
         return features
 
     def subclass_features(self, layer1: Tensor) -> Tensor:
         """Return the last stage's output of the subclass branch, from the shared layer1."""
-        return self.layer3_subclass(self.layer2_subclass(layer1))
+        return kept(self, self.layer3_subclass, kept(self, self.layer2_subclass, layer1))
