@@ -86,12 +86,12 @@ def test_it_scores_what_its_gates_say(exported, int8, config):
     assert score.plain() == {key: gates[key] for key in score.plain()}
 
 
-def test_scales_times_four_trip_the_gate(exported, int8, config, tmp_path):
+def test_scales_times_sixteen_trip_the_gate(exported, int8, config, tmp_path):
     model = onnx.load(int8)
     scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     for tensor in model.graph.initializer:
         if tensor.name in scales:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(4), tensor.name))
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(16), tensor.name))
     onnx.save(model, tmp_path / "coarse.onnx")
     dataset = open_dataset(config.dataset)
     exact = ProviderOptions(threads=1, exact_sums=True)  # the finer scales could overflow, and then be the worse ones
