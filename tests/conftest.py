@@ -20,16 +20,19 @@ from tests.networks import NETWORKS
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 PARITY, ONNX, GOLDENS = "tests/parity/", "tests/onnx/", "tests/goldens/test_goldens.py"
+SHARING = (ONNX, "tests/mutations/")
+"""Folders whose files all use what is made once for them."""
 
 
 def group(test: str) -> str:
     """Return what a test, by its name, shares networks with: its file, framework and, for a golden file, method.
 
-    In ``parity`` a test needs both frameworks; in ``onnx`` all share the exported models.
+    In ``parity`` a test needs both frameworks; in ``onnx`` and ``mutations`` all share files that take long to make.
     """
     file, _, name = test.partition("::")
-    if file.startswith(ONNX):
-        return ONNX
+    for folder in SHARING:
+        if file.startswith(folder):
+            return folder
     parameters = name.partition("[")[2]
     method = parameters.partition("/")[0] if file == GOLDENS else ""
     framework = [] if file.startswith(PARITY) else re.findall("torch|mindspore", parameters)[-1:]

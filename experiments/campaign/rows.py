@@ -14,11 +14,17 @@ from typing import Any
 from common.errors import UserError
 from common.evaluation.results import read_result
 from common.experiment import dump, load
-from common.files import parse_json, write_text_atomic
+from common.files import parse_json, read_bytes, write_text_atomic
 from common.machine import describe
 from common.paths import PROJECT
 from common.runs.run_folder import RunFolder
 from experiments.campaign.plan import Run, digest, recipe
+
+SHOWN = {
+    "run": (str,), "miou": (int, float), "last_miou": (int, float), "iterations": (int,), "threads": (int,), "device": (str,),
+    "processor": (str,), "date": (str,), "commit": (str,),
+}  # fmt: skip
+"""Entries of a row that the page shows, and the types that each may have."""
 
 
 class Rows:
@@ -30,12 +36,15 @@ class Rows:
     def all(self) -> dict[str, dict[str, Any]]:
         """Return the newest row of every run by its name; raises :class:`UserError` for a damaged line."""
         rows = {}
-        for number, line in enumerate(self.file.read_text("utf-8").splitlines() if self.file.is_file() else (), 1):
+        for number, line in enumerate(read_bytes(self.file).splitlines() if self.file.is_file() else (), 1):
             try:
                 row = parse_json(line)
-                rows[row["run"]] = row
+                whole = all(type(row[name]) in kinds for name, kinds in SHOWN.items())
             except (ValueError, KeyError, TypeError):
-                raise UserError(f"{self.file}, line {number}: not a row of a campaign; remove the line") from None
+                whole = False
+            if not whole:
+                raise UserError(f"{self.file}, line {number}: not a row of a campaign; remove the line")
+            rows[row["run"]] = row
         return rows
 
     def current(self, runs: list[Run]) -> dict[str, dict[str, Any]]:
@@ -64,9 +73,14 @@ class Rows:
 
     def evaluations(self, run: Run) -> list[tuple[int, float]]:
         """Return iteration and mIoU (a fraction) of every evaluation in a run's log."""
-        lines = (self.logs / f"{run.name}.jsonl").read_text("utf-8").splitlines()
-        entries = [entry for entry in map(json.loads, lines) if entry["kind"] == "evaluation"]
-        return [(entry["iteration"], entry["miou"]) for entry in entries]
+        file = self.logs / f"{run.name}.jsonl"
+        try:
+            entries = [
+                entry for entry in map(parse_json, read_bytes(file).splitlines()) if entry["kind"] == "evaluation"
+            ]
+            return [(int(entry["iteration"]), float(entry["miou"])) for entry in entries]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is missing or damaged ({error}); train {run.name} again") from None
 
 
 def is_recipe_of(file: Path, run: Run) -> bool:
@@ -80,7 +94,7 @@ def is_recipe_of(file: Path, run: Run) -> bool:
 def row_of(run: Run, folder: RunFolder, threads: int, seconds: float, cpu_seconds: float | None) -> dict[str, Any]:
     """Return the row of a finished run: scores in percent, what was trained, where, when and from which state of the code."""
     result = read_result(folder.result)
-    evaluations = [entry for entry in folder.entries() if entry["kind"] == "evaluation"]
+    evaluations = [entry for entry in folder.entries() if entry.get("kind") == "evaluation"]
     best = max(evaluations, key=lambda entry: entry["miou"])
     steps, machine = evaluations[-1]["iteration"], describe()
     streams = run.config.streams()

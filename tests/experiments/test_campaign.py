@@ -10,6 +10,7 @@ import pytest
 
 from common.command_line import run_command
 from common.config.yaml_files import read_yaml
+from common.errors import UserError
 from common.experiment import compose
 from common.runs.run_folder import RunFolder
 from experiments.campaign import rows as rows_module
@@ -84,6 +85,21 @@ def test_the_page_has_means_gains_and_intervals(tmp_path):
     # Welch: variances 2 and 1/2 over 2 values each: sqrt(1.25) = 1.118, 1.47 degrees of freedom -> t(1) = 12.706.
     assert "| fixmatch | PyTorch | 2 of 2 | 70.50 | 0.71 | 70.00 | 71.00 | 70.50 | +9.50 | -4.71 .. +23.71 |" in page
     assert "not shown to gain" in page and "4 of 4 runs are there" in page
+
+
+@pytest.mark.parametrize("line", ["{", "3", "{}", '{"run": "a"}', "[" * 5000])
+def test_a_damaged_row_or_log_is_named(tmp_path, line):
+    file, rows = campaign_file(tmp_path, TWO_METHODS), Rows(tmp_path / "trial")
+    run = runs_of(read_campaign(file))[0]
+    put_row(rows, run, 60.0)
+    assert rows.evaluations(run) == [(4, 0.6)]
+    with open(rows.file, "a") as row, open(rows.logs / f"{run.name}.jsonl", "a") as log:
+        row.write(f"{line}\n")
+        log.write(f"{line}\n")
+    with pytest.raises(UserError, match="rows.jsonl, line 2: not a row of a campaign"):
+        rows.all()
+    with pytest.raises(UserError, match=rf"{run.name}.jsonl is missing or damaged"):
+        rows.evaluations(run)
 
 
 def test_a_row_of_another_recipe_does_not_count(tmp_path):

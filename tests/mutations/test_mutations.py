@@ -65,13 +65,16 @@ def evaluation(framework: str, *arguments: str) -> Command:
     return Command(f"{framework}_impl.eval", (*arguments, "--out", "{home}/out"), silent=False, makes=("out",))
 
 
+FOLDER = Command(
+    "converters.convert_ckpt", ("--format", ".ckpt", "{home}/checkpoints", "{home}/out"), False, ("out",), (0, 1, 2)
+)
 INSPECT = Command("converters.convert_ckpt", ("--inspect", "{file}"))
 TRAIN = training("torch", SUPONLY, "new")
 CHECK = Command("common.check_data", (SUPONLY, *SETTINGS, "--page", "{home}/out/page.html"), False, ("out",), (0, 1, 2))
 PREDICT = ("--out", "{home}/out", "--threads", "1")
 IMPORT = ("--folder", "{home}/new_splits")
 CHECKPOINT = (
-    INSPECT, *map(converted, (".pth", ".ckpt", ".safetensors")),
+    INSPECT, FOLDER, *map(converted, (".pth", ".ckpt", ".safetensors")),
     *(evaluation(framework, SUPONLY, *SETTINGS, "--checkpoint", "{file}") for framework in ("torch", "mindspore")),
 )  # fmt: skip
 RUN = (
@@ -109,10 +112,16 @@ KINDS = {
          Command("common.splits", ("import", "{file}", *IMPORT), silent=False)),
     ),
     "graphs": Kind(
-        ("model/model.onnx",), (*m.ANY, *[m.graph] * 8, m.meta_value),
+        ("model/model.onnx",), (*m.ANY, *[m.graph] * 12, m.meta_value),
         (Command("onnx_impl.predict", ("{file}", "{home}/pictures/a.jpg", *PREDICT), False, ("out",)),
          evaluation("onnx", SUPONLY, *SETTINGS, "--checkpoint", "{file}"),
-         Command("onnx_impl.bench", ("{file}", "--size", "33", "33", "--runs", "1", "--warm-up", "1", "--threads", "1", "--json", "{home}/out/b.json"))),
+         Command("onnx_impl.halve", ("{file}", "{home}/out/a.onnx", SUPONLY, *SETTINGS), False, (), (0, 1, 2)),
+         Command("onnx_impl.quantize", ("{file}", "{home}/out/a.onnx", SUPONLY, *SETTINGS, "--images", "1"), False, (), (0, 1, 2)),
+         Command(
+             "onnx_impl.bench",
+             ("{file}", "--size", "33", "33", "--runs", "1", "--warm-up", "1", "--threads", "1", "--json", "{home}/out/b.json"),
+             silent=False,
+         )),
     ),
     "model folder": Kind(
         ("model/*",), (*m.ANY, m.text, m.meta_value, m.safetensors_header),
@@ -143,6 +152,10 @@ KINDS = {
     ),
     "cache": Kind(
         ("cache/*/*.npy",), (*m.ANY, *[m.array] * 5), (evaluation("torch", SUPONLY, *SETTINGS, CACHED, "--checkpoint", "{home}/run/best.pth"),)
+    ),
+    "campaign": Kind(
+        ("trial.yaml", "trial/rows.jsonl", "trial/logs/*"), (*m.ANY, *[m.text] * 6, *[m.meta_value] * 3),
+        (Command("experiments.campaign", ("{home}/trial.yaml", "--page")), Command("experiments.campaign", ("{home}/trial.yaml", "--list"))),
     ),
     "packaging": Kind(
         ("run/result.json", "parity.json", "run/config.yaml"), (*m.ANY, *[m.text] * 4, *[m.meta_value] * 4),

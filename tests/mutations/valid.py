@@ -27,6 +27,9 @@ from common.checkpoints.dialects import mindspore_norms
 from common.command_line import run_command
 from common.config.layers import dataset_config
 from common.files import write_json_atomic
+from common.runs.run_folder import RunFolder
+from experiments.campaign.plan import read_campaign, runs_of
+from experiments.campaign.rows import Rows
 from tests.torch_files import tar_of
 
 SETTINGS = [
@@ -60,6 +63,7 @@ def build(home: Path) -> None:
     shutil.rmtree(home / "out")
     checkpoints(home)
     subclasses(home)
+    campaign(home)
     np.savez(home / "prototypes.npz", prototypes=np.random.default_rng(0).random((21, 3, 48), np.float32))
     scores = {"miou_percent": 1.0, "device": "cpu", "version": "1", "images": 2}
     write_json_atomic(home / "parity.json", {"scores": {"torch": scores}})
@@ -116,7 +120,7 @@ def checkpoints(home: Path) -> None:
 
     folder = home / "checkpoints"
     best, network = home / "run/best.pth", read(home / "run/best.pth").networks["model"]
-    for name in ("own.safetensors", "own.ckpt", "own.pth"):
+    for name in ("one.safetensors", "two.ckpt", "three.pth"):
         succeed(convert_ckpt.main, str(best), str(folder / name))
     torch.save(torch.load(best, weights_only=True), folder / "legacy.pth", _use_new_zipfile_serialization=False)
     tar_of(folder / "tar.pth", {name: array for name, array in network.items() if array.dtype == np.float32})
@@ -129,6 +133,16 @@ def checkpoints(home: Path) -> None:
         succeed(convert_ckpt.main, str(home / f"run/{name}.pth"), str(home / f"mindspore_run/{name}.ckpt"))
     for name in ("config.yaml", "log.jsonl", "result.json"):
         shutil.copy(home / "run" / name, home / "mindspore_run")
+
+
+def campaign(home: Path) -> None:
+    """A campaign of one run, which is there."""
+    file = home / "trial.yaml"
+    settings = [*SETTINGS, "trainer.epochs=2", "trainer.evaluate_every=1"]
+    group = {"experiments": [SUPONLY], "torch": [1]}
+    file.write_text(json.dumps({"title": "A trial", "overrides": settings, "groups": [group]}, indent=1))
+    (run,) = runs_of(read_campaign(file))
+    Rows(home / "trial").add(run, RunFolder(home / "run"), 1, 1.0, None)
 
 
 def subclasses(home: Path) -> None:
