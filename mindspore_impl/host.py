@@ -14,7 +14,7 @@ from common.arrays import IGNORE, Size
 from common.images.resize import interpolation_matrix
 from common.methods.percentile import interpolate_percentile, percentile_position
 
-FAMILIES = ("u2pl", "pcr")
+FAMILIES = ("pcr",)
 """Those whose methods still compute in NumPy."""
 
 

@@ -13,29 +13,6 @@ def known(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
     return ops.stop_gradient(value) + (linear - ops.stop_gradient(linear))
 
 
-class KnownGradient(nn.Cell):
-    """A loss whose gradient with respect to some pixels of a feature map is already known; one instance per loss."""
-
-    def __init__(self, pixel: np.ndarray, gradient: np.ndarray, value: float) -> None:
-        super().__init__()
-        self.pixel, self.gradient, self.value = pixel, gradient, value
-
-    def construct(self, features: Tensor) -> Tensor:
-        """Return ``value``; ``gradient`` ``[n,D]`` belongs to flat positions ``pixel`` ``[n]`` of ``features`` ``[B,D,h,w]``."""
-        return ms.Tensor(self.value, ms.float32)
-
-    def bprop(self, features: Tensor, out: Tensor, upstream: Tensor) -> tuple[Tensor]:
-        """Scatter the known gradient into a zero map; a pixel that was drawn several times gets the sum."""
-        batch, width, height, columns = features.shape
-        area = height * columns
-        order = np.argsort(self.pixel, kind="stable")
-        pixel, first = np.unique(self.pixel[order], return_index=True)
-        sums = np.add.reduceat(self.gradient[order] * upstream.asnumpy(), first)
-        rows = np.zeros((batch, width, area), np.float32)
-        rows[pixel // area, :, pixel % area] = sums
-        return (ms.from_numpy(rows.reshape(features.shape)),)
-
-
 class KnownResult(nn.Cell):
     """A step whose result and gradient are computed in NumPy; one instance per call."""
 

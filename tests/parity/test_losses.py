@@ -66,15 +66,15 @@ def tensor(value):
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
-def native(pair, value):
-    """Return arrays as MindSpore's tensors for a module that computes on the device, everything else as it is."""
-    return ms.Tensor(value) if isinstance(value, np.ndarray) and pair not in (U2PL, CONTRASTIVE) else value
+def native(value):
+    """Return arrays as MindSpore's tensors, everything else as it is."""
+    return ms.Tensor(value) if isinstance(value, np.ndarray) else value
 
 
 def same(pair, name: str, *arguments):
     """Return MindSpore's result of a function without gradient after checking that it is exactly PyTorch's."""
     ours, theirs = (getattr(module, name) for module in pair)
-    expected, found = ours(*map(tensor, arguments)), theirs(*(native(pair, x) for x in arguments))
+    expected, found = ours(*map(tensor, arguments)), theirs(*map(native, arguments))
     for a, b in zip(*((x if isinstance(x, tuple) else (x,)) for x in (found, expected)), strict=True):
         assert np.array_equal(array(a), array(b))
     return tuple(map(array, found)) if isinstance(found, tuple) else array(found)
@@ -89,7 +89,7 @@ def gradients(pair, name: str, inputs: tuple, *arguments) -> tuple[list[np.ndarr
     expected = [x.detach().numpy() for x in (loss, *(leaf.grad for leaf in leaves))]
 
     function = ms.value_and_grad(
-        lambda *x: 3 * theirs(*x, *(native(pair, y) for y in arguments)), tuple(range(len(inputs)))
+        lambda *x: 3 * theirs(*x, *map(native, arguments)), tuple(range(len(inputs)))
     )
     value, found = function(*map(ms.Tensor, inputs))
     found = found if len(inputs) > 1 else (found,)
@@ -211,10 +211,14 @@ def test_label_maps_join_the_images_of_one_process_only():
     labels = np.concatenate([random_labels(18), random_labels(19)])
     parts = np.split(labels, 2)
     maps = same(CONTRASTIVE, "label_maps", labels, CLASSES, "union_first", 2)
-    alone = [mindspore_impl.methods.u2pl.contrastive.label_maps(part, CLASSES, "union_first") for part in parts]
+    alone = [
+        array(mindspore_impl.methods.u2pl.contrastive.label_maps(ms.Tensor(part), CLASSES, "union_first"))
+        for part in parts
+    ]
     np.testing.assert_array_equal(maps, np.concatenate(alone))
     each = same(CONTRASTIVE, "label_maps", labels, CLASSES, "union_first", 99)
-    np.testing.assert_array_equal(each, mindspore_impl.methods.u2pl.contrastive.label_maps(labels, CLASSES, "onehot"))
+    onehot = mindspore_impl.methods.u2pl.contrastive.label_maps(ms.Tensor(labels), CLASSES, "onehot")
+    np.testing.assert_array_equal(each, array(onehot))
 
 
 def test_memory_bank():
@@ -227,10 +231,10 @@ def test_memory_bank():
         keys = rng.standard_normal((count, 3)).astype(np.float32)
         for index in range(2):
             banks[0].append(index, torch.from_numpy(keys))
-            banks[1].append(index, keys)
+            banks[1].append(index, ms.Tensor(keys))
             assert np.array_equal(banks[1].queue(index), banks[0].queue(index))
         logical = rng.integers(banks[1].counts[0], size=9) if banks[1].counts[0] else np.arange(0)
-        assert np.array_equal(banks[1].gather(0, logical), banks[0].gather(0, logical))
+        assert np.array_equal(array(banks[1].gather(0, logical)), banks[0].gather(0, logical))
     restored = mindspore_impl.methods.u2pl.memory_bank.MemoryBank([7, 4], 3)
     restored.restore(banks[0].state())
     assert all(np.array_equal(restored.queue(index), banks[0].queue(index)) for index in range(2))
@@ -268,7 +272,7 @@ class ContrastiveCase:
         clock = Clock(epoch=1, step=0, iteration=1, epochs=2, iterations_per_epoch=1)
         result = package.methods.u2pl.contrastive.contrastive_loss(
             representation, to_framework(self.features[1]), to_framework(self.probabilities.numpy()),
-            to_framework(np.concatenate([np.asarray(part) for part in maps])), *map(to_framework, self.masks), 2, bank,
+            to_framework(np.concatenate([array(part) for part in maps])), *map(to_framework, self.masks), 2, bank,
             chosen, StepDraws(U2PLSettings(contrastive=chosen), 0, clock),
             to_framework(self.prototype) if average else None, 0.9,
         )  # fmt: skip
@@ -283,18 +287,18 @@ def compare_contrastive(case: ContrastiveCase, ours, theirs, prefill: bool = Tru
     kept = []
 
     def loss(representation):
-        kept[:] = case.run(mindspore_impl, np.asarray, representation, theirs, prefill, average)
+        kept[:] = case.run(mindspore_impl, ms.Tensor, representation, theirs, prefill, average)
         return 2 * kept[0].loss
 
     value, gradient = ms.value_and_grad(loss)(ms.Tensor(case.features[0]))
     found, found_bank = kept
     pairs = [
         (value.asnumpy(), 2 * expected.loss.detach()), (gradient.asnumpy(), leaf.grad),
-        (found.class_means, expected.class_means), (found.class_terms, expected.class_terms),
+        (array(found.class_means), expected.class_means), (found.class_terms, expected.class_terms),
         *((found_bank.queue(index), bank.queue(index)) for index in range(CLASSES)),
     ]  # fmt: skip
     if average:
-        pairs.append((found.prototype, expected.prototype))
+        pairs.append((array(found.prototype), expected.prototype))
     return found, expected, max(difference(*pair) for pair in pairs)
 
 

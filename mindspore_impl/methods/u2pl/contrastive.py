@@ -4,7 +4,8 @@ Source: ``specs/u2pl.md`` section 8 with the switches of section 18; the cheap o
 drawn before any feature is gathered, ranks come from comparisons, and the gradient with respect to the anchors is computed in
 closed form beside the loss, so that no drawn negative is kept for the backward pass.
 
-What carries no gradient is NumPy here; arguments may be tensors or arrays. The loss belongs outside of compiled graphs.
+Masks, means and terms have fixed shapes and are compiled; the host sees counts and terms. MindSpore builds an operator for every
+new shape and keeps it for ever: rows are gathered in numbers that come again and cut by slices, which cost nothing.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
 from common.methods.u2pl.u2pl import ContrastiveDraws, ContrastiveSettings
-from mindspore_impl.known_gradient import KnownGradient
-from mindspore_impl.losses import IGNORE
+from mindspore_impl.known_gradient import known
+from mindspore_impl.losses import IGNORE, one_hot
 from mindspore_impl.methods.u2pl.memory_bank import MemoryBank
 
 NORM_FLOOR = 1e-8
+
+TOGETHER = 4
+"""Classes whose terms one call of the compiled function computes: a call costs as much as a class, a class needs 13 MB of negatives."""
 
 
 @dataclass
@@ -31,44 +35,42 @@ class ContrastiveResult:
     valid_classes: list[int]
     anchor_candidates: list[int]
     new_keys: list[int]
-    class_means: np.ndarray
+    class_means: Tensor
     evaluated_position: list[int]
     evaluated_bank_class: list[int]
     class_terms: list[float]
-    prototype: np.ndarray | None = None
+    prototype: Tensor | None = None
 
 
-def label_maps(labels: np.ndarray, classes: int, encoding: str, processes: int = 1) -> np.ndarray:
+def label_maps(labels: Tensor, classes: int, encoding: str, processes: int = 1) -> Tensor:
     """Return bool ``[B,K,h,w]`` class maps of labels ``[B,h,w]``; nothing is set where the label is 255.
 
     ``union_first`` repeats the released program (section 18.1): the first image of a process receives the union of the labels
     of all its images, in which an ignored pixel of another image counts as class 0; the other images receive nothing. The
     batch is shared out to ``processes``.
     """
-    labels = np.asarray(labels)
-    index = np.arange(classes, dtype=labels.dtype).reshape(1, classes, 1, 1)
     if encoding == "onehot":
-        return labels[:, None] == index
-    filled = np.where(labels == IGNORE, 0, labels)
-    maps = np.zeros((len(labels), classes, *labels.shape[1:]), bool)
+        return one_hot(labels, classes)
+    filled = one_hot(labels.masked_fill(labels == IGNORE, 0), classes)
+    maps = [ops.zeros_like(filled[0])] * len(labels)
     for images in np.array_split(np.arange(len(labels)), min(processes, len(labels))):
-        first = images[0]
-        maps[first] = (filled[images, None] == index).any(0) & (labels[first] != IGNORE)
-    return maps
+        first, last = int(images[0]), int(images[-1])
+        maps[first] = filled[first : last + 1].any(0) & (labels[first] != IGNORE)
+    return ops.stack(maps)
 
 
 def contrastive_loss(
     representation: Tensor,
-    teacher_representation: np.ndarray,
-    probabilities: np.ndarray,
-    maps: np.ndarray,
-    low_mask: np.ndarray,
-    high_mask: np.ndarray,
+    teacher_representation: Tensor,
+    probabilities: Tensor,
+    maps: Tensor,
+    low_mask: Tensor,
+    high_mask: Tensor,
     labelled: int,
     bank: MemoryBank,
     settings: ContrastiveSettings,
     draws: ContrastiveDraws,
-    prototype: np.ndarray | None = None,
+    prototype: Tensor | None = None,
     prototype_decay: float = 0.0,
 ) -> ContrastiveResult:
     """Return the contrastive loss and append this step's keys to ``bank``.
@@ -77,134 +79,194 @@ def contrastive_loss(
     ``[B,K,h,w]``, masks bool ``[B,h,w]``; the first ``labelled`` images are the labelled ones. Gradient goes to
     ``representation`` at the anchors only. ``prototype`` ``[K,num_queries,D]`` is the moving average of ``anchor_ema``.
     """
-    teacher_representation, probabilities = np.asarray(teacher_representation), np.asarray(probabilities)
-    maps, low_mask, high_mask = np.asarray(maps), np.asarray(low_mask), np.asarray(high_mask)
     classes = maps.shape[1]
-    members = _class_first(maps & low_mask[:, None])
-    confident = members & _class_first(probabilities > np.float32(settings.anchor_threshold))
-    counts = members.sum(1).tolist()
-    candidates = confident.sum(1).tolist()
+    members, confident, ranks, numbers = _members(maps, low_mask, probabilities, settings.anchor_threshold)
+    counts, candidates = numbers.asnumpy().tolist()
     chosen = confident if settings.positive == "anchors" else members
-    weights = probabilities.max(1) if settings.conf_weight else None
+    weights = ops.amax(probabilities, 1) if settings.conf_weight else None
     means = class_means(teacher_representation, chosen, weights)
     new_keys = append_keys(teacher_representation, probabilities, maps, high_mask, labelled, bank, settings)
     valid = [index for index in range(classes) if counts[index]]
-    result = ContrastiveResult(ms.Tensor(0.0, ms.float32), valid, candidates, new_keys, means, [], [], [])
+    result = ContrastiveResult(ops.zeros((), ms.float32), valid, candidates, new_keys, means, [], [], [])
     if len(valid) <= 1:
         return result
     if prototype is not None:
-        prototype = np.asarray(prototype)
-        result.prototype = np.zeros_like(prototype)
-    pixels, gradients, total = [], [], 0.0
+        result.prototype = ops.zeros_like(prototype)
+        if not prototype.any():
+            prototype_decay = 0.0
+    before, drawn = np.cumsum([0, *candidates]), []
     for position, class_id in enumerate(valid):
         anchor_class = position if settings.class_pairing == "position" else class_id
         if not candidates[anchor_class] or not bank.counts[class_id]:
             continue
-        drawn = draws.anchors(candidates[anchor_class])
-        pixel = confident[anchor_class].nonzero()[0][drawn]
-        negatives = bank.gather(class_id, draws.negatives(bank.counts[class_id]))
-        positive = np.broadcast_to(means[anchor_class], (len(drawn), means.shape[1]))
-        if prototype is not None:
-            if prototype.any():
-                positive = (1 - prototype_decay) * positive + prototype_decay * prototype[class_id]
-            result.prototype[class_id] = positive
-        term, gradient = anchor_term(gather_pixels(representation, pixel), positive, negatives, settings.temperature)
-        pixels.append(pixel)
-        gradients.append(gradient / len(valid))
-        total += term / len(valid)
+        anchors = before[anchor_class] + draws.anchors(candidates[anchor_class])
+        drawn.append((class_id, anchor_class, anchors, draws.negatives(bank.counts[class_id])))
         result.evaluated_position.append(position)
         result.evaluated_bank_class.append(class_id)
-        result.class_terms.append(term)
-    if pixels:
-        result.loss = KnownGradient(np.concatenate(pixels), np.concatenate(gradients), total)(representation)
+    rows, pixels, gradients, terms = _rows(ops.stop_gradient(representation)), [], [], []
+    for first in range(0, len(drawn), TOGETHER):
+        group = drawn[first : first + TOGETHER]
+        filler = TOGETHER - len(group)  # the last class again, without weight: all calls have one shape
+        class_id, anchor_class, anchors, negatives = (np.stack(part) for part in zip(*group, *group[-1:] * filler))
+        pixel = _nth(ranks, anchors, len(rows))
+        positive = ops.gather(means, _indices(anchor_class), 0).expand_dims(1).tile((1, anchors.shape[1], 1))
+        if prototype is not None:
+            earlier = ops.gather(prototype, _indices(class_id), 0)
+            positive = (1 - prototype_decay) * positive + prototype_decay * earlier
+            for place, index in enumerate(class_id.tolist()):
+                result.prototype[index] = positive[place]
+        negative = bank.gather(class_id.repeat(negatives.shape[1]), negatives.ravel())
+        term, gradient = anchor_term(ops.gather(rows, pixel, 0), positive, negative, settings.temperature)
+        share = ms.Tensor([1 / len(valid)] * len(group) + [0.0] * filler, ms.float32)
+        pixels.append(pixel)
+        gradients.append(gradient * share.reshape(-1, 1, 1))
+        terms.append(term * share)
+    if drawn:
+        spread = ops.unsorted_segment_sum(ops.cat(gradients), ops.cat(pixels), len(rows))
+        total = ops.cat(terms)
+        result.class_terms = (total.asnumpy()[: len(drawn)] * len(valid)).tolist()
+        result.loss = known(representation, total.sum(), _maps(spread, representation.shape))
     return result
 
 
-def class_means(features: np.ndarray, members: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+@ms.jit
+def _members(maps: Tensor, low_mask: Tensor, probabilities: Tensor, threshold: float) -> tuple[Tensor, ...]:
+    """Return the classes' members and the confident ones, bool ``[K,B*h*w]``, ranks of these, and how many of both ``[2,K]``."""
+    members = _class_first(ops.logical_and(maps, low_mask.expand_dims(1)))
+    confident = ops.logical_and(members, _class_first(probabilities > threshold))
+    numbers = ops.stack([_count(members), _count(confident)])
+    return members, confident, _ranks(confident), numbers
+
+
+def class_means(features: Tensor, members: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return ``[K,D]`` mean features of each class's pixels; 0 for a class without any.
 
     ``features`` ``[B,D,h,w]``, ``members`` bool ``[K,B*h*w]``, ``weights`` of the pixels ``[B,h,w]`` (none: all alike).
     """
     batch, width, height, columns = features.shape
-    shares = members.reshape(len(members), batch, height * columns).transpose(1, 0, 2).astype(features.dtype)
-    total = np.maximum(members.sum(1, keepdims=True), 1).astype(features.dtype)
+    shares = members.reshape(len(members), batch, height * columns).swapaxes(0, 1).astype(features.dtype)
     if weights is not None:
         shares = shares * weights.reshape(batch, 1, -1)
-        total = shares.sum((0, 2))[:, None]
-        total = np.where(total > 0, total, np.ones_like(total))
-    return (shares @ features.reshape(batch, width, -1).transpose(0, 2, 1)).sum(0) / total
+    total = shares.sum((0, 2)).expand_dims(1)
+    total = ops.where(total > 0, total, ops.ones_like(total))
+    return ops.bmm(shares, features.reshape(batch, width, -1).swapaxes(1, 2)).sum(0) / total
 
 
 def append_keys(
-    features: np.ndarray,
-    probabilities: np.ndarray,
-    maps: np.ndarray,
-    high_mask: np.ndarray,
+    features: Tensor,
+    probabilities: Tensor,
+    maps: Tensor,
+    high_mask: Tensor,
     labelled: int,
     bank: MemoryBank,
     settings: ContrastiveSettings,
 ) -> list[int]:
     """Append every class's negative keys, in row-major pixel order, and return how many there were (sections 8.1, 18.3, 18.4)."""
-    ranked = _class_first(probabilities)
-    below = probabilities < np.float32(settings.negative_threshold)
-    is_labelled = np.arange(len(maps)).reshape(-1, 1, 1) < labelled
-    numbers = []
-    for class_id in range(maps.shape[1]):
-        allowed = high_mask & below[:, class_id]
-        if settings.negatives == "code":
-            allowed = allowed & maps[:, class_id] & ~is_labelled
-        else:
-            other_label = maps.any(1) & ~maps[:, class_id]
-            allowed = allowed & (~is_labelled | other_label)
-        pixel = allowed.ravel().nonzero()[0]
-        at_pixel = ranked[:, pixel]
-        rank = (at_pixel > at_pixel[class_id]).sum(0)
-        wanted = (rank >= settings.low_rank) & (rank < settings.high_rank)
-        if settings.negatives == "paper":
-            of_labelled = np.broadcast_to(is_labelled, high_mask.shape).ravel()[pixel]
-            wanted = np.where(of_labelled, rank < settings.low_rank, wanted)
-        pixel = pixel[wanted]
-        bank.append(class_id, gather_pixels(features, pixel))
-        numbers.append(len(pixel))
+    ranks, counts = _wanted_keys(
+        probabilities, maps, high_mask, labelled, settings.negative_threshold, settings.negatives, settings.low_rank,
+        settings.high_rank,
+    )  # fmt: skip
+    numbers, rows, before = counts.asnumpy().tolist(), _rows(features), 0
+    for class_id, number in enumerate(numbers):
+        if number:
+            size = 1 << (number - 1).bit_length()  # a power of two; beyond the number the last one again
+            wanted = np.minimum(np.arange(size), number - 1)
+            keys = ops.gather(rows, _nth(ranks, before + wanted, len(rows)), 0)
+            bank.append(class_id, keys[:number])
+            before += number
     return numbers
 
 
-def gather_pixels(features: Tensor | np.ndarray, pixel: np.ndarray) -> np.ndarray:
-    """Return rows ``[n,D]`` of ``features`` ``[B,D,h,w]`` at flat positions ``[n]`` of (b, row, column)."""
-    area = features.shape[2] * features.shape[3]
-    return np.asarray(features).reshape(*features.shape[:2], area)[pixel // area, :, pixel % area]
+@ms.jit
+def _wanted_keys(
+    probabilities: Tensor,
+    maps: Tensor,
+    high_mask: Tensor,
+    labelled: int,
+    threshold: float,
+    negatives: str,
+    low_rank: int,
+    high_rank: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the ranks of the pixels that are keys of a class, and how many each class has ``[K]``."""
+    unlabelled = (ops.arange(maps.shape[0]) >= labelled).reshape(-1, 1, 1, 1)
+    allowed = ops.logical_and(high_mask.expand_dims(1), probabilities < threshold)
+    if negatives == "code":
+        allowed = ops.logical_and(ops.logical_and(allowed, maps), unlabelled)
+    else:
+        other_label = ops.logical_and(maps.any(1, keep_dims=True), ops.logical_not(maps))
+        allowed = ops.logical_and(allowed, ops.logical_or(unlabelled, other_label))
+    places = []
+    for class_id in range(maps.shape[1]):
+        places.append((probabilities > probabilities[:, class_id : class_id + 1]).astype(ms.float32).sum(1))
+    place = ops.stack(places, 1)
+    wanted = ops.logical_and(place >= low_rank, place < high_rank)
+    if negatives == "paper":
+        wanted = ops.where(unlabelled, wanted, place < low_rank)
+    wanted = _class_first(ops.logical_and(allowed, wanted))
+    return _ranks(wanted), _count(wanted)
 
 
-def anchor_term(
-    anchors: np.ndarray, positives: np.ndarray, negatives: np.ndarray, temperature: float
-) -> tuple[float, np.ndarray]:
-    """Return one class's InfoNCE loss, averaged over anchors, and its gradient ``[n,D]``.
+@ms.jit
+def anchor_term(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return the InfoNCE losses ``[J]`` of J classes, averaged over anchors, and their gradients ``[J,n,D]``.
 
-    ``anchors`` and ``positives`` ``[n,D]``, ``negatives`` ``[n*m,D]`` (row i*m.. belong to anchor i); similarity is the cosine
-    with norms clamped at 1e-8.
+    ``anchors`` and ``positives`` ``[J,n,D]``, ``negatives`` ``[J*n*m,D]`` (row i*m.. belong to anchor i of all); similarity is the
+    cosine with norms clamped at 1e-8.
     """
-    count, width = anchors.shape
-    norm = np.linalg.norm(anchors, axis=1, keepdims=True)
-    floored = np.maximum(norm, np.float32(NORM_FLOOR))
-    unit = anchors / floored
-    positive_unit = positives / np.maximum(np.linalg.norm(positives, axis=1, keepdims=True), np.float32(NORM_FLOOR))
-    negatives = negatives.reshape(count, -1, width)
-    negative_norm = np.maximum(np.sqrt(np.einsum("nmd,nmd->nm", negatives, negatives)), np.float32(NORM_FLOOR))
+    classes, count, width = anchors.shape
+    own, floor = anchors.reshape(-1, width), ms.Tensor(NORM_FLOOR, anchors.dtype)
+    norm = ops.sqrt((own * own).sum(1, keepdims=True))
+    floored = ops.maximum(norm, floor)
+    unit = own / floored
+    positive_unit = positives.reshape(-1, width)
+    positive_unit = positive_unit / ops.maximum(ops.sqrt((positive_unit * positive_unit).sum(1, keepdims=True)), floor)
+    negative_norm = ops.maximum(ops.sqrt((negatives * negatives).sum(1)), floor).reshape(classes * count, -1)
+    negatives = negatives.reshape(classes * count, -1, width)
     positive_similarity = (unit * positive_unit).sum(1, keepdims=True)
-    negative_similarity = (negatives @ unit[:, :, None])[:, :, 0] / negative_norm
-    similarity = np.concatenate([positive_similarity, negative_similarity], 1)
-    scaled = similarity / np.float32(temperature)
-    scaled -= scaled.max(1, keepdims=True)
-    log_probability = scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
-    slope = np.exp(log_probability)
-    slope[:, 0] -= 1
-    slope /= np.float32(temperature * count)
-    pulled = slope[:, :1] * positive_unit
-    pulled += ((slope[:, 1:] / negative_norm)[:, None] @ negatives)[:, 0]
-    along = (slope * similarity).sum(1, keepdims=True) * unit * (norm > NORM_FLOOR)
-    return float(-log_probability[:, 0].mean()), (pulled - along) / floored
+    negative_similarity = ops.bmm(negatives, unit.expand_dims(2)).squeeze(2) / negative_norm
+    scaled = ops.cat([positive_similarity, negative_similarity], 1) / temperature
+    scaled = scaled - ops.amax(scaled, 1, True)
+    log_probability = scaled - ops.log(ops.exp(scaled).sum(1, keepdims=True))
+    slope = ops.exp(log_probability)
+    first = (slope[:, :1] - 1) / (temperature * count)
+    others = slope[:, 1:] / (temperature * count)
+    pulled = first * positive_unit + ops.bmm((others / negative_norm).expand_dims(1), negatives).squeeze(1)
+    along = (first * positive_similarity + (others * negative_similarity).sum(1, keepdims=True)) * unit
+    gradient = (pulled - along * (norm > NORM_FLOOR).astype(along.dtype)) / floored
+    return -log_probability[:, 0].reshape(classes, count).mean(1), gradient.reshape(anchors.shape)
 
 
-def _class_first(values: np.ndarray) -> np.ndarray:
+def _nth(ranks: Tensor, wanted: np.ndarray, pixels: int) -> Tensor:
+    """Return the flat pixels, int64, of the selected ones numbered ``wanted`` from 0 over all classes; ``pixels``: of one class."""
+    return ops.searchsorted(ranks, _indices(wanted + 1)) % pixels
+
+
+def _indices(values: np.ndarray) -> Tensor:
+    return ms.Tensor(values.astype(np.int32))
+
+
+def _ranks(selected: Tensor) -> Tensor:
+    """Return int32 ``[K*P]``: how many are selected in bool ``[K,P]``, flattened, up to each place."""
+    return ops.cumsum(selected.reshape(-1).astype(ms.int32), 0)
+
+
+def _count(selected: Tensor) -> Tensor:
+    return selected.astype(ms.float32).sum(1).astype(ms.int32)
+
+
+def _class_first(values: Tensor) -> Tensor:
     """Return ``[K,B*h*w]`` of ``[B,K,h,w]``."""
     return values.swapaxes(0, 1).reshape(values.shape[1], -1)
+
+
+@ms.jit
+def _rows(features: Tensor) -> Tensor:
+    """Return ``[B*h*w,D]`` of ``[B,D,h,w]``."""
+    return features.transpose(0, 2, 3, 1).reshape(-1, features.shape[1])
+
+
+def _maps(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return ``[B,D,h,w]``, which is ``shape``, of ``[B*h*w,D]``."""
+    batch, width, height, columns = shape
+    return rows.reshape(batch, height, columns, width).transpose(0, 3, 1, 2)

@@ -1,51 +1,60 @@
-"""One queue of features per class as a ring buffer on the host; the PyTorch file of the same name mirrors this one."""
+"""One queue of features per class as a ring buffer on the device; the PyTorch file of the same name mirrors this one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import mindspore as ms
 import numpy as np
+from mindspore import Parameter, Tensor, ops
+from mindspore.common.initializer import Zero
 
 
 class MemoryBank:
     """Queues of feature rows, oldest first, each with its own capacity (``specs/u2pl.md`` section 8.1).
 
-    Appending writes only the new rows; the queue's logical row r (oldest = 0) lies at ``(head - count + r) mod capacity``.
+    Appending writes only the new rows; the queue's logical row r (oldest = 0) lies at ``(head - count + r) mod capacity`` of the
+    queue's part of ``rows``.
     """
 
     def __init__(self, capacities: Sequence[int], width: int) -> None:
-        self.rows = [np.empty((capacity, width), np.float32) for capacity in capacities]
-        self.heads = [0] * len(self.rows)
-        self.counts = [0] * len(self.rows)
+        # Of a tensor that is still to be initialised, a CPU lends memory for the rows only that are written.
+        rows = Tensor(shape=(sum(capacities), width), dtype=ms.float32, init=Zero())
+        self.rows = Parameter(rows, "bank", requires_grad=False)
+        self.capacities = np.array(capacities)
+        self.starts = np.cumsum(self.capacities) - self.capacities
+        self.heads = np.zeros_like(self.capacities)
+        self.counts = np.zeros_like(self.capacities)
 
-    def append(self, index: int, keys: np.ndarray) -> None:
+    def append(self, index: int, keys: Tensor) -> None:
         """Put ``keys`` ``[n,D]`` behind queue ``index``; the oldest rows beyond the capacity go."""
-        rows = self.rows[index]
-        capacity = len(rows)
-        keys = np.asarray(keys)[-capacity:]
-        head = self.heads[index]
+        start, capacity = int(self.starts[index]), int(self.capacities[index])
+        if not len(keys):  # MindSpore takes no slice of an empty tensor
+            return
+        keys = keys[-capacity:]
+        head = int(self.heads[index])
         first = min(len(keys), capacity - head)
-        rows[head : head + first] = keys[:first]
-        rows[: len(keys) - first] = keys[first:]
+        self.rows[start + head : start + head + first] = keys[:first]
+        if len(keys) > first:
+            self.rows[start : start + len(keys) - first] = keys[first:]
         self.heads[index] = (head + len(keys)) % capacity
         self.counts[index] = min(self.counts[index] + len(keys), capacity)
 
-    def gather(self, index: int, logical: np.ndarray) -> np.ndarray:
-        """Return rows ``[n,D]`` of queue ``index`` by their logical positions ``[n]``."""
-        capacity = len(self.rows[index])
-        physical = (self.heads[index] - self.counts[index] + logical) % capacity
-        return self.rows[index][physical]
+    def gather(self, index: int | np.ndarray, logical: np.ndarray) -> Tensor:
+        """Return rows ``[n,D]`` by their logical positions ``[n]`` in queue ``index``, or in a queue ``[n]`` for each."""
+        place = (self.heads[index] - self.counts[index] + logical) % self.capacities[index]
+        return ops.gather(self.rows, ms.Tensor((self.starts[index] + place).astype(np.int32)), 0)
 
     def queue(self, index: int) -> np.ndarray:
         """Return queue ``index`` as float32 ``[count,D]``, oldest first."""
-        return self.gather(index, np.arange(self.counts[index]))
+        return self.gather(index, np.arange(self.counts[index])).asnumpy()
 
     def state(self) -> dict[str, np.ndarray]:
         """Return every queue by name, oldest row first."""
-        return {f"bank.{index}": self.queue(index) for index in range(len(self.rows))}
+        return {f"bank.{index}": self.queue(index) for index in range(len(self.capacities))}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Take back what :meth:`state` returned."""
-        for index in range(len(self.rows)):
+        for index in range(len(self.capacities)):
             self.heads[index] = self.counts[index] = 0
-            self.append(index, state[f"bank.{index}"])
+            self.append(index, ms.Tensor(state[f"bank.{index}"]))

@@ -8,8 +8,8 @@ mean, pushed from a memory bank of unreliable pixels. The teacher is an EMA of t
 
 Source: ``specs/u2pl.md`` sections 4-9; presets and switches: section 18 and ``common/methods/u2pl/u2pl.py``.
 
-Labels, masks and whatever else carries no gradient are NumPy here. The networks run as compiled graphs, the losses
-operator by operator, the teacher outside of what is differentiated.
+Networks and losses are compiled one by one; the teacher runs outside of what is differentiated. The host sees the pseudo-label
+(where ClassMix draws its classes), counts and thresholds.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from mindspore_impl.methods.base import KeptTensor, TeacherMethod
 from mindspore_impl.methods.u2pl.contrastive import contrastive_loss, label_maps
 from mindspore_impl.methods.u2pl.memory_bank import MemoryBank
 from mindspore_impl.mixing import mix
-from mindspore_impl.pseudo_labels import drop_unreliable, entropy, percentile, unsupervised_loss
+from mindspore_impl.pseudo_labels import arg_max, drop_unreliable, entropy, percentile, unsupervised_loss
 from mindspore_impl.resize import nearest, resize
 from mindspore_impl.session import Session
 
 
 def reliability_masks(
-    uncertainty: np.ndarray,
-    labels: np.ndarray,
-    pseudo_label: np.ndarray,
+    uncertainty: Tensor,
+    labels: Tensor,
+    pseudo_label: Tensor,
     percent: float,
     anchor_entropy: str,
     size: Size,
-    among: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+    among: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Return the low and high entropy masks, bool ``[Bl+Bu,h,w]`` at ``size`` (section 5, item 9; 18.5).
 
     ``uncertainty`` ``[Bu,H,W]`` at full size gives the percentiles, over the pixels ``among`` (bool ``[Bu,H,W]``; without it,
@@ -49,13 +49,10 @@ def reliability_masks(
     low_percent = percent if anchor_entropy == "lowest" else 100 - percent
     low = high = 0.0
     if valid.any():
-        low, high = (percentile(uncertainty[valid], p) for p in (low_percent, 100 - percent))
+        low, high = (percentile(uncertainty, p, valid) for p in (low_percent, 100 - percent))
     small, small_valid = nearest(uncertainty, size), nearest(pseudo_label, size) != IGNORE
     labelled = nearest(labels, size) != IGNORE
-    return (
-        np.concatenate([labelled, (small <= np.float32(low)) & small_valid]),
-        np.concatenate([labelled, (small >= np.float32(high)) & small_valid]),
-    )
+    return ops.cat([labelled, (small <= low) & small_valid]), ops.cat([labelled, (small >= high) & small_valid])
 
 
 class U2PL(TeacherMethod):
@@ -67,7 +64,7 @@ class U2PL(TeacherMethod):
         self.bank = self.keep(MemoryBank(self.settings.queue_sizes(self.classes), width))
         self.prototype = None
         if contrastive.anchor_ema:
-            start = np.zeros((self.classes, contrastive.num_queries, width), np.float32)
+            start = ops.zeros((self.classes, contrastive.num_queries, width), ms.float32)
             self.prototype = self.keep(KeptTensor("prototype", start))
 
     def step(self, batch: Batch, clock: Clock, draws: Draws | None = None) -> dict[str, float]:
@@ -76,7 +73,7 @@ class U2PL(TeacherMethod):
         if self.settings.semi_supervised(clock):
             self.copy_student(clock)
             draws = draws or StepDraws(self.settings, self.config.trainer.seed, clock)
-            unlabelled = batch["unlabelled"]["image"]
+            unlabelled = self.session.tensor(batch["unlabelled"]["image"])
             losses = self._losses(images, labels, unlabelled, clock, draws)
         else:
             losses = self._supervised_losses(images, labels, clock)
@@ -84,24 +81,24 @@ class U2PL(TeacherMethod):
         self.move_teacher(clock)
         return losses
 
-    def _supervised_losses(self, images: np.ndarray, labels: np.ndarray, clock: Clock) -> dict[str, float]:
+    def _supervised_losses(self, images: Tensor, labels: Tensor, clock: Clock) -> dict[str, float]:
         """Warm-up: the student learns from labels, the teacher's BatchNorm sees the same images."""
-        self.forward("teacher", images, clock)
+        self.forward("teacher", images, clock, wanted=())
 
         def terms() -> dict[str, Tensor]:
             outputs = self.forward("student", images, clock)
-            idle = ms.Tensor(0.0, ms.float32)
+            idle = ops.zeros((), ms.float32)
             return {"sup": self.supervised(outputs, labels), "unsup": idle, "contra": idle}
 
         return self.optimizer.differentiate(terms)
 
     def _losses(
-        self, images: np.ndarray, labels: np.ndarray, unlabelled: np.ndarray, clock: Clock, draws: Draws
+        self, images: Tensor, labels: Tensor, unlabelled: Tensor, clock: Clock, draws: Draws
     ) -> dict[str, float]:
         settings, size, count = self.settings, labels.shape[1:], len(images)
         unlabelled, pseudo_label = self._mixed(unlabelled, size, clock, draws)
-        together = np.concatenate([images, unlabelled])
-        teacher = self.forward("teacher", together, clock)
+        together = ops.cat([images, unlabelled])
+        teacher = self.forward("teacher", together, clock, wanted=("logits", "representation"))
         probabilities = ops.softmax(teacher["logits"], 1)
         uncertainty = entropy(ops.softmax(resize(teacher["logits"][count:], size), 1))
         reliable, _ = drop_unreliable(uncertainty, pseudo_label, settings.percent_kept(clock))
@@ -121,13 +118,15 @@ class U2PL(TeacherMethod):
 
         return self.optimizer.differentiate(terms)
 
-    def _mixed(self, images: np.ndarray, size: Size, clock: Clock, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+    def _mixed(self, images: Tensor, size: Size, clock: Clock, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return unlabelled images and the eval-mode teacher's labels, mixed if this step mixes (sections 5.3, 5.4, 6)."""
-        logits = self.forward("teacher", images, clock, train=False)["logits"]
-        pseudo_label = resize(logits, size).argmax(1).asnumpy().astype(np.uint8)
-        masks = draws.mix_masks(pseudo_label)
+        logits = self.forward("teacher", images, clock, train=False, wanted=("logits",))["logits"]
+        pseudo_label = arg_max(resize(logits, size), 1).astype(ms.uint8)
+        classmix = self.settings.mixing == "classmix"  # the other ways look at the size only
+        masks = draws.mix_masks(pseudo_label.asnumpy() if classmix else np.empty(pseudo_label.shape, np.uint8))
         if masks is None:
             return images, pseudo_label
+        masks = self.session.tensor(masks)
         if self.settings.mixing == "cutout":
             return mix(images, masks, 0.0), mix(pseudo_label, masks, IGNORE)
         return mix(images, masks, "partner"), mix(pseudo_label, masks, "partner")
@@ -137,12 +136,12 @@ class U2PL(TeacherMethod):
         representation: Tensor,
         teacher_representation: Tensor,
         probabilities: Tensor,
-        labels: np.ndarray,
-        pseudo_label: np.ndarray,
-        uncertainty: np.ndarray,
+        labels: Tensor,
+        pseudo_label: Tensor,
+        uncertainty: Tensor,
         clock: Clock,
         draws: ContrastiveDraws,
-        among: np.ndarray | None = None,
+        among: Tensor | None = None,
     ) -> Tensor:
         """Return the unweighted contrastive loss; the bank and, with ``anchor_ema``, the prototypes move on."""
         settings, size = self.settings.contrastive, representation.shape[2:]
@@ -152,7 +151,7 @@ class U2PL(TeacherMethod):
             high[len(labels) :] = True
         smaller = (nearest(part, size) for part in (labels, pseudo_label))
         encoding = settings.label_encoding, settings.processes
-        maps = np.concatenate([label_maps(part, self.classes, *encoding) for part in smaller])
+        maps = ops.cat([label_maps(part, self.classes, *encoding) for part in smaller])
         result = contrastive_loss(
             representation, teacher_representation, probabilities, maps, low, high, len(labels), self.bank, settings,
             draws, self.prototype.value if self.prototype else None, self.settings.prototype_decay(clock),

@@ -9,7 +9,7 @@ Targets of L_cons are the teacher's classes. L_sup, L_contra and the EMA teacher
 
 Source: ``specs/u2pl.md`` section 12; switches, draws and banks: ``common/methods/u2pl/u2pl_ael.py``.
 
-Labels, masks and whatever else carries no gradient are NumPy here, as in ``u2pl.py``.
+Networks and losses are compiled as in ``u2pl.py``. The host sees the teacher's classes and the class confidences, by which it draws.
 """
 
 from __future__ import annotations
@@ -25,42 +25,46 @@ from common.config.schema import ExperimentConfig
 from common.loading.on_demand import ImagesOnDemand
 from common.methods.interface import Batch, Clock
 from common.methods.u2pl.u2pl_ael import ClassBanks, Draws, StepDraws, keep_thresholds, paste_classes
-from mindspore_impl.losses import true_class_probability, weighted_cross_entropy
+from mindspore_impl.losses import one_hot, true_class_probability, weighted_cross_entropy
 from mindspore_impl.methods.u2pl.u2pl import U2PL
 from mindspore_impl.mixing import cutmix
-from mindspore_impl.pseudo_labels import drop_unreliable, entropy, percentile
+from mindspore_impl.pseudo_labels import arg_max, certainty, drop_unreliable, entropy, percentile
 from mindspore_impl.resize import resize
 from mindspore_impl.session import Session
 
 
-def class_confidence(logits: Tensor, labels: np.ndarray) -> np.ndarray:
+def class_confidence(logits: Tensor, labels: Tensor) -> np.ndarray:
     """Return float32 ``[K]``: the mean probability of each class over the pixels labelled so, 0 for absent classes.
 
     ``logits`` ``[B,K,H,W]``, ``labels`` ``[B,H,W]``.
     """
-    classes, valid = logits.shape[1], labels != IGNORE
-    probability = true_class_probability(logits, labels)[valid]
-    sums = np.bincount(labels[valid], probability, classes)
-    counts = np.bincount(labels[valid], minlength=classes)
-    return (sums / np.maximum(counts, 1)).astype(np.float32)
+    probability = true_class_probability(ops.stop_gradient(logits), labels)
+    return _means_by_label(probability, labels, logits.shape[1]).asnumpy()
 
 
-def drop_confident(uncertainty: np.ndarray, pseudo_label: np.ndarray, percent: float) -> tuple[np.ndarray, float]:
+@ms.jit
+def _means_by_label(values: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return ``[K]`` means of ``values`` ``[B,H,W]`` over the pixels of every label, 0 for those without any."""
+    own = one_hot(labels, classes).astype(values.dtype)
+    sums, counts = (own * values.expand_dims(1)).sum((2, 3)).sum(0), own.sum((2, 3)).sum(0)
+    return sums / ops.maximum(counts, ops.ones_like(counts))
+
+
+def drop_confident(uncertainty: Tensor, pseudo_label: Tensor, percent: float) -> tuple[Tensor, float]:
     """Return ``pseudo_label`` with pixels below the ``percent`` percentile of entropy set to 255, and that threshold (18.8).
 
     ``uncertainty`` and ``pseudo_label`` ``[B,H,W]``; the percentile runs over all pixels.
     """
-    threshold = percentile(uncertainty.ravel(), percent)
-    confident = uncertainty < np.float32(threshold)
-    return np.where(confident, pseudo_label.dtype.type(IGNORE), pseudo_label), threshold
+    threshold = percentile(uncertainty, percent)
+    return pseudo_label.masked_fill(uncertainty < threshold, IGNORE), threshold
 
 
 def consistency_loss(
     logits: Tensor,
-    confidence: np.ndarray,
-    pseudo_label: np.ndarray,
+    confidence: Tensor,
+    pseudo_label: Tensor,
     class_confidence: np.ndarray,
-    uniform: np.ndarray | None,
+    uniform: Tensor | None,
     confidence_gamma: float = 2.0,
     sampling_gamma: float = 1.0,
 ) -> Tensor:
@@ -71,25 +75,31 @@ def consistency_loss(
     """
     weights = confidence**confidence_gamma
     if uniform is not None:
-        predicted = np.asarray(logits).argmax(1)
-        thresholds = keep_thresholds(class_confidence, sampling_gamma)
-        drawn = np.stack([np.take_along_axis(uniform, classes[None], 0)[0] for classes in predicted])
-        weights = weights * (drawn > thresholds[predicted])
-    return weighted_cross_entropy(logits, pseudo_label, weights, weights.sum(dtype=np.float64) + 1e-12)
+        thresholds = ms.Tensor(keep_thresholds(class_confidence, sampling_gamma))
+        weights = weights * _kept(ops.stop_gradient(logits), uniform, thresholds)
+    return weighted_cross_entropy(logits, pseudo_label, weights, weights.sum() + 1e-12)
+
+
+@ms.jit
+def _kept(logits: Tensor, uniform: Tensor, thresholds: Tensor) -> Tensor:
+    """Return 1 where the number drawn for the class of ``logits`` lies above the class's threshold, else 0, ``[B,H,W]``."""
+    predicted = one_hot(arg_max(logits, 1), logits.shape[1])
+    above = uniform.expand_dims(0) > thresholds.reshape(1, -1, 1, 1)
+    return ops.logical_and(predicted, above).any(1).astype(logits.dtype)
 
 
 class Targets(NamedTuple):
     """What the teacher says about a batch at full size: classes uint8, their probability and the entropy, ``[B,H,W]`` each."""
 
-    pseudo_label: np.ndarray
-    confidence: np.ndarray
-    uncertainty: np.ndarray
+    pseudo_label: Tensor
+    confidence: Tensor
+    uncertainty: Tensor
 
 
-def targets(logits: np.ndarray) -> Targets:
+def targets(logits: Tensor) -> Targets:
     """Return the targets that logits ``[B,K,H,W]`` give."""
-    probabilities = ops.softmax(ms.Tensor(logits), 1).asnumpy()
-    return Targets(probabilities.argmax(1).astype(np.uint8), probabilities.max(1), entropy(probabilities))
+    confidence, pseudo_label = certainty(logits)
+    return Targets(pseudo_label, confidence, entropy(ops.softmax(logits, 1)))
 
 
 class U2PLAEL(U2PL):
@@ -106,40 +116,41 @@ class U2PLAEL(U2PL):
         labelled, paste = batch["labelled"], batch["paste"]
         classes = draws.pasted_classes(self.banks.confidence)
         images, labels = paste_classes(labelled["image"], labelled["label"], paste["image"], paste["label"], classes)
+        images, labels = self.session.tensor(images), self.session.tensor(labels)
         mixed, scores = self._mixed_pair(batch["unlabelled"], labels.shape[1:], clock, draws)
         losses = self._equalised_losses(images, labels, mixed, scores, clock, draws)
         self.apply_gradients(losses, batch, clock)
         self.move_teacher(clock)
         return losses
 
-    def _mixed_pair(self, own: dict, size: Size, clock: Clock, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+    def _mixed_pair(self, own: dict, size: Size, clock: Clock, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return unlabelled images with a region of another one that should show a chosen class, and the teacher's logits."""
         categories, positions = draws.partners(self.banks, len(own["ids"]))
-        first, second = own["image"], self.images.load(positions, clock)
-        weak = np.concatenate([first, second])
-        scores = resize(self.forward("teacher", weak, clock, train=False)["logits"], size).asnumpy()
-        class_maps = scores.argmax(1).astype(np.uint8)
-        masks = draws.mix_masks(class_maps[len(first) :], categories)
+        first, second = self.session.tensor(own["image"]), self.session.tensor(self.images.load(positions, clock))
+        weak = ops.cat([first, second])
+        scores = resize(self.forward("teacher", weak, clock, train=False, wanted=("logits",))["logits"], size)
+        class_maps = arg_max(scores, 1).astype(ms.uint8).asnumpy()
+        masks = self.session.tensor(draws.mix_masks(class_maps[len(first) :], categories))
         seen = np.concatenate([self.images.positions(own["ids"]), positions])
         self.banks.update_coverage(seen, class_maps, self.settings.coverage_area)
         return cutmix(second, first, masks), cutmix(scores[len(first) :], scores[: len(first)], masks)
 
     def _equalised_losses(
-        self, images: np.ndarray, labels: np.ndarray, mixed: np.ndarray, scores: np.ndarray, clock: Clock, draws: Draws
+        self, images: Tensor, labels: Tensor, mixed: Tensor, scores: Tensor, clock: Clock, draws: Draws
     ) -> dict[str, float]:
         settings, size = self.settings, labels.shape[1:]
-        teacher = self.forward("teacher", images, clock)
-        teacher_mixed = self.forward("teacher", mixed, clock, "teacher mixed")
-        teacher_scores = resize(teacher["logits"], size).asnumpy()
+        wanted = ("logits", "representation")
+        teacher = self.forward("teacher", images, clock, wanted=wanted)
+        teacher_mixed = self.forward("teacher", mixed, clock, "teacher mixed", wanted=wanted)
+        teacher_scores = resize(teacher["logits"], size)
         of_labelled, of_mixed = targets(teacher_scores), targets(scores)
         reliable = self._reliable(of_mixed, clock)
-        features = np.concatenate([part["representation"].asnumpy() for part in (teacher, teacher_mixed)])
-        small = (resize(ms.Tensor(part), features.shape[2:]) for part in (teacher_scores, scores))
-        parts = [ops.softmax(part, 1).asnumpy() for part in small]
+        features = ops.cat([teacher["representation"], teacher_mixed["representation"]])
+        parts = [ops.softmax(resize(part, features.shape[2:]), 1) for part in (teacher_scores, scores)]
 
         def terms() -> dict[str, Tensor]:
             outputs = self.forward("student", images, clock)
-            outputs_mixed = self.forward("student", mixed, clock, "student mixed")
+            outputs_mixed = self.forward("student", mixed, clock, "student mixed", wanted=wanted)
             student_scores = resize(outputs["logits"], size)
             confidence = class_confidence(student_scores, labels)
             self.banks.update_confidence(confidence, settings.confidence_momentum)
@@ -152,18 +163,18 @@ class U2PLAEL(U2PL):
             }
             representation = ops.cat([outputs["representation"], outputs_mixed["representation"]])
             if clock.epoch < settings.contrastive_start_epoch:
-                losses["contra"] = ms.Tensor(0.0, ms.float32)
+                losses["contra"] = ops.zeros((), ms.float32)
             else:
                 seen = reliable if settings.contrastive_pixels == "kept" else of_mixed.pseudo_label
                 losses["contra"] = settings.contrastive.weight * self._contrastive(
-                    representation, features, np.concatenate(parts), labels, seen, of_mixed.uncertainty, clock, draws,
+                    representation, features, ops.cat(parts), labels, seen, of_mixed.uncertainty, clock, draws,
                     among=of_mixed.pseudo_label != IGNORE,
                 )  # fmt: skip
             return {name: settings.loss_scale * term for name, term in losses.items()}
 
         return self.optimizer.differentiate(terms)
 
-    def _reliable(self, teacher: Targets, clock: Clock) -> np.ndarray:
+    def _reliable(self, teacher: Targets, clock: Clock) -> Tensor:
         """Return the pseudo-labels without the pixels that the switch ``drop`` drops."""
         kept = self.settings.percent_kept(clock)
         if self.settings.drop == "low":
@@ -172,7 +183,7 @@ class U2PLAEL(U2PL):
 
     def _consistency(self, term: str, scores: Tensor, teacher: Targets, draws: Draws) -> Tensor:
         settings = self.settings
-        uniform = draws.uniform(term, scores.shape[1:]) if settings.sampling else None
+        uniform = self.session.tensor(draws.uniform(term, scores.shape[1:])) if settings.sampling else None
         return settings.consistency_weight * consistency_loss(
             scores, teacher.confidence, teacher.pseudo_label, self.banks.confidence, uniform,
             settings.confidence_gamma, settings.sampling_gamma,

@@ -46,8 +46,9 @@ def framework(request) -> Framework:
 def lower_percentile(framework: Framework, monkeypatch) -> None:
     """The lower neighbour instead of the interpolated percentile."""
 
-    def percentile(values, percent: float) -> float:
-        ordered = np.sort(framework.array(values))
+    def percentile(values, percent: float, among=None) -> float:
+        values = framework.array(values)
+        ordered = np.sort(values.ravel() if among is None else values[framework.array(among)])
         return float(ordered[int(percent / 100 * (len(ordered) - 1))])
 
     monkeypatch.setattr(framework.module("pseudo_labels"), "percentile", percentile)

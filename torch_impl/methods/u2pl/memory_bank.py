@@ -12,31 +12,32 @@ from torch import Tensor
 class MemoryBank:
     """Queues of feature rows, oldest first, each with its own capacity (``specs/u2pl.md`` section 8.1).
 
-    Appending writes only the new rows; the queue's logical row r (oldest = 0) lies at ``(head - count + r) mod capacity``.
+    Appending writes only the new rows; the queue's logical row r (oldest = 0) lies at ``(head - count + r) mod capacity`` of the
+    queue's part of ``rows``.
     """
 
     def __init__(self, capacities: Sequence[int], width: int, device: torch.device | str = "cpu") -> None:
-        self.rows = [torch.empty((capacity, width), device=device) for capacity in capacities]
-        self.heads = [0] * len(self.rows)
-        self.counts = [0] * len(self.rows)
+        self.rows = torch.empty((sum(capacities), width), device=device)
+        self.capacities = np.array(capacities)
+        self.starts = np.cumsum(self.capacities) - self.capacities
+        self.heads = np.zeros_like(self.capacities)
+        self.counts = np.zeros_like(self.capacities)
 
     def append(self, index: int, keys: Tensor) -> None:
         """Put ``keys`` ``[n,D]`` behind queue ``index``; the oldest rows beyond the capacity go."""
-        rows = self.rows[index]
-        capacity = len(rows)
+        start, capacity = int(self.starts[index]), int(self.capacities[index])
         keys = keys[-capacity:]
-        head = self.heads[index]
+        head = int(self.heads[index])
         first = min(len(keys), capacity - head)
-        rows[head : head + first] = keys[:first]
-        rows[: len(keys) - first] = keys[first:]
+        self.rows[start + head : start + head + first] = keys[:first]
+        self.rows[start : start + len(keys) - first] = keys[first:]
         self.heads[index] = (head + len(keys)) % capacity
         self.counts[index] = min(self.counts[index] + len(keys), capacity)
 
-    def gather(self, index: int, logical: np.ndarray) -> Tensor:
-        """Return rows ``[n,D]`` of queue ``index`` by their logical positions ``[n]``."""
-        capacity = len(self.rows[index])
-        physical = (self.heads[index] - self.counts[index] + logical) % capacity
-        return self.rows[index].index_select(0, torch.from_numpy(physical).to(self.rows[index].device))
+    def gather(self, index: int | np.ndarray, logical: np.ndarray) -> Tensor:
+        """Return rows ``[n,D]`` by their logical positions ``[n]`` in queue ``index``, or in a queue ``[n]`` for each."""
+        place = (self.heads[index] - self.counts[index] + logical) % self.capacities[index]
+        return self.rows.index_select(0, torch.from_numpy(self.starts[index] + place).to(self.rows.device))
 
     def queue(self, index: int) -> np.ndarray:
         """Return queue ``index`` as float32 ``[count,D]``, oldest first."""
@@ -44,10 +45,10 @@ class MemoryBank:
 
     def state(self) -> dict[str, np.ndarray]:
         """Return every queue by name, oldest row first."""
-        return {f"bank.{index}": self.queue(index) for index in range(len(self.rows))}
+        return {f"bank.{index}": self.queue(index) for index in range(len(self.capacities))}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Take back what :meth:`state` returned."""
-        for index, rows in enumerate(self.rows):
+        for index in range(len(self.capacities)):
             self.heads[index] = self.counts[index] = 0
-            self.append(index, torch.from_numpy(state[f"bank.{index}"]).to(rows.device))
+            self.append(index, torch.from_numpy(state[f"bank.{index}"]).to(self.rows.device))

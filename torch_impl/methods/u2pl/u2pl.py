@@ -45,7 +45,7 @@ def reliability_masks(
     low_percent = percent if anchor_entropy == "lowest" else 100 - percent
     low = high = 0.0
     if valid.any():
-        low, high = (percentile(uncertainty[valid], p) for p in (low_percent, 100 - percent))
+        low, high = (percentile(uncertainty, p, valid) for p in (low_percent, 100 - percent))
     small, small_valid = nearest(uncertainty, size), nearest(pseudo_label, size) != IGNORE
     labelled = nearest(labels, size) != IGNORE
     return torch.cat([labelled, (small <= low) & small_valid]), torch.cat([labelled, (small >= high) & small_valid])
