@@ -15,7 +15,6 @@ from mindspore import Tensor, ops
 from common.arrays import IGNORE
 from common.config.schema import CriterionConfig
 from common.images.resize import interpolation_matrix
-from mindspore_impl.host import or_host
 from mindspore_impl.known_gradient import known
 
 STRIP_ROWS = 129
@@ -38,7 +37,6 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
     return labels.astype(ms.int32).expand_dims(1) == index
 
 
-@or_host
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Sequence[float] = ()) -> Tensor:
     """Return the mean cross entropy over pixels with a label; ``logits`` ``[B,K,H,W]``.
 
@@ -53,7 +51,6 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Sequence[float]
     return (losses * weights).sum() / ops.where(mass > 0, mass, ops.ones_like(mass))
 
 
-@or_host
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, divisor: float) -> Tensor:
     """Return the sum over pixels with a label of weight times cross entropy, over ``divisor``.
 
@@ -62,7 +59,6 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, divi
     return (pixel_losses(logits, labels) * weights).sum() / divisor
 
 
-@or_host
 def resized_cross_entropy(logits: Tensor, labels: Tensor, rows: int = STRIP_ROWS) -> Tensor:
     """Return ``cross_entropy(resize(logits, (H, W)), labels)`` without ever holding logits of that size.
 
@@ -93,7 +89,6 @@ def _strip(logits: Tensor, labels: Tensor, down: Tensor, across: Tensor) -> tupl
     return losses.sum(), ops.matmul(down.T, ops.matmul(error, across))
 
 
-@or_host
 def ohem_labels(logits: Tensor, labels: Tensor, thresh: float, min_kept: int) -> Tensor:
     """Return ``labels`` with the easy pixels set to 255 (online hard example mining, ``specs/u2pl.md`` section 7).
 
@@ -122,7 +117,6 @@ def supervised_loss(criterion: CriterionConfig, logits: Tensor, labels: Tensor, 
     return total
 
 
-@or_host
 def reverse_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean over labelled pixels of -sum_k p_k log(max(onehot_k, 1e-4)) (``specs/u2pl.md`` section 8.3)."""
     valid = (labels != IGNORE).astype(logits.dtype)
@@ -131,7 +125,6 @@ def reverse_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return ((1 - probability) * scale * valid).sum() / valid.sum().clamp(min=1)
 
 
-@or_host
 def true_class_probability(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the probability of each pixel's label, ``[B,H,W]``; of class 0 where there is none."""
     return _true_class_probability(logits, labels)

@@ -6,10 +6,8 @@ import mindspore as ms
 from mindspore import Tensor, ops
 
 from common.images.mixing import partners
-from mindspore_impl.host import or_host
 
 
-@or_host
 def mix(values: Tensor, masks: Tensor, replacement: str | float) -> Tensor:
     """Return ``values`` ``[B,...,H,W]`` where ``masks`` ``[B,H,W]`` is true, elsewhere the partner's or a constant."""
     keep = masks if values.ndim == 3 else masks.expand_dims(1)
@@ -20,7 +18,6 @@ def mix(values: Tensor, masks: Tensor, replacement: str | float) -> Tensor:
     return ops.where(keep, values, other)
 
 
-@or_host
 def cutmix(values: Tensor, others: Tensor, boxes: Tensor) -> Tensor:
     """Return ``others`` where ``boxes`` ``[B,H,W]`` is true, elsewhere ``values``; both ``[B,...,H,W]``."""
     return ops.where(boxes if values.ndim == 3 else boxes.expand_dims(1), others, values)

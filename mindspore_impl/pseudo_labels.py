@@ -7,7 +7,6 @@ from mindspore import Tensor, ops
 
 from common.arrays import IGNORE
 from common.methods.percentile import interpolate_percentile, percentile_position
-from mindspore_impl.host import or_host
 from mindspore_impl.losses import pixel_losses
 
 
@@ -16,7 +15,6 @@ def arg_max(scores: Tensor, dim: int) -> Tensor:
     return scores.argmax(dim)
 
 
-@or_host
 def entropy(probabilities: Tensor) -> Tensor:
     """Return ``[B,H,W]`` natural entropies of ``[B,K,H,W]`` probabilities (1e-10 inside the logarithm)."""
     return _entropy(probabilities)
@@ -27,7 +25,6 @@ def _entropy(probabilities: Tensor) -> Tensor:
     return -(probabilities * ops.log(probabilities + 1e-10)).sum(1)
 
 
-@or_host
 def percentile(values: Tensor, percent: float, among: Tensor | None = None) -> float:
     """Return NumPy's linear percentile of float32 ``values``, rounded to float32: of those ``among``, bool of the same shape.
 
@@ -42,13 +39,11 @@ def percentile(values: Tensor, percent: float, among: Tensor | None = None) -> f
     return float(interpolate_percentile(low, high, fraction))
 
 
-@or_host
 def confident_labels(pseudo_label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
     """Return ``pseudo_label`` ``[B,H,W]`` with pixels whose ``confidence`` is below ``threshold`` set to 255."""
     return pseudo_label.masked_fill(~(confidence >= threshold), IGNORE)
 
 
-@or_host
 def drop_unreliable(uncertainty: Tensor, pseudo_label: Tensor, percent: float) -> tuple[Tensor, float | None]:
     """Return ``pseudo_label`` with pixels at or above the ``percent`` percentile of entropy set to 255, and that threshold.
 
@@ -61,7 +56,6 @@ def drop_unreliable(uncertainty: Tensor, pseudo_label: Tensor, percent: float) -
     return pseudo_label.masked_fill(uncertainty >= threshold, IGNORE), threshold
 
 
-@or_host
 def kept_cross_entropy(logits: Tensor, target: Tensor, divisor: Tensor | float) -> Tensor:
     """Return the cross entropy summed over the pixels that have a target (not 255), over ``divisor``.
 
@@ -70,14 +64,12 @@ def kept_cross_entropy(logits: Tensor, target: Tensor, divisor: Tensor | float) 
     return pixel_losses(logits, target).sum() / divisor
 
 
-@or_host
 def unsupervised_loss(logits: Tensor, pseudo_label: Tensor) -> Tensor:
     """Return (all pixels / kept pixels) * mean cross entropy over the kept pixels (``specs/u2pl.md`` section 7)."""
     kept = (pseudo_label != IGNORE).astype(ms.float32).sum().clamp(min=1)
     return kept_cross_entropy(logits, pseudo_label, kept**2 / pseudo_label.size)
 
 
-@or_host
 def certainty(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the largest probability, float32, and its class, uint8, of every pixel ``[B,H,W]``; ``logits`` ``[B,K,H,W]``."""
     return _certainty(ops.stop_gradient(logits))
@@ -89,7 +81,6 @@ def _certainty(logits: Tensor) -> tuple[Tensor, Tensor]:
     return confidence, label.astype(ms.uint8)
 
 
-@or_host
 def certain_loss(logits: Tensor, label: Tensor, confidence: Tensor, ignore: Tensor, threshold: float) -> Tensor:
     """Return the cross entropy over the certain pixels that are no padding, divided by the number of all that are none.
 
@@ -101,7 +92,6 @@ def certain_loss(logits: Tensor, label: Tensor, confidence: Tensor, ignore: Tens
     return kept_cross_entropy(logits, target, shown.astype(ms.float32).sum().clamp(min=1))
 
 
-@or_host
 def certain_share(confidence: Tensor, ignore: Tensor, threshold: float) -> Tensor:
     """Return the share of certain pixels among those that are no padding; arguments as in :func:`certain_loss`."""
     shown = ignore != IGNORE

@@ -7,7 +7,6 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from common.arrays import Size
-from mindspore_impl.host import or_host
 
 
 def resize(x: Tensor, size: Size) -> Tensor:
@@ -23,7 +22,6 @@ def halve(x: Tensor) -> Tensor:
     return ops.avg_pool2d(x, 2, 2)
 
 
-@or_host
 def nearest(x: Tensor, size: Size) -> Tensor:
     """Reduce ``[B,H,W]`` to ``size`` by picking source index floor(i * in / out) on each axis."""
     rows, columns = (ms.Tensor(np.floor(np.arange(o) * (i / o)), ms.int32) for i, o in zip(x.shape[1:], size))

@@ -14,7 +14,6 @@ from mindspore.common import _no_grad  # not public, but the only way inside of 
 from common.config.schema import ExperimentConfig
 from common.methods.interface import Batch, Clock, LabelledImages, check_finite
 from mindspore_impl.checkpoint import load_network, network_tensors
-from mindspore_impl.host import on_host
 from mindspore_impl.losses import supervised_loss
 from mindspore_impl.networks.deeplab import forward, forward_perturbed
 from mindspore_impl.optimizer import Optimizer
@@ -77,8 +76,6 @@ class Method:
 
     def labelled(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return images ``[B,3,H,W]`` and labels ``[B,H,W]`` of the stream ``labelled``."""
-        if on_host(type(self).__module__):
-            return tuple(batch["labelled"][name] for name in ("image", "label"))
         return tuple(self.session.tensor(batch["labelled"][name]) for name in ("image", "label"))
 
     def forward(
@@ -211,5 +208,4 @@ class KeptTensor:
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Take back what :meth:`state` returned."""
-        value = state[self.name].copy()
-        self.value = ms.Tensor(value) if isinstance(self.value, Tensor) else value
+        self.value = ms.Tensor(state[self.name].copy())

@@ -218,9 +218,9 @@ class DeepLab(nn.Cell):
         """Return the prototype head's logits ``[B,K,H,W]`` at ``size`` for fused ``features``, ``rows`` rows at a time (None: all)."""
         return prototype_map(features, self.prototype_grid(), size, *self.prototype_rule, rows)
 
-    def prototype_grid(self) -> np.ndarray:
+    def prototype_grid(self) -> Tensor:
         """Return the prototypes as ``[K,M,C]``."""
-        return self.prototypes.asnumpy().reshape(self.classes, -1, self.prototypes.shape[1])
+        return self.prototypes.reshape(self.classes, -1, self.prototypes.shape[1])
 
     def perturbed(self, x: Tensor, feature_masks: Masks, masks: Masks = ()) -> tuple[Tensor, ...]:
         """Return the outputs of 2B images: those of :meth:`construct`, then those of features multiplied by ``feature_masks``.

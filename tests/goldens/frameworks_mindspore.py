@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.config.schema import NetworkConfig
-from mindspore_impl.host import on_host
 from mindspore_impl.networks import build_network, layers
 from mindspore_impl.predictor import MindSporePredictor
 from tests.goldens.frameworks import Shapes
@@ -124,9 +122,9 @@ class RecordedNet(nn.Cell):
         self.output_names = list(outputs)
         self.images = None
 
-    def prototype_grid(self) -> np.ndarray:
+    def prototype_grid(self) -> Tensor:
         """Return the prototypes as ``[K,M,C]``."""
-        return self.prototypes.asnumpy().reshape(self.classes, -1, self.prototypes.shape[1])
+        return self.prototypes.reshape(self.classes, -1, self.prototypes.shape[1])
 
     def compiled_outputs(self, training: bool, x: Tensor) -> tuple[Tensor, ...]:
         """Return the first rows of every output."""
@@ -148,18 +146,17 @@ class MindSporeFramework:
         """See the interface."""
         return Tensor(np.array(array))
 
-    def constant(self, array: np.ndarray) -> np.ndarray | Tensor:
-        """See the interface; some families of methods compute in NumPy what carries no gradient."""
-        return np.array(array) if on_host(sys._getframe(1).f_globals["__name__"]) else Tensor(np.array(array))
+    def constant(self, array: np.ndarray) -> Tensor:
+        """See the interface."""
+        return self.tensor(array)
 
     def array(self, tensor: Any) -> np.ndarray:
         """See the interface."""
         return tensor.asnumpy().copy() if isinstance(tensor, Tensor) else np.array(tensor)
 
-    def softmax(self, logits: np.ndarray) -> np.ndarray | Tensor:
+    def softmax(self, logits: np.ndarray) -> Tensor:
         """See the interface."""
-        probabilities = ops.softmax(self.tensor(logits), 1)
-        return self.array(probabilities) if on_host(sys._getframe(1).f_globals["__name__"]) else probabilities
+        return ops.softmax(self.tensor(logits), 1)
 
     def gradients(self, function: Callable, *arrays: np.ndarray) -> tuple[float, list[np.ndarray]]:
         """See the interface."""

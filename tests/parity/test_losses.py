@@ -88,9 +88,7 @@ def gradients(pair, name: str, inputs: tuple, *arguments) -> tuple[list[np.ndarr
     loss.backward()
     expected = [x.detach().numpy() for x in (loss, *(leaf.grad for leaf in leaves))]
 
-    function = ms.value_and_grad(
-        lambda *x: 3 * theirs(*x, *map(native, arguments)), tuple(range(len(inputs)))
-    )
+    function = ms.value_and_grad(lambda *x: 3 * theirs(*x, *map(native, arguments)), tuple(range(len(inputs))))
     value, found = function(*map(ms.Tensor, inputs))
     found = found if len(inputs) > 1 else (found,)
     return expected, [x.asnumpy() for x in (value, *found)]

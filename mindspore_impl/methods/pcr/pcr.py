@@ -10,8 +10,7 @@ pixels by a moving average, the teacher follows the student.
 Source: ``specs/pcr.md``; order of a step: section 4.3. The authors released no training program: section 10 lists what is
 this project's choice, each a switch of ``common/methods/pcr/pcr.py``.
 
-Labels, prototypes and whatever else carries no gradient are NumPy here. The networks run as compiled graphs, the losses
-outside of them, the teacher outside of what is differentiated.
+Networks and losses are compiled one by one; the teacher runs outside of what is differentiated.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ from mindspore_impl.methods.pcr.prototypes import (
 from mindspore_impl.mixing import mix
 from mindspore_impl.networks.prototype_head import prototype_logits
 from mindspore_impl.pseudo_labels import (
+    certainty,
     confident_labels,
     drop_unreliable,
     entropy,
@@ -47,9 +47,9 @@ from mindspore_impl.session import Session
 from mindspore_impl.teacher import RUNNING, update_buffers
 
 
-def consistency_loss(logits: Tensor, labels: np.ndarray, denominator: str) -> Tensor:
+def consistency_loss(logits: Tensor, labels: Tensor, denominator: str) -> Tensor:
     """Return the cross entropy of ``logits`` ``[N,K,...]``, summed over labelled pixels, over their number or that of ``all``."""
-    divisor = labels.size if denominator == "all" else max(int((labels != IGNORE).sum()), 1)
+    divisor = labels.size if denominator == "all" else (labels != IGNORE).astype(ms.float32).sum().clamp(min=1)
     return kept_cross_entropy(logits, labels, divisor)
 
 
@@ -60,7 +60,8 @@ class PCR(TeacherMethod):
         check_crop(config)
         super().__init__(config, session)
         self.shape = tuple(self.student.prototype_grid().shape)
-        self.pixels_won = self.keep(KeptTensor("prototypes.pixels", np.zeros(self.shape[:2], np.int64)))
+        won = ops.zeros(self.shape[:2], ms.int64)
+        self.pixels_won = self.keep(KeptTensor("prototypes.pixels", won))
         if self.settings.proto_init == "file":
             self.set_prototypes(read_prototypes(self.settings, self.shape))
 
@@ -87,14 +88,15 @@ class PCR(TeacherMethod):
         target = None
         if settings.semi_supervised(clock):
             self.copy_student(clock)
-            unlabelled = batch["unlabelled"]["image"]
+            unlabelled = self.session.tensor(batch["unlabelled"]["image"])
             mixed, pseudo_label, confidence = self._mixed(unlabelled, labels.shape[1:], clock, draws)
-            images = np.concatenate([images, mixed])
+            images = ops.cat([images, mixed])
             target = confident_labels(pseudo_label, confidence, settings.confidence_threshold)
         if settings.teacher_bn == "forward":
-            teacher = self.forward("teacher", images, clock)["logits"][len(labels) :]
-            if target is not None and settings.unsup_filter == "entropy_drop":
-                uncertainty = entropy(ops.softmax(resize(teacher, labels.shape[1:]), 1))
+            looks = target is not None and settings.unsup_filter == "entropy_drop"
+            teacher = self.forward("teacher", images, clock, wanted=("logits",) if looks else ())
+            if looks:
+                uncertainty = entropy(ops.softmax(resize(teacher["logits"][len(labels) :], labels.shape[1:]), 1))
                 target, _ = drop_unreliable(uncertainty, pseudo_label, settings.percent_kept(clock))
         losses, upkeep = self._differentiate(images, labels, target, clock, draws)
         self.apply_gradients(losses, batch, clock)
@@ -103,15 +105,15 @@ class PCR(TeacherMethod):
         return losses
 
     def _differentiate(
-        self, images: np.ndarray, labels: np.ndarray, target: np.ndarray | None, clock: Clock, draws: Draws
-    ) -> tuple[dict[str, float], tuple[np.ndarray, np.ndarray] | tuple[()]]:
+        self, images: Tensor, labels: Tensor, target: Tensor | None, clock: Clock, draws: Draws
+    ) -> tuple[dict[str, float], tuple[Tensor, Tensor] | tuple[()]]:
         """Return the loss terms, gradients being kept, and what the prototypes' upkeep needs (nothing where there is none)."""
         settings, size, count, upkeep = self.settings, labels.shape[1:], len(labels), ()
 
         def terms() -> dict[str, Tensor]:
             nonlocal upkeep
             outputs = self.forward("student", images, clock)
-            losses = {name: ms.Tensor(0.0, ms.float32) for name in ("sup", "sup_proto", "unsup", "unsup_proto")}
+            losses = {name: ops.zeros((), ms.float32) for name in ("sup", "sup_proto", "unsup", "unsup_proto")}
             losses["sup"] = self.supervised(outputs, labels)
             if target is not None:
                 scores = resize(outputs["logits"][count:], size)
@@ -124,13 +126,13 @@ class PCR(TeacherMethod):
         return self.optimizer.differentiate(terms), upkeep
 
     def _prototype_terms(
-        self, features: Tensor, labels: np.ndarray, target: np.ndarray | None, pixels: np.ndarray
-    ) -> tuple[dict[str, Tensor], tuple[np.ndarray, np.ndarray]]:
+        self, features: Tensor, labels: Tensor, target: Tensor | None, pixels: np.ndarray
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Return the weighted prototype losses, and sums and counts of every prototype's pixels."""
         settings, split = self.settings, len(labels) * len(pixels)
         rows = pixel_features(features, pixels, labels.shape[1:])
         logits, match = prototype_logits(rows, self.student.prototype_grid(), *self.student.prototype_rule)
-        selected = pixel_labels(labels if target is None else np.concatenate([labels, target]), pixels)
+        selected = pixel_labels(labels if target is None else ops.cat([labels, target]), pixels)
         losses = {}
         if settings.proto_sup:
             losses["sup_proto"] = settings.proto_weight * cross_entropy(logits[:split], selected[:split])
@@ -139,29 +141,28 @@ class PCR(TeacherMethod):
             losses["unsup_proto"] = weight * self._unsupervised(logits[split:], selected[split:])
         return losses, prototype_sums(rows, selected, match, self.shape[:2])
 
-    def _unsupervised(self, logits: Tensor, target: np.ndarray) -> Tensor:
+    def _unsupervised(self, logits: Tensor, target: Tensor) -> Tensor:
         if self.settings.unsup_filter == "entropy_drop":
             return unsupervised_loss(logits, target)
         return consistency_loss(logits, target, self.settings.unsup_denominator)
 
-    def _mixed(
-        self, images: np.ndarray, size: Size, clock: Clock, draws: Draws
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _mixed(self, images: Tensor, size: Size, clock: Clock, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Return unlabelled images, the eval-mode teacher's labels and their confidence, mixed if this step mixes."""
-        logits = self.forward("teacher", images, clock, train=False)["logits"]
-        probabilities = ops.softmax(resize(logits, size), 1).asnumpy()
-        parts = images, probabilities.argmax(1).astype(np.uint8), probabilities.max(1)
+        logits = self.forward("teacher", images, clock, train=False, wanted=("logits",))["logits"]
+        confidence, pseudo_label = certainty(resize(logits, size))
+        parts = images, pseudo_label, confidence
         masks = draws.mix_masks(len(images), size)
         if masks is None:
             return parts
+        masks = self.session.tensor(masks)
         return tuple(mix(part, masks, "partner") for part in parts)
 
-    def _move_prototypes(self, sums: np.ndarray | None = None, counts: np.ndarray | None = None) -> None:
+    def _move_prototypes(self, sums: Tensor | None = None, counts: Tensor | None = None) -> None:
         """Upkeep after the step, which itself has seen the old prototypes (section 3.6)."""
         if sums is None or not self.settings.proto_update:
             return
         moved = updated_prototypes(self.student.prototype_grid(), sums, counts, self.settings.proto_momentum)
-        ops.assign(self.student.prototypes, self.session.tensor(moved.reshape(self.student.prototypes.shape)))
+        ops.assign(self.student.prototypes, moved.reshape(self.student.prototypes.shape))
         self.pixels_won.value += counts
 
     def update_teacher(self, decay: float) -> None:

@@ -5,63 +5,61 @@
 Features are resized to the image before they are normalised. In training that is done at the selected pixels only; for
 whole maps <f,P> is resized instead of f, which is the same sum in another order, and |f| comes from the inner products of
 neighbouring positions: no resized map of all channels is ever made. Source: ``specs/pcr.md`` sections 3.2-3.6 and 8.
-
-Everything is computed in NumPy, with gradients in closed form, and belongs outside of compiled graphs; arguments may be
-tensors or arrays. What is differentiated returns a Tensor, what carries no gradient an array.
 """
 
 from __future__ import annotations
 
+import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
-from common.arrays import IGNORE, Size
+from common.arrays import Size
 from common.images.resize import neighbours
-from mindspore_impl.known_gradient import KnownResult
+from mindspore_impl.losses import one_hot
 
 
 def pixel_features(features: Tensor, pixels: np.ndarray, size: Size) -> Tensor:
     """Return rows ``[B*n,C]`` of ``features`` ``[B,C,h,w]`` resized to ``size``, at flat ``pixels`` ``[n]`` of every image."""
-    maps = np.asarray(features)
-    batch, width = maps.shape[:2]
-    positions, weights = neighbours(pixels, size, maps.shape[2:])
-    corners = maps.reshape(batch, width, -1)[:, :, positions]
-    rows = np.einsum("bcrn,rn->bnc", corners, weights).reshape(-1, width)
-
-    def gradient(upstream: np.ndarray) -> np.ndarray:
-        order = np.argsort(positions, axis=None, kind="stable")
-        place, first = np.unique(positions.ravel()[order], return_index=True)
-        result = np.zeros((batch, width, maps[0, 0].size), np.float32)
-        for image, part in enumerate(upstream.reshape(batch, -1, width)):
-            spread = (weights[:, :, None] * part).reshape(-1, width)[order]
-            result[image][:, place] = np.add.reduceat(spread, first).T
-        return result.reshape(maps.shape)
-
-    return KnownResult(rows, gradient)(features)
+    positions, weights = neighbours(pixels, size, features.shape[2:])
+    return _weighted_corners(features, ms.Tensor(positions.astype(np.int32)), ms.Tensor(weights))
 
 
-def pixel_labels(labels: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+@ms.jit
+def _weighted_corners(features: Tensor, positions: Tensor, weights: Tensor) -> Tensor:
+    """Return rows ``[B*n,C]``: the sums of ``features`` ``[B,C,h,w]`` at ``positions`` ``[r,n]``, flat, times ``weights`` ``[r,n]``."""
+    batch, width, height, columns = features.shape
+    rows = features.transpose(0, 2, 3, 1).reshape(
+        -1, width
+    )  # whole rows of channels: gathered fast, and so is their gradient
+    first = (ops.arange(batch) * (height * columns)).astype(ms.int32).reshape(-1, 1, 1)
+    corners = ops.gather(rows, (positions.expand_dims(0) + first).reshape(-1), 0)
+    corners = corners.reshape((batch,) + positions.shape + (width,))
+    return (corners * weights.expand_dims(2)).sum(1).reshape(-1, width)
+
+
+def pixel_labels(labels: Tensor, pixels: np.ndarray) -> Tensor:
     """Return the labels ``[B*n]`` of ``[B,H,W]`` at the same pixels, in the same order."""
-    return labels.reshape(len(labels), -1)[:, pixels].ravel()
+    return ops.gather(labels.reshape(len(labels), -1), ms.Tensor(pixels.astype(np.int32)), 1).reshape(-1)
 
 
-def prototype_sums(
-    features: np.ndarray, labels: np.ndarray, match: np.ndarray, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+@ms.jit
+def prototype_sums(features: Tensor, labels: Tensor, match: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Return what each prototype's pixels sum up to, ``[K,M,C]``, and how many there are, int64 ``[K,M]``.
 
     Row n of ``features`` ``[N,C]`` belongs to prototype ``match[n, labels[n]]`` of its label; 255 counts nowhere. ``shape`` is
     (K, M). Sums and counts of several processes add up.
     """
-    counted = labels != IGNORE
-    features, labels = np.asarray(features)[counted], labels[counted].astype(np.int64)
-    index = labels * shape[1] + np.take_along_axis(match[counted], labels[:, None], 1)[:, 0]
-    members = (np.arange(shape[0] * shape[1])[:, None] == index).astype(np.float32)
-    return (members @ features).reshape(*shape, -1), np.bincount(index, minlength=shape[0] * shape[1]).reshape(shape)
+    classes, number = shape
+    won = match.expand_dims(2) == ops.arange(number).astype(match.dtype).reshape(1, 1, number)
+    members = ops.logical_and(one_hot(labels, classes).expand_dims(2), won)
+    members = members.astype(features.dtype).reshape(-1, classes * number)
+    sums = ops.matmul(members.T, ops.stop_gradient(features))
+    return sums.reshape(classes, number, -1), members.sum(0).astype(ms.int64).reshape(classes, number)
 
 
-def updated_prototypes(prototypes: np.ndarray, sums: np.ndarray, counts: np.ndarray, momentum: float) -> np.ndarray:
+@ms.jit
+def updated_prototypes(prototypes: Tensor, sums: Tensor, counts: Tensor, momentum: float) -> Tensor:
     """Return momentum * P + (1 - momentum) * sums / counts where there are counts, else P, ``[K,M,C]``."""
-    means = sums / np.maximum(counts, 1).astype(np.float32)[:, :, None]
-    moved = np.float32(momentum) * prototypes + np.float32(1 - momentum) * means
-    return np.where(counts[:, :, None] > 0, moved, prototypes)
+    counts = counts.astype(sums.dtype).expand_dims(2)
+    means = sums / ops.maximum(counts, ops.ones_like(counts))
+    return ops.where(counts > 0, momentum * prototypes + (1 - momentum) * means, prototypes)
