@@ -96,6 +96,7 @@ def measure(forms: Mapping[str, Form], turns: int, threads: int = 1, warm: int =
         "seconds": {
             kind: {name: _spread([run[kind] for run in runs]) for name, runs in counted.items()} for kind in KINDS
         },
+        "first_cpu_seconds": {name: round(runs[0]["cpu"], 2) for name, runs in taken.items()},
         "mib": {name: round(peak, 1) for name, peak in peaks.items()},
         "over_first": {
             name: {

@@ -1,7 +1,7 @@
 """``python -m benchmarks.steps --against COMMIT``: a training step of every method beside another commit's, or another framework's.
 
 Whole steps on the CPU, batches of made-up images with the shapes of the experiment; no loading. The networks are as sure as in the
-midst of a training, U2PL's memory bank is full. u2pl_ael is left out: it reads images of its data set in a step.
+midst of a training, U2PL's memory bank is full. u2pl_ael draws its partners' images in the step, as it does in a training.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from common.runtimes import FRAMEWORKS
 EXPERIMENTS = {
     "suponly": "voc/366/suponly",
     "u2pl": "voc/366/u2pl",
+    "u2pl_ael": "shapes/12/u2pl_ael",
     "cpcl": "voc/1323/cpcl",
     "cps": "voc/1323/cps",
     "cps_cutmix": "voc/1323/cps_cutmix",
@@ -64,20 +65,28 @@ def _forms(method: str, batch: Path, parsed: argparse.Namespace, other: Path | N
             framework,
             EXPERIMENTS[method],
             str(batch),
-            *_settings(method),
+            *_settings(method, parsed.size),
             *parsed.overrides,
         ]
         yield framework, Form(command)
         for text in parsed.also:
             yield f"{framework} {text}", Form([*command, *text.split()])
-        if other is not None:
+        if other is not None and framework == parsed.frameworks[0]:
             yield f"{framework} {parsed.against}", Form(command, other)
 
 
-def _settings(method: str) -> tuple[str, ...]:
+def _settings(method: str, size: int) -> tuple[str, ...]:
     """Return what makes a step work on the same predictions for ever, and as the authors' do in the midst of a training."""
-    mixes = {"u2pl": ("method.mixing_probability=1.0",)}
-    return ("optimizer.lr=1e-7", *mixes.get(method, ()))
+    more = {
+        "u2pl": ("method.mixing_probability=1.0",),
+        # Its data set is drawn: no files of VOC are needed; network and numbers are those of the other methods.
+        "u2pl_ael": (
+            "network.preset=u2pl", "network.width=256", "network.representation=256", f"dataset.size={size}",
+            f"augment.crop={size}", "method.contrastive.num_queries=256", "method.contrastive.queue_first=50000",
+            "method.contrastive.queue_other=30000", "loader.workers=0",
+        ),
+    }  # fmt: skip
+    return ("optimizer.lr=1e-7", *more.get(method, ()))
 
 
 @contextmanager
@@ -117,6 +126,8 @@ def made_up_batch(method: str, classes: int, count: int, size: int) -> dict[str,
         batch |= {"unlabelled/box1": box, "unlabelled/box2": box[:, ::-1].copy()}
     elif method != "suponly":
         batch["unlabelled/image"] = images()
+        if method == "u2pl_ael":
+            batch |= {"paste/image": images(), "paste/label": labels()}
         if method in ("cpcl", "cps_cutmix"):
             batch["unlabelled_other/image"] = images()
     return batch
@@ -125,7 +136,9 @@ def made_up_batch(method: str, classes: int, count: int, size: int) -> dict[str,
 def _parser() -> argparse.ArgumentParser:
     parser = options("steps", __doc__.splitlines()[0].partition(": ")[2].capitalize())
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings of every form")
-    parser.add_argument("--against", metavar="COMMIT", help="also the code of this commit, in a git worktree")
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="also the code of this commit in the first framework, in a git worktree"
+    )
     parser.add_argument("--frameworks", nargs="+", choices=tuple(FRAMEWORKS), default=["torch"], help="default: torch")
     parser.add_argument(
         "--also",

@@ -55,13 +55,14 @@ def training_step(framework: str, experiment: str, batch: str, *overrides: str) 
         for key in arrays:
             stream, name = key.split("/")
             parts.setdefault(stream, {})[name] = arrays[key]
+    ids = method.images.ids if hasattr(method, "images") else [str(index) for index in range(100)]
     for part in parts.values():
-        part["ids"] = [str(index) for index in range(len(next(iter(part.values()))))]
+        part["ids"] = ids[: len(next(iter(part.values())))]
     images = next(value for name, value in parts["labelled"].items() if name == "image")
     for network in _networks(method):
         {"torch": _confident_in_torch, "mindspore": _confident_in_mindspore}[framework](network, images)
-    if framework == "torch" and hasattr(method, "bank"):
-        _fill(method.bank)
+    if hasattr(method, "bank"):
+        _fill(method.bank, framework)
     steps = iter(range(1_000_000))
 
     def step():
@@ -147,12 +148,20 @@ def _confident_in_mindspore(network: Any, images: Any) -> None:
     project.weight.set_data(project.weight * factor)
 
 
-def _fill(bank: Any) -> None:
+def _fill(bank: Any, framework: str) -> None:
     """Fill every queue of U2PL's bank."""
-    import torch
+    import numpy as np
 
-    for index, rows in enumerate(bank.rows):
-        bank.append(index, torch.randn(rows.shape, generator=torch.Generator().manual_seed(index)))
+    if hasattr(bank, "capacities"):
+        capacities, width = bank.capacities, bank.rows.shape[1]
+        own = importlib.import_module(framework)
+        convert = own.from_numpy if framework == "torch" else own.Tensor
+    else:  # until November 2026: a tensor for every queue, in MindSpore an array
+        capacities, width = [len(rows) for rows in bank.rows], bank.rows[0].shape[1]
+        convert = importlib.import_module(framework).from_numpy if framework == "torch" else np.asarray
+    rng = np.random.default_rng(0)
+    for index, capacity in enumerate(capacities):
+        bank.append(index, convert(rng.standard_normal((capacity, width), np.float32)))
 
 
 def _memory(key: str) -> float:
