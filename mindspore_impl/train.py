@@ -12,6 +12,10 @@ from common.runtimes import FRAMEWORKS
 from common.training.command import parser, train
 from common.training.trainer import Framework
 
+FIRST_STEP = (
+    "first step: MindSpore compiles networks and losses, up to a minute each time a new part of the method begins"
+)
+
 
 def make_method(config: ExperimentConfig) -> tuple[Method, list[str]]:
     """Return the experiment's method on its device and notes on how its networks were started."""
@@ -32,7 +36,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parsed = parser("mindspore").parse_intermixed_args(arguments)
-    train(Framework(runtime=FRAMEWORKS["mindspore"], make_method=make_method, save=save), parsed)
+    train(Framework(runtime=FRAMEWORKS["mindspore"], make_method=make_method, save=save, first_step=FIRST_STEP), parsed)
 
 
 if __name__ == "__main__":

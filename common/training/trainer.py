@@ -42,11 +42,12 @@ from common.training.health import LabelAgreement
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Framework:
-    """What a framework adds to the loop: which one it is, the method's constructor and the file writer."""
+    """What a framework adds to the loop: which one it is, the method's constructor, the file writer, why the first step is slow."""
 
     runtime: Runtime
     make_method: Callable[[ExperimentConfig], tuple[Method, list[str]]]
     save: Callable[[Path, Checkpoint], None]
+    first_step: str = ""
 
 
 class Trainer:
@@ -70,6 +71,7 @@ class Trainer:
         self.best = folder.best(framework.runtime.writes)
         self.iteration, self.best_miou = 0, -1.0
         self.stop_asked = False
+        self.waits = bool(framework.first_step)
         self.bar: tqdm | None = None
 
     def __enter__(self) -> Trainer:
@@ -164,6 +166,8 @@ class Trainer:
 
     def _step(self, batch) -> None:
         clock, started = self.clock(), time.perf_counter()
+        if self.waits:
+            self.say(self.framework.first_step)
         try:
             losses = self.method.step(batch, clock)
         except NonFiniteLoss as error:
@@ -172,6 +176,9 @@ class Trainer:
                 f"iteration {clock.iteration}: {error}; the optimiser has not stepped, {saved}: "
                 "lower optimizer.lr, or look at these images"
             ) from None
+        if self.waits:
+            self.say(f"first step done in {time.perf_counter() - started:.0f} s")
+            self.waits = False
         self.iteration += 1
         self.bar.update()
         if self.iteration % self.config.trainer.log_every == 0 or self.iteration == clock.total:
