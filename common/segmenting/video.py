@@ -16,7 +16,7 @@ from common.errors import UserError
 SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 """Ends of the names of videos, in lower case."""
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "FFV1"}
-"""How a video is written, by the end of its name: MPEG-4, Motion JPEG, or without loss."""
+"""How a video is written, by the end of its name: MPEG-4, Motion JPEG, or FFV1, which loses no more than the step to YUV."""
 
 CAMERA = re.compile(r"camera:(\d+)")
 STREAM = re.compile(r"(rtsp|rtmp|http|https|udp|tcp)://.+")
