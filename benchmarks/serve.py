@@ -126,11 +126,12 @@ def served(path: Path) -> Iterator[tuple[subprocess.Popen, int]]:
     """Yield the server's process and port."""
     command = [sys.executable, "-m", "onnx_impl.serve", str(path), "--name", "bench", "--port", "0", "--threads", "1"]
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield process, int(process.stdout.readline().split("http://127.0.0.1:")[1].split("/")[0])
-        finally:
-            process.terminate()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process, int(process.stdout.readline().split("http://127.0.0.1:")[1].split("/")[0])
+    finally:
+        process.terminate()
+        process.communicate()
 
 
 def turns(ways: dict[str, Callable[[], Any]], rounds: int, server: int) -> dict[str, list[tuple[float, float]]]:
