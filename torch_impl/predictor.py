@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from common.arrays import Box, Size
 from common.config.schema import Accumulate, Head
 from common.prediction.predictor import STRIP_ROWS, UsedRuntime
-from common.prediction.sliding import join_windows
+from common.prediction.sliding import class_ids_of, join_windows
 from torch_impl.device import describe_device, exact
 from torch_impl.pseudo_labels import arg_max
 from torch_impl.resize import resize
@@ -28,14 +29,15 @@ class TorchPredictor:
         self.device = torch.device(device)
         self.classes = network.classes
         self.runtime = UsedRuntime(name="torch", version=torch.__version__, device=describe_device(self.device))
+        self._memory: dict[str, Tensor] = {}
 
     def logits(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return float32 ``[B,K,h,w]`` logits at ``size`` for images ``[B,3,H,W]``."""
-        return self._logits(images, size).cpu().numpy()
+        return self._logits(images, size).cpu().numpy().copy()  # the memory serves the next images, too
 
     def class_ids(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return uint8 ``[B,h,w]`` class ids at ``size``."""
-        return arg_max(self._logits(images, size), 1).to(torch.uint8).cpu().numpy()
+        return self._class_ids(self._logits(images, size))
 
     def decoder_features(self, images: np.ndarray, size: Size) -> np.ndarray:
         """Return float32 ``[B,D,h,w]`` features before the classifier's projection, resized to ``size``."""
@@ -48,11 +50,13 @@ class TorchPredictor:
         def values(window: Box) -> Tensor:
             crop = image[:, :, window.rows, window.columns]
             logits = self._logits(crop, crop.shape[2:])[0]
-            return logits.softmax(0) if accumulate == "sum_softmax" else logits
+            if accumulate != "sum_softmax":
+                return logits
+            return torch.softmax(logits, 0, out=self._reused("probabilities", logits.shape, logits.dtype))
 
-        total = torch.zeros((self.classes, *image.shape[2:]), device=self.device)
+        total = self._reused("total", (self.classes, *image.shape[2:]), torch.float32).zero_()
         visits = torch.zeros(image.shape[2:], device=self.device) if accumulate == "mean_logits" else None
-        return arg_max(join_windows(windows, values, total, visits), 0).to(torch.uint8).cpu().numpy()
+        return self._class_ids(join_windows(windows, values, total, visits)[None])[0]
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Return the fused features float32 ``[B,C,h,w]`` of images ``[B,3,H,W]``, before the classifier."""
@@ -78,4 +82,27 @@ class TorchPredictor:
         with exact():
             if self.head == "prototype":
                 return self.network.prototype_logits(self._output("features", images), size, STRIP_ROWS)
-            return resize(self._output("logits", images), size)
+            return self._resized(self._output("logits", images), size)
+
+    def _resized(self, maps: Tensor, size: Size) -> Tensor:
+        """Return what ``resize`` does, in memory that the next call uses again."""
+        if tuple(maps.shape[2:]) == tuple(size):
+            return maps
+        result = self._reused("resized", (*maps.shape[:2], *size), maps.dtype)
+        return torch.ops.aten.upsample_bilinear2d.out(maps, list(size), True, None, None, out=result)
+
+    def _reused(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return memory for values of ``shape``, that of the last call if it is large enough.
+
+        Fresh memory for the logits of a large image takes a CPU as long as resizing them does.
+        """
+        count, kept = math.prod(shape), self._memory.get(name)
+        if kept is None or len(kept) < count or kept.dtype != dtype:
+            kept = self._memory[name] = torch.empty(count, dtype=dtype, device=self.device)
+        return kept[:count].view(shape)
+
+    def _class_ids(self, scores: Tensor) -> np.ndarray:
+        """Return uint8 ``[B,h,w]``: the first class with the largest of ``scores`` ``[B,K,h,w]``."""
+        if self.device.type == "cpu":
+            return np.stack([class_ids_of(maps) for maps in scores.numpy()])
+        return arg_max(scores, 1).to(torch.uint8).cpu().numpy()
