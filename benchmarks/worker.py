@@ -7,12 +7,14 @@ program beside the code of another commit, which ``PYTHONPATH`` names: ``python 
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ def serve(run: Callable[[], Any]) -> None:
     ``cpu`` and ``wall`` are seconds, ``mib`` the most memory during the call beyond what the process had before the first one.
     """
     gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # what is free already is not what the call will need
     built = _memory("VmRSS")
     for _ in sys.stdin:
         _forget_peak()
