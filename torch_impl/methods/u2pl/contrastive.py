@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from torch_impl.losses import IGNORE
 from torch_impl.methods.u2pl.memory_bank import MemoryBank
 
 NORM_FLOOR = 1e-8
+
+ROWS_AT_ONCE = 2048
+"""Negatives that a CPU compares at a time: rows of 256 values stay in its cache while they are read three times."""
 
 
 @dataclass
@@ -95,13 +99,14 @@ def contrastive_loss(
             continue
         drawn = draws.anchors(candidates[anchor_class])
         pixel = confident[anchor_class].nonzero().squeeze(1)[torch.from_numpy(drawn).to(confident.device)]
-        negatives = bank.gather(class_id, draws.negatives(bank.counts[class_id]))
+        rows = draws.negatives(bank.counts[class_id])
         positive = means[anchor_class].expand(len(drawn), -1)
         if prototype is not None:
             if prototype.any():
                 positive = (1 - prototype_decay) * positive + prototype_decay * prototype[class_id]
             result.prototype[class_id] = positive
-        term, gradient = anchor_term(gather_pixels(representation, pixel), positive, negatives, settings.temperature)
+        anchors = gather_pixels(representation, pixel)
+        term, gradient = _term_in_parts(anchors, positive, bank, class_id, rows, settings.temperature)
         pixels.append(pixel)
         gradients.append(gradient / len(valid))
         total += term / len(valid)
@@ -192,3 +197,17 @@ def anchor_term(anchors: Tensor, positives: Tensor, negatives: Tensor, temperatu
     pulled += torch.bmm((slope[:, 1:] / negative_norm).unsqueeze(1), negatives).squeeze(1)
     along = (slope * similarity).sum(1, keepdim=True) * unit * (norm > NORM_FLOOR)
     return float(-log_probability[:, 0].mean()), (pulled - along) / floored
+
+
+def _term_in_parts(
+    anchors: Tensor, positives: Tensor, bank: MemoryBank, class_id: int, rows: np.ndarray, temperature: float
+) -> tuple[float, Tensor]:
+    """Return :func:`anchor_term` with the negatives at logical ``rows`` ``[n*m]`` of a queue, on a CPU some anchors at a time."""
+    count, each = len(anchors), len(rows) // len(anchors)
+    step = max(ROWS_AT_ONCE // each, 1) if anchors.device.type == "cpu" else count
+    parts = []
+    for first in range(0, count, step):
+        own, theirs = slice(first, first + step), slice(first * each, (first + step) * each)
+        term, gradient = anchor_term(anchors[own], positives[own], bank.gather(class_id, rows[theirs]), temperature)
+        parts.append((len(gradient) / count, term, gradient))
+    return sum(share * term for share, term, _ in parts), torch.cat([share * gradient for share, _, gradient in parts])
