@@ -147,13 +147,13 @@ def chart_part(file: Path, cells: Sequence[Cell], rows: Rows) -> list[str]:
         return ["Charts need matplotlib: `pip install '.[charts]'`, then run the command with `--page`."]
     finished = [cell for cell in cells if cell.rows]
     names = [f"{cell.method}\n{cell.split}\n{FRAMEWORKS[cell.framework].title}" for cell in finished]
-    charts.bars(folder / "bars.svg", names, [cell.scores for cell in finished], "mIoU, %")
     curves = {
         f"{cell.method} {cell.split} {FRAMEWORKS[cell.framework].title}": [
             rows.evaluations(run) for run in cell.runs if finished_in(cell, run)
         ]
         for cell in finished
     }
+    charts.bars(folder / "bars.svg", names, [cell.scores for cell in finished], "mIoU, %")
     charts.curves(folder / "curves.svg", curves, "optimiser steps", "mIoU, %")
     return [f"![mean and spread of every method]({file.stem}/bars.svg)", f"![mean curves]({file.stem}/curves.svg)"]
 

@@ -155,7 +155,7 @@ KINDS = {
     ),
     "campaign": Kind(
         ("trial.yaml", "trial/rows.jsonl", "trial/logs/*"), (*m.ANY, *[m.text] * 6, *[m.meta_value] * 3),
-        (Command("experiments.campaign", ("{home}/trial.yaml", "--page")), Command("experiments.campaign", ("{home}/trial.yaml", "--list"))),
+        (Command("experiments.campaign", ("{home}/trial.yaml", "--page"), silent=False), Command("experiments.campaign", ("{home}/trial.yaml", "--list"), silent=False)),
     ),
     "packaging": Kind(
         ("run/result.json", "parity.json", "run/config.yaml"), (*m.ANY, *[m.text] * 4, *[m.meta_value] * 4),
