@@ -16,6 +16,7 @@ def valid(tmp_path_factory):
     home = tmp_path_factory.mktemp("valid")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
+        patch.setenv("MPLCONFIGDIR", str(home.parent))
         patch.chdir(home)
         build(home)
     return home
@@ -28,6 +29,7 @@ def home(valid, tmp_path, monkeypatch):
     shutil.copytree(valid, copy)
     (copy / "tmp").mkdir()
     monkeypatch.setenv("HOME", str(copy))
+    monkeypatch.setenv("MPLCONFIGDIR", str(valid.parent))  # its list of fonts is made once, and is no command's file
     monkeypatch.chdir(copy)
     monkeypatch.setattr(tempfile, "tempdir", str(copy / "tmp"))
     return copy

@@ -28,8 +28,8 @@ STARTS = (
     "pickle.find_class",
 )
 """What no file may bring a command to."""
-HARMLESS = ("lscpu",)
-"""What MindSpore asks for when it is loaded."""
+HARMLESS = ("lscpu", "fc-list")
+"""What MindSpore and Matplotlib ask for when they are loaded."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 CHANGES = {
     "os.mkdir",

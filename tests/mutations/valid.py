@@ -18,6 +18,7 @@ from PIL import Image
 import common.make_subclasses.__main__ as make_subclasses
 import converters.convert_ckpt as convert_ckpt
 import converters.package as package
+import experiments.campaign.__main__ as campaign_command
 import torch_impl.eval as torch_eval
 import torch_impl.features as torch_features
 import torch_impl.train as torch_train
@@ -143,6 +144,7 @@ def campaign(home: Path) -> None:
     file.write_text(json.dumps({"title": "A trial", "overrides": settings, "groups": [group]}, indent=1))
     (run,) = runs_of(read_campaign(file))
     Rows(home / "trial").add(run, RunFolder(home / "run"), 1, 1.0, None)
+    succeed(campaign_command.main, str(file), "--page")
 
 
 def subclasses(home: Path) -> None:
