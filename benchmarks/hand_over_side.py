@@ -31,12 +31,15 @@ class Ready:
 
     def make(self, task) -> dict[str, np.ndarray]:
         """Return the sample of a task."""
-        if task.stream not in self._made:
-            rng = np.random.default_rng(0)
-            labels = {name: np.zeros((self.crop, self.crop), np.uint8) for name in self.streams[task.stream].labels}
-            image = rng.normal(size=(3, self.crop, self.crop)).astype(np.float32)
-            self._made[task.stream] = {"image": image, **labels}
-        return self._made[task.stream]
+        return self.blank(task.stream)
+
+    def blank(self, stream: str) -> dict[str, np.ndarray]:
+        """Return the one sample of a stream."""
+        if stream not in self._made:
+            labels = {name: np.zeros((self.crop, self.crop), np.uint8) for name in self.streams[stream].labels}
+            image = np.random.default_rng(0).normal(size=(3, self.crop, self.crop)).astype(np.float32)
+            self._made[stream] = {"image": image, **labels}
+        return self._made[stream]
 
 
 def main() -> None:

@@ -64,10 +64,16 @@ class Optimizer:
         rate = learning_rate(self.config, clock)
         return rate, rate * self.config.head_lr_times
 
-    def differentiate(self, losses: Callable[[], dict[str, Tensor]], add: bool = False) -> dict[str, float]:
+    def differentiate(
+        self,
+        losses: Callable[[], dict[str, Tensor]],
+        add: bool = False,
+        shown: Callable[[], dict[str, Tensor]] = dict,
+    ) -> dict[str, float]:
         """Call ``losses``, keep the gradient of the sum of its terms for :meth:`step`, and return the terms and ``loss``, the sum.
 
-        With ``add`` the gradient is added to what an earlier call of this step has left.
+        With ``add`` the gradient is added to what an earlier call of this step has left. ``shown`` gives more values to return, once
+        ``losses`` has been called.
         ``loss`` is NaN if a BatchNorm's running mean is not finite: MindSpore's ReLU turns NaN into 0 on a CPU, so that a
         network that has broken down still gives finite losses.
         """
@@ -84,7 +90,7 @@ class Optimizer:
         (_, terms), self.gradients = ms.value_and_grad(total, None, self.parameters, has_aux=True)()
         if earlier:
             self.gradients = tuple(first + second for first, second in zip(earlier, self.gradients))
-        values = {name: term.item() for name, term in terms.items()}
+        values = {name: term.item() for name, term in (terms | shown()).items()}
         sound = not self.running_means or bool(ops.isfinite(ops.cat(self.running_means)).all())
         return values if sound else values | {"loss": math.nan}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
@@ -9,7 +11,7 @@ from mindspore import Tensor, nn
 from common.arrays import Size
 from common.checkpoints.backbone import load_backbone
 from common.config.schema import ExperimentConfig
-from common.methods.interface import Clock
+from common.methods.interface import Batch, Clock
 from common.networks.dropout import draw_masks
 from common.networks.initial import initial_tensors
 from common.networks.plan import map_sizes
@@ -39,6 +41,15 @@ class Session:
             self.notes.append(f"{role}: {load_backbone(values, config)}")
         load_network(network, values, f"the initial values of {role}")
         return network
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether batches hold pictures as they are before they are normalised; here they never do."""
+        return False
+
+    def batches(self, batches: Iterator[Batch], on_host: Sequence[str] = ()) -> Iterator[Batch]:
+        """Return the batches as they are: MindSpore copies them when it makes tensors of them."""
+        return batches
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """Return ``array`` on the device."""

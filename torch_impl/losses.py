@@ -52,12 +52,13 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor, rows: int = STRIP_ROWS
     """
     down, across = (interpolation_matrix(new, old) for new, old in zip(labels.shape[1:], logits.shape[2:]))
     with torch.no_grad():
-        total, gradient, across = logits.new_zeros(()), torch.zeros_like(logits), logits.new_tensor(across)
+        total, gradient = logits.new_zeros(()), torch.zeros_like(logits)
+        down_there, across = (torch.from_numpy(matrix).to(logits, non_blocking=True) for matrix in (down, across))
         for first in range(0, len(down), rows):
-            block, target = down[first : first + rows], labels[:, first : first + rows].long()
-            used = np.flatnonzero(block.any(0))
+            target = labels[:, first : first + rows].long()
+            used = np.flatnonzero(down[first : first + rows].any(0))
             used = slice(used[0], used[-1] + 1)
-            block = logits.new_tensor(block[:, used])
+            block = down_there[first : first + rows, used].contiguous()
             scores = (block @ logits[:, :, used]) @ across.T
             log_probability = F.log_softmax(scores, 1)
             total += F.nll_loss(log_probability, target, ignore_index=IGNORE, reduction="sum")

@@ -51,17 +51,24 @@ class Optimizer:
         rate = learning_rate(self.config, clock)
         return rate, rate * self.config.head_lr_times
 
-    def differentiate(self, losses: Callable[[], dict[str, Tensor]], add: bool = False) -> dict[str, float]:
+    def differentiate(
+        self,
+        losses: Callable[[], dict[str, Tensor]],
+        add: bool = False,
+        shown: Callable[[], dict[str, Tensor]] = dict,
+    ) -> dict[str, float]:
         """Call ``losses``, keep the gradient of the sum of its terms for :meth:`step`, and return the terms and ``loss``, the sum.
 
-        With ``add`` the gradient is added to what an earlier call of this step has left.
+        With ``add`` the gradient is added to what an earlier call of this step has left. ``shown`` gives more values to return, once
+        ``losses`` has been called. All come from the device in one transfer.
         """
         terms = losses()
         total = sum(terms.values())
         if not add and not self._added:
             self.sgd.zero_grad(set_to_none=True)
         self.scaler.scale(total / self.accumulate if self.accumulate > 1 else total).backward()
-        return {name: term.item() for name, term in (*terms.items(), ("loss", total))}
+        values = terms | {"loss": total} | shown()
+        return dict(zip(values, torch.stack([value.detach().float() for value in values.values()]).tolist()))
 
     def step(self, clock: Clock) -> bool:
         """Set the rates of this step and apply the gradients that :meth:`differentiate` left; return whether enough have come."""

@@ -30,8 +30,8 @@ def percentile(values: Tensor, percent: float, among: Tensor | None = None) -> f
     """
     values = values.flatten() if among is None else values[among]
     lower, fraction = percentile_position(values.numel(), percent)
-    low = values.kthvalue(lower + 1).values.item()
-    high = values.kthvalue(min(lower + 2, values.numel())).values.item()
+    places = lower + 1, min(lower + 2, values.numel())
+    low, high = torch.stack([values.kthvalue(place).values for place in places]).tolist()
     return float(interpolate_percentile(low, high, fraction))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -9,13 +11,14 @@ from torch import Tensor, nn
 from common.arrays import Size
 from common.checkpoints.backbone import load_backbone
 from common.config.schema import ExperimentConfig
-from common.methods.interface import Clock
+from common.loading.ahead import one_ahead
+from common.methods.interface import Batch, Clock
 from common.networks.dropout import draw_masks
 from common.networks.initial import initial_tensors
 from common.networks.plan import map_sizes
 from common.rng import generator
 from torch_impl.checkpoint import load_network, network_tensors
-from torch_impl.device import choose_device
+from torch_impl.device import CopyToDevice, choose_device
 from torch_impl.networks import build_network
 
 
@@ -28,6 +31,8 @@ class Session:
             torch.set_num_threads(config.trainer.threads)
         self.device = choose_device(config.trainer.device)
         self.notes: list[str] = []
+        values = (config.normalisation.mean, config.normalisation.std)
+        self._normalisation = [torch.tensor(each, device=self.device).view(1, 3, 1, 1) for each in values]
 
     def network(self, role: str) -> nn.Module:
         """Return the experiment's network on the device, with values drawn for ``role`` and the backbone file's, if any."""
@@ -40,9 +45,29 @@ class Session:
         load_network(network, values, f"the initial values of {role}")
         return network.to(self.device)
 
-    def tensor(self, array: np.ndarray) -> Tensor:
-        """Return ``array`` on the device."""
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
+    @property
+    def eight_bit(self) -> bool:
+        """Whether batches hold pictures as they are before they are normalised: where the device is not the one that made them."""
+        return self.device.type == "cuda"
+
+    def batches(self, batches: Iterator[Batch], on_host: Sequence[str] = ()) -> Iterator[Batch]:
+        """Return the batches with tensors on a GPU, copied there while the step before runs; on a CPU as they are.
+
+        The streams ``on_host`` stay arrays.
+        """
+        if self.device.type != "cuda":
+            return batches
+        return one_ahead(batches, CopyToDevice(self.device, on_host))
+
+    def tensor(self, array: np.ndarray | Tensor) -> Tensor:
+        """Return ``array`` on the device; pictures uint8 ``[B,H,W,3]`` normalised, float32 ``[B,3,H,W]``."""
+        if isinstance(array, np.ndarray):
+            array = torch.from_numpy(np.ascontiguousarray(array))
+        tensor = array.to(self.device, non_blocking=True)
+        if tensor.dtype == torch.uint8 and tensor.dim() == 4:
+            mean, std = self._normalisation
+            tensor = (tensor.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) - mean) / std
+        return tensor
 
     def masks(
         self, network: nn.Module, purpose: str, clock: Clock, batch: int, size: Size | None = None, pooled: bool = False

@@ -27,7 +27,7 @@ from common.datasets.file_dataset import Dataset
 from common.errors import UserError
 from common.loading.plan import Plan, Task
 from common.loading.ring import Filling, Place, Ring, Spec, write
-from common.loading.samples import Arrays, SampleMaker, blank_sample
+from common.loading.samples import Arrays, SampleMaker
 from common.methods.interface import Batch, Stream
 from common.splits.split import Split
 
@@ -38,7 +38,8 @@ CHUNKS = 2
 class Loader:
     """Batches of a method's streams, prepared ahead by worker processes. Use it as a context manager, or close it.
 
-    ``config.loader`` holds the batch sizes over all ``processes``; this loader gives the part of ``process``. An epoch
+    ``config.loader`` holds the batch sizes over all ``processes``; this loader gives the part of ``process``. With ``eight_bit``
+    pictures come as uint8 ``[B,S,S,3]`` where they are so before they are normalised. An epoch
     has ``trainer.iterations_per_epoch`` steps; if unset, as many as ``loader.samples`` images fill, and without that one
     pass over the unlabelled list, or, where no stream reads that, over the labelled list. A list that is used up goes on in a new order. Raises :class:`UserError` when lists
     and batch sizes do not fit.
@@ -52,6 +53,7 @@ class Loader:
         config: ExperimentConfig,
         process: int = 0,
         processes: int = 1,
+        eight_bit: bool = False,
     ) -> None:
         self._plan = Plan(split, streams, config, process, processes)
         self._config = config.loader
@@ -59,6 +61,7 @@ class Loader:
             dataset=dataset,
             streams={stream.name: stream for stream in streams},
             seed=config.trainer.seed,
+            eight_bit=eight_bit,
         )
         self._pool: ProcessPoolExecutor | None = None
         self._ring: Ring | None = None
@@ -126,8 +129,10 @@ class Loader:
             )
             self._ring = Ring(
                 {
-                    name: {array: Spec(value.shape, value.dtype.str) for array, value in blank_sample(stream).items()}
-                    for name, stream in self._maker.streams.items()
+                    name: {
+                        array: Spec(value.shape, value.dtype.str) for array, value in self._maker.blank(name).items()
+                    }
+                    for name in self._maker.streams
                 }
             )
         filling = self._slot(tasks)

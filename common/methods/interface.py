@@ -6,7 +6,7 @@ in the file of the same place in ``torch_impl/methods`` and ``mindspore_impl/met
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -19,9 +19,11 @@ from common.config.schema import (
     ExperimentConfig,
     LoaderConfig,
     NetworkConfig,
+    Normalisation,
     OptimizerConfig,
 )
 from common.datasets.file_dataset import Dataset
+from common.images.normalise import planes
 
 if TYPE_CHECKING:
     from common.splits.split import Split
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 StreamBatch = dict[str, Any]
 """One stream's part of a batch: ``ids`` (list of image ids) and one array per view and label.
 
-Images float32 ``[B,3,S,S]`` under their view's name (``image`` for a single view), labels uint8 ``[B,S,S]`` (255 = ignore)
+Images float32 ``[B,3,S,S]``, or 8-bit ones uint8 ``[B,S,S,3]`` where the device normalises them, under their view's name (``image``
+for a single view), labels uint8 ``[B,S,S]`` (255 = ignore)
 under ``label`` (and further names, e.g. ``subclass``).
 """
 Batch = dict[str, StreamBatch]
@@ -73,6 +76,24 @@ class Pipeline(Protocol):
 
     def __call__(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return the arrays of one sample of an image uint8 RGB ``[H,W,3]``: squares of ``crop`` pixels a side."""
+
+
+class EightBit:
+    """An augmentation that computes on 8-bit pictures and normalises them last, by its ``normalisation``.
+
+    Where the device normalises, batches hold the pictures: a quarter of the bytes.
+    """
+
+    normalisation: Normalisation
+
+    def pictures(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return the arrays of one sample, its views as uint8 ``[S,S,3]``."""
+        raise NotImplementedError
+
+    def __call__(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return the arrays of one sample, its views normalised, float32 ``[3,S,S]``."""
+        sample = self.pictures(image, labels, rng)
+        return {name: planes(array, self.normalisation) if array.ndim == 3 else array for name, array in sample.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +186,15 @@ class MethodSettings:
 
 
 class Method(Protocol):
-    """A training method in one framework. Arrays cross this interface as NumPy arrays."""
+    """A training method in one framework. Arrays cross this interface as NumPy arrays.
+
+    ``eight_bit``: whether its batches hold 8-bit pictures (:class:`EightBit`).
+    """
+
+    eight_bit: bool
+
+    def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Return the batches of an epoch as :meth:`step` takes them best: on a GPU they are there before their step begins."""
 
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
         """Run one optimiser step and return the loss terms; raises :class:`NonFiniteLoss` before the optimiser steps."""

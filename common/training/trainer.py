@@ -64,7 +64,7 @@ class Trainer:
     ) -> None:
         self.framework, self.config, self.folder = framework, config, folder
         self.dataset, self.split, self.method = dataset, split, method
-        self.loader = Loader(dataset, split, config.streams(), config)
+        self.loader = Loader(dataset, split, config.streams(), config, eight_bit=method.eight_bit)
         self.data = data_digests(dataset, split, config)
         self.agreement = LabelAgreement(dataset, split.unlabelled, config)
         self.last = folder.last(framework.runtime.writes)
@@ -132,7 +132,7 @@ class Trainer:
         """Train the rest of the current epoch, then evaluate and save as configured."""
         start = self.clock()
         trainer = self.config.trainer
-        for batch in self.loader.epoch(start.epoch, start.step):
+        for batch in self.method.batches(self.loader.epoch(start.epoch, start.step)):
             self._step(batch)
             whole_step = self.iteration % trainer.accumulate == 0
             if self.stop_asked and whole_step and self.clock().epoch == start.epoch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import ClassVar, TypeVar
 
@@ -33,10 +33,12 @@ class Method:
     """A training method without its ``step``; see :class:`common.methods.interface.Method`.
 
     ``roles`` are its networks, ``trained`` those with an optimiser. The others run without gradient.
+    ``host_streams``: those whose arrays a step needs on the host.
     """
 
     roles: ClassVar[tuple[str, ...]] = ("student",)
     trained: ClassVar[tuple[str, ...]] = ("student",)
+    host_streams: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: ExperimentConfig, session: Session) -> None:
         self.config, self.session = config, session
@@ -69,6 +71,15 @@ class Method:
         """Save ``part`` with the run and return it; it has ``state()`` and ``restore(state)``, with names of its own."""
         self._kept.append(part)
         return part
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether batches hold 8-bit pictures, which the session normalises."""
+        return self.session.eight_bit
+
+    def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Return the batches as the session hands them to the device; the streams ``host_streams`` stay arrays."""
+        return self.session.batches(batches, self.host_streams)
 
     def before_epoch(self, clock: Clock, labelled: LabelledImages) -> list[str]:
         """Do nothing; see the interface."""

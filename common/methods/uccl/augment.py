@@ -12,14 +12,13 @@ import numpy as np
 from PIL import Image
 
 from common.arrays import IGNORE, Box
-from common.config.schema import AugmentConfig
+from common.config.schema import AugmentConfig, Normalisation
 from common.config.strict import ranged
 from common.images.colour import ColourJitter, draw_colour_jitter, gaussian_blur, grey
 from common.images.geometry import size_of_long_side
 from common.images.mixing import box_mask
-from common.images.normalise import planes
 from common.images.pillow_resize import nearest_rows, resized_window
-from common.methods.interface import Labels
+from common.methods.interface import EightBit, Labels
 from common.methods.weak_crop import check_around_one
 
 JITTER, JITTER_AMOUNTS = 0.8, (0.5, 0.5, 0.5)
@@ -48,7 +47,7 @@ class StrongDraws:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeakToStrong(AugmentConfig):
+class WeakToStrong(EightBit, AugmentConfig):
     """The weak base of every image, and with :meth:`views` the strong views of unlabelled ones.
 
     ``resize_range`` are factors of the image's long side, ``pad_label`` what padding counts as in the labels. ``strong_hue`` (the
@@ -63,10 +62,15 @@ class WeakToStrong(AugmentConfig):
     def __post_init__(self) -> None:
         check_around_one("resize_range", self.resize_range)
 
-    def __call__(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return ``image`` float32 ``[3,S,S]`` and ``label`` uint8 ``[S,S]``: the weak base alone."""
+    @property
+    def normalisation(self) -> Normalisation:
+        """Its own."""
+        return self
+
+    def pictures(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return ``image`` uint8 ``[S,S,3]`` and ``label`` uint8 ``[S,S]``: the weak base alone."""
         picture, label = self.apply(image, labels["label"], self.draw(*image.shape[:2], rng))
-        return {"image": planes(picture, self), "label": label}
+        return {"image": picture, "label": label}
 
     def views(self, count: int, partner: bool) -> Views:
         """The augmentation of unlabelled images: ``count`` strong views and, with ``partner``, a CutMix partner."""
@@ -123,10 +127,10 @@ def apply_strong(picture: np.ndarray, draws: StrongDraws) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Views:
+class Views(EightBit):
     """The views of one unlabelled image and, with ``partner``, those of its CutMix partner.
 
-    ``weak``, ``strong1`` .. ``strong{count}`` float32 ``[3,S,S]``; ``ignore`` uint8 ``[S,S]``, 255 in the padding, else 0; ``box1``
+    ``weak``, ``strong1`` .. ``strong{count}`` images; ``ignore`` uint8 ``[S,S]``, 255 in the padding, else 0; ``box1``
     .. bool ``[S,S]``, true where the partner is pasted. The authors' partner is the same image with an augmentation of its
     own (``specs/uccl.md`` section 7, "Loaders"), so it is made from the same decoded file: ``mix_weak``, ``mix_strong1`` ..,
     ``mix_ignore``.
@@ -141,7 +145,12 @@ class Views:
         """Side of the squares."""
         return self.augment.crop
 
-    def __call__(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    @property
+    def normalisation(self) -> Normalisation:
+        """That of the weak base."""
+        return self.augment
+
+    def pictures(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return the arrays of the class's description."""
         sample = self._views(image, rng, boxes=True)
         if self.partner:
@@ -152,10 +161,10 @@ class Views:
     def _views(self, image: np.ndarray, rng: np.random.Generator, boxes: bool) -> dict[str, np.ndarray]:
         augment = self.augment
         picture, ignore = augment.apply(image, None, augment.draw(*image.shape[:2], rng))
-        sample = {"weak": planes(picture, augment), "ignore": ignore}
+        sample = {"weak": picture, "ignore": ignore}
         for view in range(1, self.count + 1):
             draws = augment.draw_strong(rng)
-            sample[f"strong{view}"] = planes(apply_strong(picture, draws), augment)
+            sample[f"strong{view}"] = apply_strong(picture, draws)
             if boxes:
                 sample[f"box{view}"] = inside(augment.crop, draws.box)
         return sample

@@ -9,13 +9,12 @@ import numpy as np
 from PIL import Image
 
 from common.arrays import IGNORE, Box
-from common.config.schema import AugmentConfig
+from common.config.schema import AugmentConfig, Normalisation
 from common.config.strict import ranged
 from common.images.colour import ColourJitter, draw_colour_jitter, grey
 from common.images.geometry import size_of_long_side
-from common.images.normalise import planes
 from common.images.pillow_resize import resized_window
-from common.methods.interface import Labels
+from common.methods.interface import EightBit, Labels
 from common.methods.weak_crop import check_around_one
 
 JITTER = (0.4, 0.4, 0.4, 0.1)
@@ -34,11 +33,16 @@ class Geometry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongSideCrop(AugmentConfig):
+class LongSideCrop(EightBit, AugmentConfig):
     """The long side becomes ``base_size`` (null: the image's own) times a factor of ``resize_range``, then flip and crop."""
 
     resize_range: tuple[float, float] = ranged((0.5, 2.0), low=0.01)
     base_size: int | None = ranged(None, low=8)
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Its own."""
+        return self
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Geometry:
         """Draw long side, top, left and flip, in this order; a large number flips."""
@@ -82,12 +86,12 @@ class LabelledCrop(LongSideCrop):
     def __post_init__(self) -> None:
         check_around_one("resize_range", self.resize_range)
 
-    def __call__(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return ``image`` float32 ``[3,S,S]`` and all labels uint8 ``[S,S]``."""
+    def pictures(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return ``image`` uint8 ``[S,S,3]`` and all labels uint8 ``[S,S]``."""
         sample = self.apply(image, labels, self.draw(*image.shape[:2], rng))
         if self.labelled_jitter:
             sample["image"] = draw_colour_jitter(JITTER, rng).apply(sample["image"])
-        return sample | {"image": planes(sample["image"], self)}
+        return sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +153,8 @@ class UnlabelledCrop(LongSideCrop):
         left, top = (int(rng.integers(0, room + 1)) for room in reversed(rooms))
         return Geometry(long_side=long_side, top=top, left=left, flip=bool(rng.random() < self.flip))
 
-    def __call__(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return ``weak`` and ``strong`` float32 ``[3,S,S]``, and labels, if any, uint8 ``[S,S]``."""
+    def pictures(self, image: np.ndarray, labels: Labels, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return ``weak`` and ``strong`` uint8 ``[S,S,3]``, and labels, if any, uint8 ``[S,S]``."""
         sample = self.apply(image, labels, self.draw(*image.shape[:2], rng))
         crop = sample.pop("image")
-        strong = apply_strong(crop, draw_strong(rng))
-        return sample | {"weak": planes(crop, self), "strong": planes(strong, self)}
+        return sample | {"weak": crop, "strong": apply_strong(crop, draw_strong(rng))}

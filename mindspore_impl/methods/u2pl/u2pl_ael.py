@@ -105,6 +105,8 @@ def targets(logits: Tensor) -> Targets:
 class U2PLAEL(U2PL):
     """U2PL's student, teacher and memory bank with the banks and the step of AEL."""
 
+    host_streams = ("labelled", "paste")
+
     def __init__(self, config: ExperimentConfig, session: Session) -> None:
         super().__init__(config, session)
         self.images = ImagesOnDemand(config, "partner")

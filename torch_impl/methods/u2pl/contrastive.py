@@ -80,8 +80,7 @@ def contrastive_loss(
     classes = maps.shape[1]
     members = (maps & low_mask.unsqueeze(1)).transpose(0, 1).flatten(1)
     confident = members & (probabilities > settings.anchor_threshold).transpose(0, 1).flatten(1)
-    counts = members.sum(1).tolist()
-    candidates = confident.sum(1).tolist()
+    counts, candidates = torch.stack([members.sum(1), confident.sum(1)]).tolist()
     chosen = confident if settings.positive == "anchors" else members
     weights = probabilities.amax(1) if settings.conf_weight else None
     means = class_means(teacher_representation, chosen, weights)

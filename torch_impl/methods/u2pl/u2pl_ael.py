@@ -37,9 +37,8 @@ def class_confidence(logits: Tensor, labels: Tensor) -> np.ndarray:
     ``logits`` ``[B,K,H,W]``, ``labels`` ``[B,H,W]``.
     """
     classes, valid = logits.shape[1], labels != IGNORE
-    probability = true_class_probability(logits.detach(), labels)[valid].double()
-    sums = torch.bincount(labels[valid].long(), probability, classes)
-    counts = torch.bincount(labels[valid].long(), minlength=classes)
+    probability, labelled = true_class_probability(logits.detach(), labels)[valid].double(), labels[valid].long()
+    sums, counts = torch.bincount(labelled, probability, classes), torch.bincount(labelled, minlength=classes)
     return (sums / counts.clamp(min=1)).float().cpu().numpy()
 
 
@@ -92,6 +91,8 @@ def targets(logits: Tensor) -> Targets:
 
 class U2PLAEL(U2PL):
     """U2PL's student, teacher and memory bank with the banks and the step of AEL."""
+
+    host_streams = ("labelled", "paste")
 
     def __init__(self, config: ExperimentConfig, session: Session) -> None:
         super().__init__(config, session)

@@ -97,7 +97,7 @@ class WeakToStrong(Method):
             certain.append(share)
             return losses
 
-        losses = self.optimizer.differentiate(terms) | {"certain": certain[0].item()}
+        losses = self.optimizer.differentiate(terms, shown=lambda: {"certain": certain[0]})
         self.apply_gradients(losses, batch, clock)
         return losses
 
