@@ -12,8 +12,9 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from common.command_line import EXPERIMENT, positive, run_command, run_module
@@ -160,10 +161,21 @@ def gpus(config: ExperimentConfig) -> int:
     return int(found[1]) if found else 1
 
 
+def kept_estimate(cache: Path | None, key: str, estimate: Callable[[], Memory]) -> Memory:
+    """Return what the file ``cache`` keeps under ``key``; what is not there is estimated and kept."""
+    kept = json.loads(cache.read_text()) if cache and cache.is_file() else {}
+    if key not in kept:
+        print(f"measuring {key}", file=sys.stderr, flush=True)
+        kept[key] = dataclasses.astuple(estimate())
+        if cache:
+            write_json_atomic(cache, kept)
+    return Memory(*kept[key])
+
+
 def table(cache: Path | None) -> str:
     """Return the table of all published rows as Markdown; one line where rows differ in the split only."""
-    kept = json.loads(cache.read_text()) if cache and cache.is_file() else {}
-    lines = {}
+    lines: dict[tuple, tuple[list[str], list[str]]] = {}
+    estimates: dict[str, Memory] = {}
     for name in published():
         config = compose(name)
         dataset, split, method = name.split("/")
@@ -175,16 +187,11 @@ def table(cache: Path | None) -> str:
         figures = []
         for variant, settings in known(config).items():
             key = f"{dataset} {method} {config.network.encoder} {variant}"
-            if key not in kept:
-                print(f"measuring {key}", file=sys.stderr, flush=True)
-                kept[key] = dataclasses.astuple(estimated(name, settings))
-                if cache:
-                    write_json_atomic(cache, kept)
-            gib = Memory(*kept[key]).gib(extent(config, config.augment.crop), total[0] / number)
-            figures.append(f"{gib:.1f}")
+            if key not in estimates:
+                estimates[key] = kept_estimate(cache, key, partial(estimated, name, settings))
+            figures.append(f"{estimates[key].gib(extent(config, config.augment.crop), total[0] / number):.1f}")
         lines[shape] = [split], figures
-    variants = list(known(compose(published()[0])))
-    head = ["row", "crop", "encoder", "images of a step", "authors' GPUs", "images per process", *variants]
+    head = ["row", "crop", "encoder", "images of a step", "authors' GPUs", "images per process", *known(config)]
     text = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for (dataset, method, crop, total, number, encoder), (splits, figures) in lines.items():
         row = f"{dataset}, {method} ({', '.join(splits)})"

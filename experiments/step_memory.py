@@ -2,13 +2,15 @@
 
 Two steps run on noise, with the experiment's network, method and settings; what PyTorch allocates and frees is added up, weights,
 gradients, momenta, teacher and banks included, and the batch itself. The largest sum is printed as JSON. It does not depend on
-the machine. What a GPU's libraries take for themselves is not in it.
+the machine. What a GPU's libraries take for themselves is not in it. ``--whole``: one step, and the memory of the whole process.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     options = _parser().parse_intermixed_args(arguments)
     config = small(options.experiment, options.overrides, options.crop, options.images)
-    print(json.dumps({"bytes": measure(config, options.images)}))
+    print(json.dumps(whole(config, options.images) if options.whole else {"bytes": measure(config, options.images)}))
 
 
 def small(experiment: str, overrides: Sequence[str], crop: int, images: Sequence[int]) -> ExperimentConfig:
@@ -98,6 +100,19 @@ def measure(config: ExperimentConfig, images: Sequence[int]) -> int:
     return int(np.cumsum(changes).max()) + sum(array.nbytes for array in arrays)
 
 
+def whole(config: ExperimentConfig, images: Sequence[int]) -> dict[str, float]:
+    """Run one step without measuring tensors; return the most memory this process ever had, seconds, CPU seconds and the loss."""
+    batch, method = noise(config, images), made(config)
+    started, spent = time.perf_counter(), time.process_time()
+    losses = run_step(method, config, batch, 0)
+    return {
+        "bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - spent,
+        "loss": losses["loss"],
+    }
+
+
 def made(config: ExperimentConfig) -> Any:
     """Return the method in PyTorch, prototypes drawn if it has any."""
     from torch_impl.methods import method_class
@@ -127,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--images", type=positive, nargs="+", required=True, help="labelled, and unlabelled if there are any"
     )
+    parser.add_argument("--whole", action="store_true", help="one step: the process's largest memory, time and loss")
     return parser
 
 

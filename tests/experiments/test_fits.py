@@ -1,0 +1,75 @@
+"""The estimate of a step's memory against a measured peak, and what the command says makes a step fit."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+
+from common.experiment import compose
+from experiments import fits
+from experiments.fits import Memory, estimated, extent, gpus, published, report
+from experiments.step_memory import measure, small
+
+METHODS = ("suponly", "mean_teacher", "unimatch", "uccl", "cpcl", "usrn", "pcr", "u2pl", "u2pl_ael")
+LARGER, IMAGES = 129, 4
+
+
+def here(experiment, overrides, crop, images) -> int:
+    """As ``fits.measured``, in this process."""
+    return measure(small(experiment, overrides, crop, images), images)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_estimate_is_within_15_percent_of_a_larger_step(monkeypatch, method):
+    monkeypatch.setattr(fits, "measured", here)
+    name, overrides = f"shapes/12/{method}", ["augment.crop=129"]
+    config = compose(name, overrides)
+    each = [2 * size // fits.batch(config)[0] for size in fits.batch(config)]
+    step = estimated(name, overrides)
+    peak = here(name, overrides, LARGER, [count * IMAGES // 2 for count in each])
+    found = step.gib(extent(config, LARGER), IMAGES) * fits.GIB
+    assert abs(found / peak - 1) < 0.15
+    assert step.fixed > 0 and abs(step.fixed / peak - 1) > 0.15, "what stays is nearly all: pixels go untested"
+
+
+@pytest.mark.slow
+@pytest.mark.deep
+@pytest.mark.parametrize("name", ["voc/366/unimatch", "voc/662/cpcl"])
+def test_the_estimate_holds_for_deep_networks(name):
+    overrides = ["network.encoder=resnet50"]
+    config = compose(name, overrides)
+    step = estimated(name, overrides)
+    side = 161 - (config.augment.crop % 2 == 0)
+    peak = fits.measured(name, overrides, side, [2, 2])
+    assert abs(step.gib(extent(config, side), 2) * fits.GIB / peak - 1) < 0.15
+
+
+def test_a_report_names_processes_accumulation_and_the_rate():
+    config = compose("voc/366/unimatch")
+    area = extent(config, config.augment.crop)
+    steps = {"float32": Memory(2 * fits.GIB, 3 * fits.GIB / area)}
+    text = "\n".join(report(config, steps, 24))
+    assert "8 + 8 images of 321 px" in text and "4 GPUs, 2 + 2 images each" in text
+    assert "    26.0    14.0     8.0     5.0" in text
+    assert "2 processes, or trainer.accumulate=2" in text and "optimizer.lr stays" in text
+    assert "loader.batch_labelled=7 loader.batch_unlabelled=7 optimizer.lr=0.000875" in text
+    assert "the whole batch on one process" in "\n".join(report(config, steps, 32))
+    assert "nothing, not even one labelled image at a time" in "\n".join(report(config, steps, 4))
+
+
+def test_published_rows_and_their_gpus(monkeypatch):
+    stated = {"voc/366/u2pl": 4, "cityscapes/186/u2pl_ael": 8, "voc/366/unimatch": 4, "voc/662/cpcl": 1}
+    monkeypatch.setattr(fits, "known_experiments", lambda: [*stated, "shapes/12/u2pl", "camvid/1_8/u2pl"])
+    assert published() == list(stated)
+    assert {name: gpus(compose(name)) for name in stated} == stated
+
+
+def test_the_table_has_one_line_for_rows_that_differ_in_the_split(monkeypatch, tmp_path):
+    monkeypatch.setattr(fits, "published", lambda: ["voc/366/u2pl", "voc/732/u2pl", "voc/662/cpcl"])
+    asked = []
+    monkeypatch.setattr(fits, "estimated", lambda name, settings: asked.append(name) or Memory(fits.GIB, 0))
+    text = fits.table(tmp_path / "kept.json").splitlines()
+    assert len(text) == 4 and "voc, u2pl (366, 732) | 513 | resnet101 | 16 + 16 | 4 | 4 + 4 | 1.0" in text[2]
+    first = len(asked)
+    assert fits.table(tmp_path / "kept.json").splitlines() == text and len(asked) == first
