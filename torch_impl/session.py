@@ -64,7 +64,7 @@ class Session:
         if isinstance(array, np.ndarray):
             array = torch.from_numpy(np.ascontiguousarray(array))
         tensor = array.to(self.device, non_blocking=True)
-        if tensor.dtype == torch.uint8 and tensor.dim() == 4:
+        if tensor.dtype == torch.uint8 and tensor.dim() == 4 and tensor.shape[3] == 3:
             mean, std = self._normalisation
             tensor = (tensor.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) - mean) / std
         return tensor
