@@ -36,6 +36,7 @@ VARIANTS = {
     "bf16, recompute": ("trainer.precision=bf16", "trainer.recompute=true"),
 }
 """Settings that change the memory of a step without another batch."""
+IN_TABLE = ("float32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     options = _parser().parse_intermixed_args(arguments)
     if options.table:
-        print(table(options.cache))
+        print(table(options.cache, not options.kept))
         return
     if options.experiment is None:
         raise UserError("name an experiment, e.g. voc/366/u2pl, or use --table")
@@ -87,22 +88,22 @@ def extent(config: ExperimentConfig, crop: int) -> float:
 
 
 def estimated(experiment: str, overrides: Sequence[str], sizes: Sequence[int] = SMALL) -> Memory:
-    """Measure two small steps, each in a process of its own, and return what they say of larger ones."""
+    """Measure two small steps in a process of their own, and return what they say of larger ones."""
     config = compose(experiment, overrides)
     total = batch(config)
     images = [2, *(-(-2 * count // total[0]) for count in total[1:])]
     sizes = [size - (config.augment.crop % 2 == 0) for size in sizes]
-    first, second = (measured(experiment, overrides, size, images) for size in sizes)
+    first, second = measured(experiment, overrides, sizes, images)
     areas = [extent(config, size) for size in sizes]
     each = (second - first) / (areas[1] - areas[0]) / images[0]
     return Memory(first - each * areas[0] * images[0], each)
 
 
-def measured(experiment: str, overrides: Sequence[str], crop: int, images: Sequence[int]) -> int:
-    """Return the bytes of a step (``experiments.step_memory``)."""
-    counts = [str(count) for count in images]
-    output = run_module("experiments.step_memory", experiment, *overrides, "--crop", str(crop), "--images", *counts)
-    return json.loads(output.splitlines()[-1])["bytes"]
+def measured(experiment: str, overrides: Sequence[str], crops: Sequence[int], images: Sequence[int]) -> list[int]:
+    """Return the bytes of a step with each of ``crops`` (``experiments.step_memory``)."""
+    numbers = ["--crop", *map(str, crops), "--images", *map(str, images)]
+    output = run_module("experiments.step_memory", experiment, *overrides, *numbers)
+    return [json.loads(line)["bytes"] for line in output.splitlines() if line.startswith("{")]
 
 
 def report(config: ExperimentConfig, memories: Mapping[str, Memory], memory: float) -> list[str]:
@@ -161,10 +162,12 @@ def gpus(config: ExperimentConfig) -> int:
     return int(found[1]) if found else 1
 
 
-def kept_estimate(cache: Path | None, key: str, estimate: Callable[[], Memory]) -> Memory:
-    """Return what the file ``cache`` keeps under ``key``; what is not there is estimated and kept."""
+def kept_estimate(cache: Path | None, key: str, estimate: Callable[[], Memory] | None) -> Memory | None:
+    """Return what the file ``cache`` keeps under ``key``; what is not there is estimated and kept (no ``estimate``: None)."""
     kept = json.loads(cache.read_text()) if cache and cache.is_file() else {}
     if key not in kept:
+        if estimate is None:
+            return None
         print(f"measuring {key}", file=sys.stderr, flush=True)
         kept[key] = dataclasses.astuple(estimate())
         if cache:
@@ -172,10 +175,13 @@ def kept_estimate(cache: Path | None, key: str, estimate: Callable[[], Memory]) 
     return Memory(*kept[key])
 
 
-def table(cache: Path | None) -> str:
-    """Return the table of all published rows as Markdown; one line where rows differ in the split only."""
+def table(cache: Path | None, measure: bool = True) -> str:
+    """Return the table of all published rows as Markdown; one line where rows differ in the split only.
+
+    Without ``measure`` what ``cache`` does not have stays a dash.
+    """
     lines: dict[tuple, tuple[list[str], list[str]]] = {}
-    estimates: dict[str, Memory] = {}
+    estimates: dict[str, Memory | None] = {}
     for name in published():
         config = compose(name)
         dataset, split, method = name.split("/")
@@ -185,13 +191,16 @@ def table(cache: Path | None) -> str:
             lines[shape][0].append(split)
             continue
         figures = []
-        for variant, settings in known(config).items():
+        for variant in IN_TABLE:
             key = f"{dataset} {method} {config.network.encoder} {variant}"
             if key not in estimates:
-                estimates[key] = kept_estimate(cache, key, partial(estimated, name, settings))
-            figures.append(f"{estimates[key].gib(extent(config, config.augment.crop), total[0] / number):.1f}")
+                estimates[key] = kept_estimate(
+                    cache, key, partial(estimated, name, VARIANTS[variant]) if measure else None
+                )
+            step, area = estimates[key], extent(config, config.augment.crop)
+            figures.append(f"{step.gib(area, total[0] / number):.1f}" if step else "-")
         lines[shape] = [split], figures
-    head = ["row", "crop", "encoder", "images of a step", "authors' GPUs", "images per process", *known(config)]
+    head = ["row", "crop", "encoder", "images of a step", "authors' GPUs", "images per process", *IN_TABLE]
     text = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for (dataset, method, crop, total, number, encoder), (splits, figures) in lines.items():
         row = f"{dataset}, {method} ({', '.join(splits)})"
@@ -215,6 +224,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--table", action="store_true", help="all published rows, as Markdown")
     parser.add_argument(
         "--cache", type=Path, metavar="FILE", help="with --table: keep what is measured, and go on after a break"
+    )
+    parser.add_argument(
+        "--kept", action="store_true", help="with --table: measure nothing; a dash where the cache has nothing"
     )
     return parser
 

@@ -1,13 +1,14 @@
 """``python -m experiments.step_memory EXPERIMENT --crop 65 --images 2 2``: memory of a PyTorch training step, measured on a CPU.
 
 Two steps run on noise, with the experiment's network, method and settings; what PyTorch allocates and frees is added up, weights,
-gradients, momenta, teacher and banks included, and the batch itself. The largest sum is printed as JSON. It does not depend on
+gradients, momenta, teacher and banks included, and the batch itself. The largest sum is printed as JSON, a line for each crop. It does not depend on
 the machine. What a GPU's libraries take for themselves is not in it. ``--whole``: one step, and the memory of the whole process.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import resource
 import time
@@ -30,8 +31,11 @@ STEPS_PER_EPOCH = 100
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     options = _parser().parse_intermixed_args(arguments)
-    config = small(options.experiment, options.overrides, options.crop, options.images)
-    print(json.dumps(whole(config, options.images) if options.whole else {"bytes": measure(config, options.images)}))
+    for crop in options.crop:
+        config = small(options.experiment, options.overrides, crop, options.images)
+        found = whole(config, options.images) if options.whole else {"bytes": measure(config, options.images)}
+        print(json.dumps(found), flush=True)
+        gc.collect()
 
 
 def small(experiment: str, overrides: Sequence[str], crop: int, images: Sequence[int]) -> ExperimentConfig:
@@ -138,7 +142,7 @@ def run_step(method: Any, config: ExperimentConfig, batch: Batch, step: int) -> 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.step_memory", description=__doc__.splitlines()[0])
     experiment_arguments(parser)
-    parser.add_argument("--crop", type=positive, required=True, help="side of the images")
+    parser.add_argument("--crop", type=positive, nargs="+", required=True, help="sides of the images, one step each")
     parser.add_argument(
         "--images", type=positive, nargs="+", required=True, help="labelled, and unlabelled if there are any"
     )

@@ -15,9 +15,9 @@ METHODS = ("suponly", "mean_teacher", "unimatch", "uccl", "cpcl", "usrn", "pcr",
 LARGER, IMAGES = 129, 4
 
 
-def here(experiment, overrides, crop, images) -> int:
+def here(experiment, overrides, crops, images) -> list[int]:
     """As ``fits.measured``, in this process."""
-    return measure(small(experiment, overrides, crop, images), images)
+    return [measure(small(experiment, overrides, crop, images), images) for crop in crops]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -27,7 +27,7 @@ def test_the_estimate_is_within_15_percent_of_a_larger_step(monkeypatch, method)
     config = compose(name, overrides)
     each = [2 * size // fits.batch(config)[0] for size in fits.batch(config)]
     step = estimated(name, overrides)
-    peak = here(name, overrides, LARGER, [count * IMAGES // 2 for count in each])
+    (peak,) = here(name, overrides, [LARGER], [count * IMAGES // 2 for count in each])
     found = step.gib(extent(config, LARGER), IMAGES) * fits.GIB
     assert abs(found / peak - 1) < 0.15
     assert step.fixed > 0 and abs(step.fixed / peak - 1) > 0.15, "what stays is nearly all: pixels go untested"
@@ -41,7 +41,7 @@ def test_the_estimate_holds_for_deep_networks(name):
     config = compose(name, overrides)
     step = estimated(name, overrides)
     side = 161 - (config.augment.crop % 2 == 0)
-    peak = fits.measured(name, overrides, side, [2, 2])
+    (peak,) = fits.measured(name, overrides, [side], [2, 2])
     assert abs(step.gib(extent(config, side), 2) * fits.GIB / peak - 1) < 0.15
 
 
@@ -70,6 +70,9 @@ def test_the_table_has_one_line_for_rows_that_differ_in_the_split(monkeypatch, t
     asked = []
     monkeypatch.setattr(fits, "estimated", lambda name, settings: asked.append(name) or Memory(fits.GIB, 0))
     text = fits.table(tmp_path / "kept.json").splitlines()
-    assert len(text) == 4 and "voc, u2pl (366, 732) | 513 | resnet101 | 16 + 16 | 4 | 4 + 4 | 1.0" in text[2]
+    assert len(text) == 4 and "voc, u2pl (366, 732) | 513 | resnet101 | 16 + 16 | 4 | 4 + 4 | 1.0 | 1.0 |" in text[2]
     first = len(asked)
     assert fits.table(tmp_path / "kept.json").splitlines() == text and len(asked) == first
+    assert (
+        fits.table(tmp_path / "none.json", measure=False).splitlines()[2].endswith("| - | - |") and len(asked) == first
+    )
