@@ -42,7 +42,9 @@ def small(experiment: str, overrides: Sequence[str], crop: int, images: Sequence
     """Return an experiment with crops of ``crop`` pixels and batches of ``images`` (labelled, and unlabelled if it has any)."""
     names = ("loader.batch_labelled", "loader.batch_unlabelled")
     sizes = [f"{name}={count}" for name, count in zip(names, images)]
-    fixed = [f"augment.crop={crop}", *sizes, "trainer.device=cpu", "network.backbone_weights=null", "loader.workers=0"]
+    fixed = [f"augment.crop={crop}", *sizes, "trainer.device=cpu", "loader.workers=0"]
+    if compose(experiment, overrides).network.encoder != "tiny":
+        fixed.append("network.backbone_weights=null")
     config = compose(experiment, [*overrides, *fixed])
     if getattr(config.method, "subclass_counts", None) == ():
         counts = [SUBCLASSES_PER_CLASS] * len(config.dataset.classes)

@@ -184,6 +184,7 @@ sys.path.insert(0, {project!r})
 from tests.common.loading.test_loader import loader_of
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
     with loader_of("loader.workers=2", "trainer.iterations_per_epoch=500") as loader:
         for _ in loader.epoch(0):
             print(*(slot.name for slot in loader._ring._slots))
