@@ -48,7 +48,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None:
             # Some libraries keep the system's number to themselves.
-            raise OSError(errno.EIO, str(error) or "cannot be written", str(path)) from error
+            raise OSError(errno.EIO, error.strerror or str(error) or "cannot be written", str(path)) from error
         if error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise

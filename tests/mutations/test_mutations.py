@@ -75,6 +75,7 @@ PREDICT = ("--out", "{home}/out", "--threads", "1")
 IMPORT = ("--folder", "{home}/new_splits")
 CHECKPOINT = (
     INSPECT, FOLDER, *map(converted, (".pth", ".ckpt", ".safetensors")),
+    Command("torch_impl.predict", ("{file}", "{home}/pictures/a.jpg", *PREDICT), False, ("out",)),
     *(evaluation(framework, SUPONLY, *SETTINGS, "--checkpoint", "{file}") for framework in ("torch", "mindspore")),
 )  # fmt: skip
 RUN = (
@@ -97,6 +98,11 @@ KINDS = {
         ("pictures/*",), (*m.ANY, m.picture, m.picture, m.picture, m.huge_picture),
         (Command("onnx_impl.predict", ("{home}/model", "{home}/pictures", *PREDICT), False, ("out",)),
          Command("onnx_impl.predict", ("{home}/model", "{file}", "--window", "16", "--overlay", "0", *PREDICT), False, ("out",))),
+    ),
+    "videos": Kind(
+        ("videos/*",), (*m.BYTES, m.swap, m.become_something_else),
+        (Command("onnx_impl.predict", ("{home}/model", "{file}", *PREDICT), False, ("out",)),
+         Command("torch_impl.predict", ("{home}/model", "{home}/pictures/a.jpg", "{file}", *PREDICT), False, ("out",))),
     ),
     "images": Kind(("data/JPEGImages/*",), (*m.ANY, m.picture, m.picture, m.huge_picture), (CHECK, TRAIN, *RUN)),
     "labels": Kind(("data/SegmentationClass/*",), (*m.ANY, m.picture, m.picture, m.huge_picture), (CHECK, TRAIN, *RUN)),

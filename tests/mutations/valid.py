@@ -29,6 +29,7 @@ from common.command_line import run_command
 from common.config.layers import dataset_config
 from common.files import write_json_atomic
 from common.runs.run_folder import RunFolder
+from common.segmenting.video import VideoFile
 from experiments.campaign.plan import read_campaign, runs_of
 from experiments.campaign.rows import Rows
 from tests.torch_files import tar_of
@@ -56,6 +57,10 @@ def build(home: Path) -> None:
     for name, ids in LISTS.items():
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text("".join(f"{image}\n" for image in ids))
+    film = VideoFile(home / "videos/film.avi", 25.0)
+    for shade in (0, 90, 200):
+        film.write(np.full((32, 40, 3), shade, np.uint8))
+    film.close()
     archives(home)
     (home / "dataset.yaml").write_text(json.dumps({"dataset": {"classes": list(dataset_config("voc_mini").classes)}}))
     succeed(torch_train.main, SUPONLY, *SETTINGS, "--run-dir", str(home / "run"))
@@ -79,7 +84,7 @@ def succeed(main, *arguments: str) -> None:
 def pictures(home: Path) -> None:
     """Six pictures with labels in the layout ``voc``, and pictures of other formats to be segmented."""
     rng = np.random.default_rng(0)
-    for folder in ("data/JPEGImages", "data/SegmentationClass", "pictures"):
+    for folder in ("data/JPEGImages", "data/SegmentationClass", "pictures", "videos"):
         (home / folder).mkdir(parents=True)
     turned = Image.Exif()
     turned[0x0112] = 3
