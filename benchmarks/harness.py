@@ -1,8 +1,8 @@
 """How everything here is measured: forms take turns in one run, each in a process of its own.
 
 In every turn each form runs once, and the first form once more in another process, as a control: what that differs by is noise. So
-other load on the machine hits all alike. A figure is the median of the turns' ratios with the smallest and largest; processor time
-counts, wall time stands beside it. Memory is the most that a form needed beyond what its process held before. Every file that
+other load on the machine hits all alike. A figure is the median of the turns' ratios to the mean of the first form's two processes, with
+the smallest and largest; processor time counts, wall time stands beside it. Memory is the most that a form needed beyond what its process held before. Every file that
 is written states command, commit, date, machine and load.
 """
 
@@ -90,6 +90,10 @@ def measure(forms: Mapping[str, Form], turns: int, threads: int = 1, warm: int =
     load.append(os.getloadavg()[0])
     counted = {name: runs[warm:] for name, runs in taken.items()}
     peaks = {name: max(run["mib"] for run in runs) for name, runs in taken.items()}
+    both = {  # what the other forms are compared with; the control is compared with the first form
+        kind: [(own[kind] + other[kind]) / 2 for own, other in zip(counted[first], counted[CONTROL])] for kind in KINDS
+    }
+    alone = {kind: [run[kind] for run in counted[first]] for kind in KINDS}
     return {
         "turns": turns,
         "threads": threads,
@@ -100,7 +104,12 @@ def measure(forms: Mapping[str, Form], turns: int, threads: int = 1, warm: int =
         "mib": {name: round(peak, 1) for name, peak in peaks.items()},
         "over_first": {
             name: {
-                **{kind: _spread([run[kind] / own[kind] for run, own in zip(runs, counted[first])]) for kind in KINDS},
+                **{
+                    kind: _spread(
+                        [run[kind] / own for run, own in zip(runs, (alone if name == CONTROL else both)[kind])]
+                    )
+                    for kind in KINDS
+                },
                 "memory": round(peaks[name] / max(peaks[first], 0.1), 3),
             }
             for name, runs in counted.items()

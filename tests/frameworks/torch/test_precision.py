@@ -189,6 +189,15 @@ def test_networks_compute_in_bfloat16_and_the_rest_in_float32(monkeypatch):
     assert {p.grad.dtype for p in method.student.parameters()} == {torch.float32}
 
 
+def test_training_passes_run_the_compiled_network(monkeypatch):
+    runs = []
+    monkeypatch.setattr(torch, "compile", lambda network: lambda *given: runs.append(network) or network(*given))
+    method = made("trainer.compile=true", experiment="shapes/12/mean_teacher")
+    for index in range(2):
+        method.step(batch(index), clock(index))
+    assert runs == 2 * [method.teacher, method.student]
+
+
 STEPS, WINDOW = 200, 20
 
 
