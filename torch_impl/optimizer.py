@@ -62,10 +62,10 @@ class Optimizer:
         With ``add`` the gradient is added to what an earlier call of this step has left. ``shown`` gives more values to return, once
         ``losses`` has been called. All come from the device in one transfer.
         """
+        if not add and not self._added:
+            self.sgd.zero_grad(set_to_none=True)  # those of the last step need not stay in memory during this one
         terms = losses()
         total = sum(terms.values())
-        if not add and not self._added:
-            self.sgd.zero_grad(set_to_none=True)
         self.scaler.scale(total / self.accumulate if self.accumulate > 1 else total).backward()
         values = terms | {"loss": total} | shown()
         return dict(zip(values, torch.stack([value.detach().float() for value in values.values()]).tolist()))
