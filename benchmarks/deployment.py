@@ -1,9 +1,10 @@
-"""``python -m benchmarks.deployment resnet50``, ``... camvid CHECKPOINT``: what the exported forms of a network cost and lose.
+"""``python -m benchmarks.deployment resnet50``, ``... camvid CHECKPOINT``, ``... controls FOLDER``: what the exported forms of a network cost and lose.
 
 ``resnet50``: U2PL's DeepLabv3+ on ResNet-50, 21 classes, random weights, in PyTorch, in ONNX Runtime as float32, U8S8 and
 S8S8, and in OpenVINO where its plug-in runs; all in turns in one process of one thread. ``camvid``: a checkpoint trained on CamVid, all
-forms scored on all validation images by ``onnx_impl.bench``, with the picture graph, and two forms that must look bad: S8S8, and
-the int8 file with its activations' scales times 4. The processor's time counts: another program does not stretch it.
+forms scored on all validation images by ``onnx_impl.bench``, with the picture graph, S8S8, and the int8 file with its activations' scales
+times 4. ``controls``: from the files that ``camvid --keep FOLDER`` has left, int8 beside the same with coarser activations and with every scale
+times 4. The processor's time counts: another program does not stretch it.
 """
 
 from __future__ import annotations
@@ -36,21 +37,26 @@ CALIBRATION_IMAGES = 4
 def main(arguments: list[str] | None = None) -> None:
     """Make the files, measure, print, save."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.deployment", description="Measure exported forms.")
-    parser.add_argument("what", choices=("resnet50", "camvid"))
-    parser.add_argument("checkpoint", type=user_path, nargs="?", help="camvid: a network trained on CamVid")
+    parser.add_argument("what", choices=("resnet50", "camvid", "controls"))
+    parser.add_argument(
+        "checkpoint",
+        type=user_path,
+        nargs="?",
+        help="camvid: a network trained on CamVid; controls: a folder of its files",
+    )
     parser.add_argument("--size", type=positive, nargs=2, metavar=("H", "W"), help="image (default: 513 513, 360 480)")
     parser.add_argument("--runs", type=positive, default=10, metavar="N", help="rounds that count (default: 10)")
     parser.add_argument("--limit", type=positive, metavar="N", help="camvid: only the first N validation images")
     parser.add_argument("--keep", type=user_path, metavar="DIR", help="leave the files in DIR, for benchmarks.openvino")
     options = parser.parse_args(arguments)
-    if (options.what == "camvid") != (options.checkpoint is not None):
-        raise UserError("camvid takes a checkpoint, resnet50 none")
+    if (options.what == "resnet50") == (options.checkpoint is not None):
+        raise UserError("camvid takes a checkpoint, controls a folder, resnet50 none")
     from benchmarks.machine import save
 
     with contextlib.ExitStack() as stack:
         folder = options.keep or stack.enter_context(tempfile.TemporaryDirectory())
         Path(folder).mkdir(parents=True, exist_ok=True)
-        figures = (resnet50 if options.what == "resnet50" else camvid)(Path(folder), options)
+        figures = {"resnet50": resnet50, "camvid": camvid, "controls": controls}[options.what](Path(folder), options)
     given = sys.argv[1:] if arguments is None else arguments
     save(f"deployment-{options.what}", " ".join(["python -m benchmarks.deployment", *given]), figures)
 
@@ -114,11 +120,8 @@ def resnet50(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def camvid(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Return the report of ``onnx_impl.bench`` for every form of a checkpoint, with mIoU and changed pixels."""
-    import onnx
-    from onnx import numpy_helper
-
     from converters.export_onnx import export
-    from onnx_impl import bench, graphs, halve, quantize
+    from onnx_impl import halve, quantize
     from onnx_impl.predictor import OnnxPredictor
 
     files = {
@@ -133,31 +136,57 @@ def camvid(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     quantize.main(
         [str(files["float32"]), str(files["S8S8"]), experiment, "trainer.threads=1", "--target", "tensorrt", *loose]
     )
-    model = onnx.load(files["int8"])
-    scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    coarser(files["int8"], files["int8_scales_times_4"], {"QuantizeLinear"})
+    content = _scored(folder, list(files.values()), experiment, options)
+    gates = OnnxPredictor(files["int8"], threads=1).metadata.gates
+    return content | {"gates_of_int8": gates, "scales_times_4_beyond": content["beyond"]["int8_scales_times_4"]}
+
+
+def controls(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the report for the int8 file and two of its kind that are worse on purpose."""
+    from onnx_impl.predictor import OnnxPredictor
+
+    source = options.checkpoint
+    activations, every = folder / "int8_activation_scales_times_4.onnx", folder / "int8_every_scale_times_4.onnx"
+    coarser(source / "int8.onnx", activations, {"QuantizeLinear"})
+    coarser(source / "int8.onnx", every, {"QuantizeLinear", "DequantizeLinear"})
+    experiment = OnnxPredictor(source / "float32.onnx", threads=1).metadata.experiment
+    return _scored(folder, [source / "float32.onnx", source / "int8.onnx", activations, every], experiment, options)
+
+
+def coarser(source: Path, target: Path, operators: set[str]) -> None:
+    """Write an int8 file with the scales that nodes of these types read times 4."""
+    import onnx
+    from onnx import numpy_helper
+
+    from onnx_impl import graphs
+    from onnx_impl.predictor import OnnxPredictor
+
+    model = onnx.load(source)
+    scales = {node.input[1] for node in model.graph.node if node.op_type in operators}
     for tensor in model.graph.initializer:
         if tensor.name in scales:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(4), tensor.name))
-    metadata = OnnxPredictor(files["int8"], threads=1).metadata
-    graphs.save(model, dataclasses.replace(metadata, gates=None), files["int8_scales_times_4"])
+    graphs.save(model, dataclasses.replace(OnnxPredictor(source, threads=1).metadata, gates=None), target)
+
+
+def _scored(folder: Path, files: list[Path], experiment: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the report of ``onnx_impl.bench`` on files, with what each exceeds of the default limits."""
+    from onnx_impl import bench
+
     report = folder / "bench.json"
     limit = ["--limit", str(options.limit)] if options.limit else []
     bench.main([
-        *map(str, files.values()), "--size", *map(str, options.size or (360, 480)), "--threads", "1", "--runs", str(options.runs),
+        *map(str, files), "--size", *map(str, options.size or (360, 480)), "--threads", "1", "--runs", str(options.runs),
         "--memory", "--data", experiment, *limit, "--json", str(report),
     ])  # fmt: skip
     content = json.loads(report.read_text(encoding="utf-8"))
+    beyond = {}
     for row in content["rows"]:
         del row["path"]
-    picture, coarse = (
-        next(row["score"] for row in content["rows"] if row["name"] == name)
-        for name in ("picture", "int8_scales_times_4")
-    )
-    beyond = _beyond_default_limits(coarse)
-    print(
-        f"picture graph: share of pixels that differ {picture['flips']:g}; scales times 4: {'; '.join(beyond) or 'PASSES'}"
-    )
-    return content | {"gates_of_int8": metadata.gates, "scales_times_4_beyond": beyond, "instructions": instructions()}
+        beyond[row["name"]] = _beyond_default_limits(row["score"])
+        print(f"{row['name']:32} {'; '.join(beyond[row['name']]) or 'within the default limits'}")
+    return content | {"beyond": beyond, "instructions": instructions()}
 
 
 def _beyond_default_limits(score: dict[str, Any]) -> list[str]:
