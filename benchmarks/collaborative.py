@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.harness import options, run_cases
 from common.command_line import positive, run_command
+from common.groups import PerGroup
 
 CLASSES, SIZE = 21, (512, 512)
 
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
 def our_step(parsed: argparse.Namespace) -> Callable[[], Any]:
     """Return the losses and gradients of a step, one loss at a time."""
     method, parts, clock, draws = _step_inputs(parsed)
-    return lambda: method.losses(parts, clock, draws())
+    return lambda: method.losses(parts, clock, PerGroup([draws()]))
 
 
 def plain_step(parsed: argparse.Namespace) -> Callable[[], Any]:

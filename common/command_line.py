@@ -60,8 +60,12 @@ def _terminable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_command(main: Callable[[list[str] | None], int | None], arguments: list[str] | None = None) -> int:
-    """Run a command's ``main`` and return the exit code, turning expected failures into one line on stderr.
+def run_command(
+    main: Callable[[list[str] | None], int | None],
+    arguments: list[str] | None = None,
+    report: Callable[[str], None] | None = None,
+) -> int:
+    """Run a command's ``main`` and return the exit code, turning expected failures into one line on stderr, or for ``report``.
 
     Where nobody reads the output any more, the work goes on to its end; the exit code says that the output is not whole.
     """
@@ -77,7 +81,9 @@ def run_command(main: Callable[[list[str] | None], int | None], arguments: list[
         sys.stdout.flush()
         if lost and code == 0:
             code, message = 2, f"the output {_how_lost(lost[0])}; everything else was done"
-        if message:
+        if message and report:
+            report(" ".join(message.split()))
+        elif message:
             print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code
 

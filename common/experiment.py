@@ -94,6 +94,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     layers = Layers()
     layers.merge(read_yaml(Path(path)), str(path))
     version = layers.values.pop("format", 1)
+    _take_over_groups(layers.values)
     if version not in (1, FORMAT):
         raise UserError(f"{path}: format {version}, but this program reads 1 and {FORMAT}; use a newer program")
     for override in overrides:
@@ -103,6 +104,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
             f"{COMMAND_LINE}: {path} states every switch that method.preset stands for; set the switches themselves"
         )
     return _build(layers, old=version == 1)
+
+
+def _take_over_groups(values: dict[str, Any]) -> None:
+    """Make what files of a time without ``trainer.groups`` say of processes into groups; their runs had one process."""
+    method = values.get("method") if isinstance(values.get("method"), dict) else {}
+    contrastive = method.get("contrastive") if isinstance(method.get("contrastive"), dict) else {}
+    named = [part.pop("processes") for part in (method, contrastive) if "processes" in part]
+    trainer = values.setdefault("trainer", {})
+    if isinstance(trainer, dict):
+        trainer.setdefault("groups", named[0] if named else 1)
 
 
 def known_experiments(configs: Path = CONFIGS) -> list[str]:

@@ -14,3 +14,8 @@ def generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
     arguments always give the same stream, in every framework and process, so resuming at any step needs no saved state.
     """
     return np.random.default_rng([seed, zlib.crc32(purpose.encode("utf-8")), *key])
+
+
+def group_generator(seed: int, purpose: str, epoch: int, step: int, group: int) -> np.random.Generator:
+    """Return the generator of a group of a batch for one decision of a step; the first group's has no number in its key."""
+    return generator(seed, purpose, epoch, step, *([group] if group else []))

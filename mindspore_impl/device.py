@@ -38,6 +38,10 @@ ONEDNN_CAP = "MINDSPORE_ONEDNN_CAP"
 """Environment variable; ``off`` leaves MindSpore's oneDNN the instruction set that it chooses itself."""
 
 
+LAUNCHED = "MS_ROLE"
+"""Environment variable that MindSpore's launcher sets in the processes that it starts."""
+
+
 _AVX2 = 0x7
 
 
@@ -61,7 +65,9 @@ def start(device: str = "auto") -> str:
     if name == "ascend" and not present:
         raise UserError(f"trainer.device={device}: MindSpore {ms.__version__} finds no Ascend here; use cpu or auto")
     wanted = ("Ascend" if present else "CPU", int(index or 0))
-    if ms.get_current_device() != wanted:
+    if LAUNCHED in os.environ:  # the launcher has given this process its number, which is its device's, too
+        wanted = wanted[:1]
+    if ms.get_current_device()[: len(wanted)] != wanted:
         try:
             ms.set_device(*wanted)
         except RuntimeError:

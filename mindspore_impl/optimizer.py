@@ -14,6 +14,7 @@ from common.config.schema import OptimizerConfig, Precision
 from common.methods.interface import Clock
 from common.training.loss_scale import LossScale
 from common.training.schedules import learning_rate
+from mindspore_impl.processes import Processes
 
 
 class Optimizer:
@@ -25,9 +26,14 @@ class Optimizer:
     """
 
     def __init__(
-        self, network: nn.Cell, config: OptimizerConfig, accumulate: int = 1, precision: Precision = "float32"
+        self,
+        network: nn.Cell,
+        config: OptimizerConfig,
+        accumulate: int = 1,
+        precision: Precision = "float32",
+        processes: Processes | None = None,
     ) -> None:
-        self.config = config
+        self.config, self.processes = config, processes
         self.accumulate, self._added = accumulate, 0
         self.scale = LossScale() if precision == "fp16" else None
         named = torch_norms(dict(network.parameters_and_names()))
@@ -95,10 +101,12 @@ class Optimizer:
         return values if sound else values | {"loss": math.nan}
 
     def step(self, clock: Clock) -> bool:
-        """Set the rates of this step and apply the gradients that :meth:`differentiate` left; return whether enough have come."""
+        """Set the rates of this step and apply the gradients of all processes that :meth:`differentiate` left; return whether enough have come."""
         self._added = (self._added + 1) % self.accumulate
         if self._added:
             return False
+        if self.processes:
+            self.gradients = self.processes.sum_gradients(self.gradients)
         if self.scale and not self._unscaled():
             return True
         rates = self.rates(clock)

@@ -11,14 +11,16 @@ from mindspore import Tensor, nn
 from common.arrays import Size
 from common.checkpoints.backbone import load_backbone
 from common.config.schema import ExperimentConfig
+from common.groups import by_stream
 from common.methods.interface import Batch, Clock
 from common.networks.dropout import draw_masks
 from common.networks.initial import initial_tensors
 from common.networks.plan import map_sizes
-from common.rng import generator
+from common.rng import group_generator
 from mindspore_impl.checkpoint import load_network, network_tensors
 from mindspore_impl.device import choose_device, processors
 from mindspore_impl.networks import build_network
+from mindspore_impl.processes import Processes
 
 
 class Session:
@@ -29,6 +31,7 @@ class Session:
         # MindSpore starts its threads when a device is selected, for the processors that this thread may then use.
         with processors(config.trainer.threads):
             self.device = choose_device(config.trainer.device)
+        self.processes = Processes(config.trainer.groups)
         self.notes: list[str] = []
 
     def network(self, role: str) -> nn.Cell:
@@ -56,13 +59,27 @@ class Session:
         return ms.Tensor(np.ascontiguousarray(array))
 
     def masks(
-        self, network: nn.Cell, purpose: str, clock: Clock, batch: int, size: Size | None = None, pooled: bool = False
+        self,
+        network: nn.Cell,
+        purpose: str,
+        clock: Clock,
+        batch: int,
+        size: Size | None = None,
+        pooled: bool = False,
+        streams: int = 1,
     ) -> list[Tensor]:
         """Return the dropout masks of one forward pass, drawn on the host whether ``deterministic_dropout`` is on or not.
+
+        Each group draws for its part of the ``batch`` images. Those are ``streams`` batches, one after the other, of which every
+        group has a part; one batch lies group by group (``common/groups.py``).
 
         MindSpore's own draws cannot be repeated when a run is resumed. Masks of single elements need the images' ``size``
         and whether the pass is ``pooled``.
         """
-        rng = generator(self.config.trainer.seed, f"dropout {purpose}", clock.epoch, clock.step)
+        seed, groups = self.config.trainer.seed, self.processes.groups
+        keys = [
+            group_generator(seed, f"dropout {purpose}", clock.epoch, clock.step, number) for number in groups.numbers
+        ]
         sizes = map_sizes(self.config.network, size, pooled) if size else None
-        return [self.tensor(mask) for mask in draw_masks(network.dropouts, batch, rng, sizes)]
+        drawn = [draw_masks(network.dropouts, batch // groups.own, rng, sizes) for rng in keys]
+        return [self.tensor(by_stream(masks, streams)) for masks in zip(*drawn)]

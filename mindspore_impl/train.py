@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from common.checkpoints.checkpoint import Checkpoint
-from common.command_line import run_command
 from common.config.schema import ExperimentConfig
 from common.methods.interface import Method
 from common.runtimes import FRAMEWORKS
 from common.training.command import parser, train
+from common.training.launched import run_process
 from common.training.trainer import Framework
 
 FIRST_STEP = (
     "first step: MindSpore compiles networks and losses, up to a minute each time a new part of the method begins"
 )
+
+
+def join(device: str) -> tuple[int, int]:
+    """Meet the other processes; see :func:`mindspore_impl.processes.start`."""
+    from mindspore_impl.processes import start
+
+    return start(device)
+
+
+def leave() -> None:
+    """Part from the other processes."""
+    from mindspore_impl.processes import stop
+
+    stop()
 
 
 def make_method(config: ExperimentConfig) -> tuple[Method, list[str]]:
@@ -36,8 +51,13 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parsed = parser("mindspore").parse_intermixed_args(arguments)
-    train(Framework(runtime=FRAMEWORKS["mindspore"], make_method=make_method, save=save, first_step=FIRST_STEP), parsed)
+    train(
+        Framework(
+            runtime=FRAMEWORKS["mindspore"], join=join, make_method=make_method, save=save, first_step=FIRST_STEP
+        ),
+        parsed,
+    )
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_command(main))
+    raise SystemExit(run_process(main, int(os.environ.get("RANK_ID", "0")), leave))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from common.config.schema import OptimizerConfig, Precision
 from common.methods.interface import Clock
 from common.training.schedules import learning_rate
+from torch_impl.processes import Processes
 
 
 class Optimizer:
@@ -22,9 +23,14 @@ class Optimizer:
     """
 
     def __init__(
-        self, network: nn.Module, config: OptimizerConfig, accumulate: int = 1, precision: Precision = "float32"
+        self,
+        network: nn.Module,
+        config: OptimizerConfig,
+        accumulate: int = 1,
+        precision: Precision = "float32",
+        processes: Processes | None = None,
     ) -> None:
-        self.config = config
+        self.config, self.processes = config, processes
         self.accumulate, self._added = accumulate, 0
         kind = next(network.parameters()).device.type
         self.names, self.parameters = zip(*network.named_parameters())
@@ -71,10 +77,12 @@ class Optimizer:
         return dict(zip(values, torch.stack([value.detach().float() for value in values.values()]).tolist()))
 
     def step(self, clock: Clock) -> bool:
-        """Set the rates of this step and apply the gradients that :meth:`differentiate` left; return whether enough have come."""
+        """Set the rates of this step and apply the gradients of all processes that :meth:`differentiate` left; return whether enough have come."""
         self._added = (self._added + 1) % self.accumulate
         if self._added:
             return False
+        if self.processes:
+            self.processes.sum_gradients([p.grad for p in self.parameters if p.grad is not None])
         rates = self.rates(clock)
         for group, (heads, _) in zip(self.sgd.param_groups, self._groups):
             group["lr"] = rates[heads]

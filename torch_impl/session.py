@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from common.arrays import Size
 from common.checkpoints.backbone import load_backbone
 from common.config.schema import ExperimentConfig
+from common.groups import by_stream
 from common.loading.ahead import one_ahead
 from common.methods.interface import Batch, Clock
 from common.networks.dropout import draw_masks
 from common.networks.initial import initial_tensors
 from common.networks.plan import map_sizes
-from common.rng import generator
+from common.rng import group_generator
 from torch_impl.checkpoint import load_network, network_tensors
 from torch_impl.device import CopyToDevice, choose_device
 from torch_impl.networks import build_network
+from torch_impl.processes import Processes
 
 
 class Session:
@@ -30,6 +32,7 @@ class Session:
         if config.trainer.threads:
             torch.set_num_threads(config.trainer.threads)
         self.device = choose_device(config.trainer.device)
+        self.processes = Processes(config.trainer.groups)
         self.notes: list[str] = []
         values = (config.normalisation.mean, config.normalisation.std)
         self._normalisation = [torch.tensor(each, device=self.device).view(1, 3, 1, 1) for each in values]
@@ -70,17 +73,31 @@ class Session:
         return tensor
 
     def masks(
-        self, network: nn.Module, purpose: str, clock: Clock, batch: int, size: Size | None = None, pooled: bool = False
+        self,
+        network: nn.Module,
+        purpose: str,
+        clock: Clock,
+        batch: int,
+        size: Size | None = None,
+        pooled: bool = False,
+        streams: int = 1,
     ) -> list[Tensor]:
         """Return the dropout masks of one forward pass, drawn on the host when ``deterministic_dropout`` is on, else none.
+
+        Each group draws for its part of the ``batch`` images. Those are ``streams`` batches, one after the other, of which every
+        group has a part; one batch lies group by group (``common/groups.py``).
 
         Otherwise PyTorch draws them itself, from a generator that is set anew for every pass, so that resuming repeats them.
         Masks of single elements need the images' ``size`` and whether the pass is ``pooled``.
         """
-        trainer = self.config.trainer
-        rng = generator(trainer.seed, f"dropout {purpose}", clock.epoch, clock.step)
-        if trainer.deterministic_dropout:
-            sizes = map_sizes(self.config.network, size, pooled) if size else None
-            return [self.tensor(mask) for mask in draw_masks(network.dropouts, batch, rng, sizes)]
-        torch.manual_seed(int(rng.integers(2**63)))
-        return []
+        trainer, groups = self.config.trainer, self.processes.groups
+        keys = [
+            group_generator(trainer.seed, f"dropout {purpose}", clock.epoch, clock.step, number)
+            for number in groups.numbers
+        ]
+        if not trainer.deterministic_dropout:
+            torch.manual_seed(int(keys[0].integers(2**63)))
+            return []
+        sizes = map_sizes(self.config.network, size, pooled) if size else None
+        drawn = [draw_masks(network.dropouts, batch // groups.own, rng, sizes) for rng in keys]
+        return [self.tensor(by_stream(masks, streams)) for masks in zip(*drawn)]

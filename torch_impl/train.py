@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from common.checkpoints.checkpoint import Checkpoint
-from common.command_line import run_command
 from common.config.schema import ExperimentConfig
 from common.methods.interface import Method
 from common.runtimes import FRAMEWORKS
 from common.training.command import parser, train
+from common.training.launched import run_process
 from common.training.trainer import Framework
+
+
+def join(device: str) -> tuple[int, int]:
+    """Meet the other processes; see :func:`torch_impl.processes.start`."""
+    from torch_impl.processes import start
+
+    return start(device)
+
+
+def leave() -> None:
+    """Part from the other processes."""
+    from torch_impl.processes import stop
+
+    stop()
 
 
 def make_method(config: ExperimentConfig) -> tuple[Method, list[str]]:
@@ -32,8 +47,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parsed = parser("torch").parse_intermixed_args(arguments)
-    train(Framework(runtime=FRAMEWORKS["torch"], make_method=make_method, save=save), parsed)
+    train(Framework(runtime=FRAMEWORKS["torch"], join=join, make_method=make_method, save=save), parsed)
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_command(main))
+    raise SystemExit(run_process(main, int(os.environ.get("RANK", "0")), leave))

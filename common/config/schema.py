@@ -293,6 +293,8 @@ class TrainerConfig:
     ``channels_last``, ``compile``: another order of the values in memory, a compiled network (both PyTorch only).
     ``recompute``: of the encoder's results only those of its stages stay in memory for the backward pass, which computes the
     others once more (PyTorch only). ``accumulate``: so many batches make one step of the optimiser (:class:`Optimizer`).
+    ``groups``: in how many equal groups a batch falls, whose losses are averaged (``common/groups.py``); null: as many as there
+    are processes when the run starts.
 
     ``snapshot_every`` keeps the networks of epochs that it divides (``snapshots/epoch-N``, N from 0), but not of the first
     epochs, up to the one with number ``epochs // snapshot_after_part`` (0: of no epoch is that true), and always of the last.
@@ -303,6 +305,7 @@ class TrainerConfig:
     epochs: int = ranged(80, low=1)
     iterations_per_epoch: int | None = ranged(None, low=1)
     seed: int = ranged(1, low=0)
+    groups: int | None = ranged(None, low=1)
     log_every: int = ranged(20, low=1)
     evaluate_every: int = ranged(1, low=1)
     save_every: int = ranged(1, low=1)

@@ -20,6 +20,7 @@ from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import Dataset
 from common.errors import UserError
 from common.evaluation.metrics import ConfusionMatrix
+from common.methods.interface import Processes
 from common.prediction.predictor import Predictor, UsedRuntime
 from common.prediction.protocols import EvaluationProtocol, Sample
 
@@ -59,10 +60,12 @@ def evaluate(
     config: ExperimentConfig,
     progress: bool = True,
     on_image: OnImage | None = None,
+    processes: Processes | None = None,
 ) -> Evaluation:
     """Evaluate ``predictor`` on the images ``ids``, each counted once, under ``config.evaluation``.
 
-    ``progress`` shows a bar on a terminal and plain lines elsewhere, both on stderr. Under ``center_crop`` the arrays
+    ``progress`` shows a bar on a terminal and plain lines elsewhere, both on stderr. Of several ``processes`` each takes a part of
+    the images, the first one the first of them, and all return the sum. Under ``center_crop`` the arrays
     that ``on_image`` sees are the crops. Raises :class:`UserError` for an empty list, a network with another number of
     classes, and for a label that does not fit its image or holds a foreign value, naming the image.
     """
@@ -70,7 +73,7 @@ def evaluate(
     def show(image_id: str, image: np.ndarray, label: np.ndarray, predictions: Sequence[np.ndarray]) -> None:
         on_image(image_id, image, label, predictions[0])
 
-    return evaluate_together([predictor], dataset, ids, config, progress, show if on_image else None)[0]
+    return evaluate_together([predictor], dataset, ids, config, progress, show if on_image else None, processes)[0]
 
 
 def evaluate_together(
@@ -80,6 +83,7 @@ def evaluate_together(
     config: ExperimentConfig,
     progress: bool = True,
     on_image: OnImages | None = None,
+    processes: Processes | None = None,
 ) -> list[Evaluation]:
     """Evaluate several predictors in one pass over the images, and return an evaluation for each; see :func:`evaluate`.
 
@@ -90,9 +94,9 @@ def evaluate_together(
         _check(predictor, dataset, ids, protocol)
     confusions = [ConfusionMatrix(len(dataset.classes), ignored_classes=dataset.ignored_classes) for _ in predictors]
     started = time.perf_counter()
-    samples = _read_ahead(lambda image_id: _sample(dataset, image_id, config), ids)
-    judged = zip(ids, samples)
-    for image_id, sample in track(judged, "evaluate", total=len(ids), plain="evaluated") if progress else judged:
+    own = processes.groups.share(ids) if processes else ids
+    judged = zip(own, _read_ahead(lambda image_id: _sample(dataset, image_id, config), own))
+    for image_id, sample in track(judged, "evaluate", total=len(own), plain="evaluated") if progress else judged:
         predictions = [protocol.judge(predictor, sample, config.normalisation) for predictor in predictors]
         try:
             for confusion, prediction in zip(confusions, predictions):
@@ -101,6 +105,8 @@ def evaluate_together(
             raise UserError(f"data set {dataset.name}, image {image_id}: {error}") from None
         if on_image is not None:
             on_image(image_id, sample.image, sample.label, predictions)
+    for confusion in confusions if processes else []:
+        confusion.add_up(processes.sum_counts)
     seconds = time.perf_counter() - started
     if not confusions[0].truth().any():
         raise UserError(f"data set {dataset.name}: no labelled pixel in any of the {len(ids)} images; check the labels")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Literal
 
 import numpy as np
@@ -67,6 +67,11 @@ class ConfusionMatrix:
             raise ValueError("confusion matrices of different classes or ignored values cannot be merged")
         self.matrix += other.matrix
         self.ignored += other.ignored
+
+    def add_up(self, total: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Replace the counts by their sums over all processes; ``total`` adds up int64 arrays."""
+        counts = total(np.append(self.matrix.ravel(), np.int64(self.ignored)))
+        self.matrix, self.ignored = counts[:-1].reshape(self.matrix.shape), int(counts[-1])
 
     def truth(self) -> np.ndarray:
         """Labelled pixels of each class: int64 ``[K]``."""

@@ -37,6 +37,7 @@ def class_mask(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.isin(labels, chosen)
 
 
-def partners(batch: int) -> np.ndarray:
-    """Index of the image each image of a batch is mixed with: the next one, the last with the first."""
-    return (np.arange(batch) + 1) % batch
+def partners(batch: int, groups: int = 1) -> np.ndarray:
+    """Index of the image each image of a batch is mixed with: the next one of its group, the last with the group's first."""
+    each = batch // groups
+    return ((np.arange(each) + 1) % each + each * np.arange(groups)[:, None]).ravel()

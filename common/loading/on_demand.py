@@ -33,11 +33,14 @@ class ImagesOnDemand:
         """Return the places of ``ids`` in the list, int64 ``[n]``."""
         return np.array([self._positions[image_id] for image_id in ids], np.int64)
 
-    def load(self, positions: np.ndarray, clock: Clock) -> np.ndarray:
-        """Return the images at ``positions`` ``[n]`` as float32 ``[n,3,S,S]``, S the crop size."""
+    def load(self, positions: np.ndarray, clock: Clock, first_place: int = 0) -> np.ndarray:
+        """Return the images at ``positions`` ``[n]`` as float32 ``[n,3,S,S]``, S the crop size.
+
+        ``first_place``: which place of the whole batch the first one has, where other processes have others.
+        """
         tasks = [
             Task(self._name, self.ids[position], clock.epoch, clock.step, place)
-            for place, position in enumerate(positions.tolist())
+            for place, position in enumerate(positions.tolist(), first_place)
         ]
         with ThreadPoolExecutor(self._threads) as pool:
             return np.stack([sample["image"] for sample in pool.map(self._maker.make, tasks)])

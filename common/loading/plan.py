@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from common.config.schema import ExperimentConfig, LabelledList, LoaderConfig, RepeatedLists, ReplayedList
 from common.errors import UserError
+from common.groups import Groups
 from common.loading.orders import Choice, Order, Permutations, Repeated, Uniform
 from common.methods.interface import Stream
 from common.rng import generator
@@ -33,7 +34,7 @@ class Plan:
         sources = {stream.source for stream in streams}
         self._batch = {source: getattr(config.loader, f"batch_{source}") for source in sources}
         self._streams, self._seed = tuple(streams), config.trainer.seed
-        self._process, self._processes = process, processes
+        self._groups = Groups(config.trainer.groups or processes, process, processes)
         # An epoch passes over the unlabelled list, usually the longer one; the labelled list is repeated as needed.
         self._leading = "unlabelled" if "unlabelled" in sources else "labelled"
         keeps = isinstance(config.loader, LabelledList) and config.loader.last_batch == "keep"
@@ -53,8 +54,7 @@ class Plan:
                 drawn = step % self._round if stream.source == "labelled" else step
                 ids = orders[stream.name][drawn * total : (drawn + 1) * total]
                 chosen = self._chosen(stream, list(enumerate(ids)), epoch, drawn)
-                share = total // stream.one_of // self._processes
-                mine = chosen[self._process * share : (self._process + 1) * share]
+                mine = (chosen[place] for place in self._groups.rows(len(chosen)))
                 tasks += [Task(stream.name, image_id, epoch, drawn, position) for position, image_id in mine]
             yield tasks
 
@@ -67,8 +67,9 @@ class Plan:
 
     def _ids(self, stream: Stream, epoch: int) -> list[str]:
         """The ids that one epoch takes from a stream's list."""
-        length = len(self._lists[stream.source])
-        needed = length if self._keeps_rest else self.iterations_per_epoch * self._batch[stream.source]
+        needed = self.iterations_per_epoch * self._batch[stream.source]
+        if self._keeps_rest:  # filled up, so that all groups are equal
+            needed = -(-len(self._lists[stream.source]) // self._groups.total) * self._groups.total
         rng = generator(self._seed, f"order {self._leader(stream).name}", epoch)
         return self._orders[stream.name].epoch(needed, rng)
 
@@ -90,14 +91,16 @@ class Plan:
     def _steps_of_round(self, config: ExperimentConfig) -> int:
         """Steps after which the labelled stream gives the very samples of the epoch's first steps again."""
         if isinstance(config.loader, ReplayedList) and config.loader.labelled_replay == "cached":
-            return max(config.method.round_steps(len(self._lists["labelled"]), self._batch["labelled"]), 1)
+            steps = config.method.round_steps(len(self._lists["labelled"]), self._batch["labelled"], self._groups.total)
+            return max(steps, 1)
         return self.iterations_per_epoch
 
     def _count(self, config: ExperimentConfig) -> int:
         """Iterations per epoch: as set, else the method's rule, else one pass (``specs/u2pl.md`` sections 2.3 and 11)."""
         if config.trainer.iterations_per_epoch is not None:
             return config.trainer.iterations_per_epoch
-        steps = config.method.steps_per_epoch(len(self._lists["labelled"]), self._batch["labelled"])
+        labelled = len(self._lists["labelled"])
+        steps = config.method.steps_per_epoch(labelled, self._batch["labelled"], self._groups.total)
         if steps is not None:
             return self._full_batches("labelled", steps)
         length, batch, loader = len(self._lists[self._leading]), self._batch[self._leading], config.loader
@@ -121,21 +124,19 @@ class Plan:
         return steps
 
     def _check(self, split_id: str) -> None:
-        if self._keeps_rest and self._processes > 1:
-            raise UserError("loader.last_batch=keep is for one process only; use fill or drop with several")
         for source in dict.fromkeys(stream.source for stream in self._streams):
             if not self._lists[source]:
                 raise UserError(
                     f"split {split_id} has no {source} images, but the method needs them; choose another split"
                 )
-            if self._batch[source] % self._processes:
+            if self._batch[source] % self._groups.total:
                 raise UserError(
-                    f"loader.batch_{source} = {self._batch[source]} cannot be shared by {self._processes} processes; "
-                    f"use a multiple of {self._processes}"
+                    f"loader.batch_{source} = {self._batch[source]} does not fall into {self._groups.total} equal groups "
+                    f"(trainer.groups); use a multiple of {self._groups.total}"
                 )
         for stream in self._streams:
-            if self._batch[stream.source] // self._processes % stream.one_of:
+            if self._batch[stream.source] // self._groups.total % stream.one_of:
                 raise UserError(
                     f"loader.batch_{stream.source} = {self._batch[stream.source]}: the method keeps one of every "
-                    f"{stream.one_of} images, so use a multiple of {stream.one_of * self._processes}"
+                    f"{stream.one_of} images, so use a multiple of {stream.one_of * self._groups.total}"
                 )

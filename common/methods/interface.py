@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ from common.config.schema import (
     OptimizerConfig,
 )
 from common.datasets.file_dataset import Dataset
+from common.groups import Groups
 from common.images.normalise import planes
 
 if TYPE_CHECKING:
@@ -166,14 +168,14 @@ class MethodSettings:
         """Return one line for every setting that is probably not meant with this number of classes."""
         return []
 
-    def steps_per_epoch(self, labelled: int, batch: int) -> int | None:
+    def steps_per_epoch(self, labelled: int, batch: int, groups: int = 1) -> int | None:
         """Return the steps of an epoch for a list of ``labelled`` images and batches of ``batch``; None: the loader's rule.
 
         It holds where ``trainer.iterations_per_epoch`` is not set.
         """
         return None
 
-    def round_steps(self, labelled: int, batch: int) -> int:
+    def round_steps(self, labelled: int, batch: int, groups: int = 1) -> int:
         """Return the steps of one pass over the labelled list, after which ``loader.labelled_replay`` matters."""
         return labelled // batch
 
@@ -183,6 +185,29 @@ class MethodSettings:
         Raises :class:`common.errors.UserError` if they do not fit.
         """
         return config
+
+
+class Processes(Protocol):
+    """The processes of a run as the training loop sees them; a single one without a launcher.
+
+    ``index`` from 0, of ``count``. ``asked``: whether this process was asked to stop; ``stopping``: whether any of them was,
+    as the last step or :meth:`totals` has found out, the same in all.
+    """
+
+    index: int
+    count: int
+    groups: Groups
+    asked: bool
+    stopping: bool
+
+    def totals(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Return the sums over all processes by name, and learn whether any was asked to stop."""
+
+    def sum_counts(self, counts: np.ndarray) -> np.ndarray:
+        """Return the sum over all processes of whole numbers, int64 of any shape."""
+
+    def wait(self) -> None:
+        """Wait until all processes have come here."""
 
 
 class Method(Protocol):
@@ -196,8 +221,13 @@ class Method(Protocol):
     def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Return the batches of an epoch as :meth:`step` takes them best: on a GPU they are there before their step begins."""
 
+    processes: Processes
+
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
-        """Run one optimiser step and return the loss terms; raises :class:`NonFiniteLoss` before the optimiser steps."""
+        """Run one optimiser step and return the loss terms, those of the whole batch.
+
+        Raises :class:`NonFiniteLoss` before the optimiser steps.
+        """
 
     def before_epoch(self, clock: Clock, labelled: LabelledImages) -> list[str]:
         """Look at the labelled images before the first step of an epoch, whose clock this is; return notes for the log.
@@ -225,12 +255,11 @@ class NonFiniteLoss(Exception):
     """A loss term is NaN or infinite; the optimiser has not stepped (running statistics and banks may have moved)."""
 
 
-def check_finite(losses: dict[str, float], batch: Batch) -> None:
-    """Raise :class:`NonFiniteLoss`, naming the term and the images of the batch, unless every loss is finite."""
+def not_finite(losses: Mapping[str, float], batch: Batch = MappingProxyType({})) -> str:
+    """Return which terms are not finite, with the images of the batch; nothing where every loss is finite."""
     bad = [name for name, value in losses.items() if not np.isfinite(value)]
-    if bad:
-        images = "; ".join(f"{name}: {', '.join(part['ids'])}" for name, part in batch.items())
-        raise NonFiniteLoss(f"loss {', '.join(bad)} is not finite; images of the batch: {images}")
+    images = "; ".join(f"{name}: {', '.join(part['ids'])}" for name, part in batch.items())
+    return f"loss {', '.join(bad)} is not finite; images of the batch: {images}" if bad else ""
 
 
 def summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:

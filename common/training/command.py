@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 
 from common.check_data.classes import class_notes
@@ -12,6 +13,7 @@ from common.config.strict import to_plain
 from common.datasets.file_dataset import Dataset, open_dataset
 from common.errors import UserError
 from common.experiment import compose, dump, load
+from common.groups import Groups
 from common.loading.plan import Plan
 from common.runs.run_folder import RunFolder, default_run_folder
 from common.runtimes import FRAMEWORKS
@@ -38,6 +40,7 @@ def parser(framework: str) -> argparse.ArgumentParser:
 def train(framework: Framework, arguments: argparse.Namespace) -> None:
     """Run the whole command: compose the experiment, open or continue its run folder, train."""
     config = compose(arguments.experiment, arguments.overrides)
+    process, processes = framework.join(config.trainer.device)
     folder = RunFolder(arguments.run_dir or default_run_folder(framework.runtime.name, config.name))
     if folder.config.exists() and not arguments.resume and not arguments.overwrite:
         raise UserError(
@@ -48,6 +51,7 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
     config = config.method.complete(config, split, framework.runtime.name)
     if arguments.resume:
         config = _same_config(config, folder)
+    config = with_groups(config, process, processes)
     check_lists(split, dataset)
     check_batches(config)
     class_lines = class_notes(dataset, split)
@@ -60,7 +64,8 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
     method, notes = framework.make_method(config)
     notes += config.method.warnings(len(dataset.classes)) + batch_warnings(config, split) + class_lines
     notes += reference_notes(config.reference)
-    if not arguments.resume:
+    method.processes.wait()  # all have looked into the folder
+    if not arguments.resume and process == 0:
         folder.start(dump(config))
     with Trainer(framework, config, folder, dataset, split, method) as trainer:
         for note in [
@@ -71,6 +76,12 @@ def train(framework: Framework, arguments: argparse.Namespace) -> None:
         if arguments.resume:
             trainer.resume()
         trainer.run()
+
+
+def with_groups(config: ExperimentConfig, process: int = 0, processes: int = 1) -> ExperimentConfig:
+    """Return ``config`` with a number of groups, by default one for each of the ``processes``, which must divide it."""
+    groups = Groups(config.trainer.groups or processes, process, processes)
+    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, groups=groups.total))
 
 
 def reference_notes(reference: Reference) -> list[str]:
@@ -139,6 +150,8 @@ def _same_config(config: ExperimentConfig, folder: RunFolder) -> ExperimentConfi
     if not folder.config.exists():
         raise UserError(f"nothing to resume: {folder.config} does not exist; start without --resume")
     saved = load(folder.config)
+    if config.trainer.groups is None:
+        config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, groups=saved.trainer.groups))
     if saved != config:
         asked, kept = _flat(to_plain(config)), _flat(to_plain(saved))
         different = [key for key in kept if kept[key] != asked.get(key)] + [key for key in asked if key not in kept]

@@ -42,16 +42,20 @@ from common.training.health import LabelAgreement
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Framework:
-    """What a framework adds to the loop: which one it is, the method's constructor, the file writer, why the first step is slow."""
+    """What a framework adds to the loop: which one it is, the method's constructor, the file writer, why the first step is slow.
+
+    ``join`` meets the other processes, on a device, and returns this one's number and how many there are.
+    """
 
     runtime: Runtime
+    join: Callable[[str], tuple[int, int]]
     make_method: Callable[[ExperimentConfig], tuple[Method, list[str]]]
     save: Callable[[Path, Checkpoint], None]
     first_step: str = ""
 
 
 class Trainer:
-    """One run from its first or next step to its end."""
+    """One run from its first or next step to its end; of several processes the first alone writes and prints."""
 
     def __init__(
         self,
@@ -64,7 +68,11 @@ class Trainer:
     ) -> None:
         self.framework, self.config, self.folder = framework, config, folder
         self.dataset, self.split, self.method = dataset, split, method
-        self.loader = Loader(dataset, split, config.streams(), config, eight_bit=method.eight_bit)
+        self.processes = method.processes
+        self.first = self.processes.index == 0
+        self.loader = Loader(
+            dataset, split, config.streams(), config, self.processes.index, self.processes.count, method.eight_bit
+        )
         self.data = data_digests(dataset, split, config)
         self.agreement = LabelAgreement(dataset, split.unlabelled, config)
         self.last = folder.last(framework.runtime.writes)
@@ -82,6 +90,8 @@ class Trainer:
 
     def say(self, text: str) -> None:
         """Print one line, above the progress bar if there is one."""
+        if not self.first:
+            return
         if self.bar is not None and not self.bar.disable:
             self.bar.write(text, file=sys.stderr)
         else:
@@ -111,16 +121,18 @@ class Trainer:
         self.method.restore(checkpoint.networks, checkpoint.state)
         self.iteration = checkpoint.meta.iteration
         self.best_miou = checkpoint.meta.best_miou
-        self.folder.remove_unfinished()
-        self.folder.truncate_after(self.iteration)
+        if self.first:
+            self.folder.remove_unfinished()
+            self.folder.truncate_after(self.iteration)
         self.say(f"resumed at iteration {self.iteration}")
 
     def run(self) -> None:
         """Train to the end, or until asked to stop."""
         total = self.clock().total
         self.bar = tqdm(
-            total=total, initial=self.iteration, unit="it", disable=not sys.stderr.isatty(), dynamic_ncols=True
-        )
+            total=total, initial=self.iteration, unit="it", dynamic_ncols=True,
+            disable=not (self.first and sys.stderr.isatty()),
+        )  # fmt: skip
         with self._stop_signals(), self.bar:
             if self.iteration == 0:
                 self._announce_epoch()
@@ -135,7 +147,7 @@ class Trainer:
         for batch in self.method.batches(self.loader.epoch(start.epoch, start.step)):
             self._step(batch)
             whole_step = self.iteration % trainer.accumulate == 0
-            if self.stop_asked and whole_step and self.clock().epoch == start.epoch:
+            if self._stopping() and whole_step and self.clock().epoch == start.epoch:
                 self._stop()
         done, finished = start.epoch + 1, self.clock().iteration == start.total
         if not finished:
@@ -146,8 +158,19 @@ class Trainer:
             self._save_snapshot(start)
         if done % trainer.save_every == 0 or finished:
             self._save_last()
-        if self.stop_asked and not finished:
+        self._agree()
+        if self._stopping() and not finished:
             self._stop()
+
+    def _stopping(self) -> bool:
+        """Whether to stop; of several processes what all have agreed on, with the last step or since."""
+        return self.processes.stopping if self.processes.count > 1 else self.stop_asked
+
+    def _agree(self) -> None:
+        """Learn whether any process was asked to stop."""
+        if self.processes.count > 1:
+            self.processes.asked = self.stop_asked
+            self.processes.totals({})
 
     def _announce_epoch(self) -> None:
         """Let the method look at the labelled images before the epoch that comes next."""
@@ -168,6 +191,7 @@ class Trainer:
         clock, started = self.clock(), time.perf_counter()
         if self.waits:
             self.say(self.framework.first_step)
+        self.processes.asked = self.stop_asked
         try:
             losses = self.method.step(batch, clock)
         except NonFiniteLoss as error:
@@ -182,7 +206,7 @@ class Trainer:
         self.iteration += 1
         self.bar.update()
         if self.iteration % self.config.trainer.log_every == 0 or self.iteration == clock.total:
-            self.folder.log(
+            self._log(
                 kind="train", iteration=self.iteration, epoch=clock.epoch, losses=losses,
                 seconds=round(time.perf_counter() - started, 4),
             )  # fmt: skip
@@ -201,10 +225,12 @@ class Trainer:
                 pictures.append((image_id, image, label, prediction))
 
         predictor = self.method.predictor(role)
-        outcome = evaluate(predictor, self.dataset, self.dataset.val_ids, self.config, False, keep_picture)
-        self.folder.log(
+        outcome = evaluate(
+            predictor, self.dataset, self.dataset.val_ids, self.config, False, keep_picture, self.processes
+        )
+        self._log(
             kind="evaluation", iteration=self.iteration, epoch=clock.epoch, miou=outcome.miou,
-            pixel_accuracy=outcome.pixel_accuracy, role=role, unlabelled=self.agreement.measure(predictor),
+            pixel_accuracy=outcome.pixel_accuracy, role=role, unlabelled=self.agreement.measure(predictor) if self.first else None,
         )  # fmt: skip
         note = absence(result(outcome, self.config, split_digest=self.split.digest, checkpoint=None))
         self.say(
@@ -215,7 +241,19 @@ class Trainer:
             self.best_miou = outcome.miou
             self._save_best(role, outcome, pictures)
 
+    def _log(self, **entry: Any) -> None:
+        if self.first:
+            self.folder.log(**entry)
+
+    def _save(self, path: Path, checkpoint: Callable[[], Checkpoint]) -> None:
+        """Let the first process write a checkpoint file while the others wait for it."""
+        if self.first:
+            self.framework.save(path, checkpoint())
+        self.processes.wait()
+
     def _save_best(self, role: str, outcome: Evaluation, pictures: list) -> None:
+        if not self.first:
+            return
         meta = self._meta(role, miou=outcome.miou)
         model = self.method.networks()[role]
         self.framework.save(self.best, Checkpoint(meta=meta, networks={SINGLE: model}, state={}))
@@ -229,14 +267,12 @@ class Trainer:
     def _save_snapshot(self, clock: Clock) -> None:
         path = self.folder.snapshot(clock.epoch, self.framework.runtime.writes)
         meta = self._meta(self.method.evaluated(clock))
-        self.framework.save(path, Checkpoint(meta=meta, networks=self.method.networks(), state={}))
+        self._save(path, lambda: Checkpoint(meta=meta, networks=self.method.networks(), state={}))
 
     def _save_last(self) -> None:
         role = self.method.evaluated(self.clock() if self.iteration < self.clock().total else self._final_clock())
         meta = self._meta(role, best_miou=self.best_miou, data=self.data)
-        self.framework.save(
-            self.last, Checkpoint(meta=meta, networks=self.method.networks(), state=self.method.state())
-        )
+        self._save(self.last, lambda: Checkpoint(meta=meta, networks=self.method.networks(), state=self.method.state()))
 
     def _final_clock(self) -> Clock:
         return dataclasses.replace(self.clock(), epoch=self.config.trainer.epochs - 1)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from mindspore import Tensor, ops
 
 from common.methods.interface import Batch, Clock
-from mindspore_impl.methods.base import TeacherMethod
+from mindspore_impl.methods.base import Outputs, TeacherMethod
 
 
 def consistency_loss(logits: Tensor, probabilities: Tensor) -> Tensor:
@@ -28,19 +28,20 @@ class MeanTeacher(TeacherMethod):
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
         """Run one optimiser step and return the loss terms as they enter the sum."""
         images, labels = self.labelled(batch)
-        images = ops.cat([images, self.session.tensor(batch["unlabelled"]["image"])])
+        images = self.together(images, self.session.tensor(batch["unlabelled"]["image"]))
         self.copy_student(clock)
         probabilities = ops.softmax(self.forward("teacher", images, clock, wanted=("logits",))["logits"], 1)
 
-        def terms() -> dict[str, Tensor]:
-            outputs = self.forward("student", images, clock)
+        def terms(outputs: Outputs, labels: Tensor, probabilities: Tensor) -> dict[str, Tensor]:
             consistency = consistency_loss(outputs["logits"], probabilities)
             return {
                 "sup": self.supervised(outputs, labels),
                 "unsup": self.settings.consistency_weight(clock) * consistency,
             }
 
-        losses = self.optimizer.differentiate(terms)
-        self.apply_gradients(losses, batch, clock)
+        losses = self.optimizer.differentiate(
+            lambda: self.groups.mean(terms, self.forward("student", images, clock), labels, probabilities)
+        )
+        losses = self.apply_gradients(losses, batch, clock)
         self.move_teacher(clock)
         return losses

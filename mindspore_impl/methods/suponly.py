@@ -18,7 +18,6 @@ class SupOnly(Method):
         """Run one optimiser step on ``batch["labelled"]`` and return the loss."""
         images, labels = self.labelled(batch)
         losses = self.optimizer.differentiate(
-            lambda: {"sup": self.supervised(self.forward("student", images, clock), labels)}
+            lambda: {"sup": self.groups.mean(self.supervised, self.forward("student", images, clock), labels)}
         )
-        self.apply_gradients(losses, batch, clock)
-        return losses
+        return self.apply_gradients(losses, batch, clock)

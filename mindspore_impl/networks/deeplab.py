@@ -12,7 +12,7 @@ from mindspore import Tensor, nn, ops
 from common.arrays import Size
 from common.config.schema import NetworkConfig
 from common.networks.plan import stage_channels
-from mindspore_impl.networks.layers import ConvNorm, Dropout, Masks, batch_norm, conv
+from mindspore_impl.networks.layers import ConvNorm, Dropout, GlobalBatchNorm, Masks, batch_norm, conv
 from mindspore_impl.networks.prototype_head import prototype_map
 from mindspore_impl.networks.resnet import ResNet
 from mindspore_impl.networks.tiny import TinyEncoder
@@ -26,12 +26,13 @@ class PoolingBranch(nn.Cell):
         super().__init__()
         self.conv = conv(inputs, outputs, 1)
         self.bn = batch_norm(outputs)
+        self.together = isinstance(self.bn, GlobalBatchNorm)
         self.negative_slope = negative_slope
 
     def construct(self, x: Tensor) -> Tensor:
         """Return ``[B,outputs,1,1]``; a batch of one image has no variance, so its running statistics serve, unmoved."""
         x = self.conv(ops.mean(x, (2, 3), True))
-        if self.bn.training and x.shape[0] == 1:
+        if self.bn.training and x.shape[0] == 1 and not self.together:
             mean, variance, scale, shift = (
                 v.reshape(1, -1, 1, 1)
                 for v in (self.bn.moving_mean, self.bn.moving_variance, self.bn.gamma, self.bn.beta)

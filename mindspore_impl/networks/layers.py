@@ -8,6 +8,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindspore_impl.device import prepare
+from mindspore_impl.processes import place
 
 prepare()
 
@@ -21,9 +22,37 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int 
     return nn.Conv2d(inputs, outputs, kernel, stride, "pad", padding, dilation, has_bias=bias)
 
 
+class GlobalBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the images of all processes in train mode, of which each has equally many; MindSpore's names.
+
+    The gradient is that of the sum of all processes' losses; those of scale and shift are this process's part of it.
+    """
+
+    def __init__(self, *arguments, **options) -> None:
+        super().__init__(*arguments, **options)
+        self.total, self.processes = ops.AllReduce(), place()[1]
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Normalise ``[B,C,H,W]``."""
+        if not self.training:
+            return super().construct(x)
+        batch, channels, height, width = x.shape
+        count, shape = batch * height * width * self.processes, (1, channels, 1, 1)
+        mean = self.total(x.sum((0, 2, 3))) / count
+        centred = x - mean.reshape(shape)
+        variance = self.total((centred * centred).sum((0, 2, 3))) / count
+        kept = 1 - self.momentum  # the class keeps 1 - what it was given
+        unbiased = ops.stop_gradient(variance) * (count / (count - 1))
+        ops.assign(self.moving_mean, kept * self.moving_mean + (1 - kept) * ops.stop_gradient(mean))
+        ops.assign(self.moving_variance, kept * self.moving_variance + (1 - kept) * unbiased)
+        scale = ops.rsqrt(variance + self.eps) * self.gamma
+        return centred * scale.reshape(shape) + self.beta.reshape(shape)
+
+
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """Return a BatchNorm with eps 1e-5 whose running statistics move by 0.1 a pass (unbiased variance)."""
-    return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.9)  # MindSpore's momentum is the share of the old value
+    norm = nn.BatchNorm2d if place()[1] == 1 else GlobalBatchNorm
+    return norm(channels, eps=1e-5, momentum=0.9)  # MindSpore's momentum is the share of the old value
 
 
 def half_precision(network: nn.Cell, kind: str) -> None:

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from common.config.schema import ExperimentConfig
-from common.methods.interface import Batch, Clock, LabelledImages, check_finite
+from common.groups import Groups, by_group
+from common.methods.interface import Batch, Clock, LabelledImages, NonFiniteLoss, not_finite
 from torch_impl.checkpoint import load_network, network_tensors
 from torch_impl.losses import supervised_loss
 from torch_impl.networks.deeplab import Wanted
 from torch_impl.optimizer import Optimizer
 from torch_impl.passes import Passes
 from torch_impl.predictor import TorchPredictor
+from torch_impl.processes import Processes
 from torch_impl.resize import resize
 from torch_impl.session import Session
 from torch_impl.teacher import RUNNING, update_buffers, update_teacher
@@ -46,11 +48,21 @@ class Method:
         self.nets = {role: self.passes.prepared(session.network(role)) for role in self.roles}
         trainer = config.trainer
         self.optimizers = {
-            role: Optimizer(self.nets[role], config.optimizer, trainer.accumulate, trainer.precision)
+            role: Optimizer(self.nets[role], config.optimizer, trainer.accumulate, trainer.precision, session.processes)
             for role in self.trained
         }
         self.stepped = True
         self._kept: list = []
+
+    @property
+    def processes(self) -> Processes:
+        """The processes of the run."""
+        return self.session.processes
+
+    @property
+    def groups(self) -> Groups:
+        """How a batch falls into groups, and which of them this process has."""
+        return self.session.processes.groups
 
     @property
     def student(self) -> nn.Module:
@@ -84,6 +96,14 @@ class Method:
         """Return images ``[B,3,H,W]`` and labels ``[B,H,W]`` of the stream ``labelled``."""
         return tuple(self.session.tensor(batch["labelled"][name]) for name in ("image", "label"))
 
+    def whole(self, pieces: Sequence[Tensor]) -> Tensor:
+        """Return what each own group has as one batch."""
+        return pieces[0] if len(pieces) == 1 else torch.cat(tuple(pieces))
+
+    def together(self, *batches: Tensor) -> Tensor:
+        """Return the batches ``[B,...]`` of several streams as one, group by group."""
+        return torch.cat(batches if self.groups.own == 1 else by_group(batches, self.groups.own))
+
     def forward(
         self,
         role: str,
@@ -100,31 +120,41 @@ class Method:
 
         ``purpose`` tells the passes of one step apart, for their dropout masks; without it that is the role. ``train``: BatchNorm
         by the batch, and dropout. A pass has a gradient if that is wanted, the network is trained and the mode is ``train``.
-        ``pooled`` and ``wanted``: see the network. With ``feature_masks`` come the outputs of 2B images, see ``DeepLab.perturbed``.
+        ``pooled`` and ``wanted``: see the network. With ``feature_masks`` come the outputs of 2B images, see ``DeepLab.perturbed``,
+        of each group the clean ones and then the others.
         """
-        network, masks = self.nets[role].train(train), []
+        network, masks, streams = self.nets[role].train(train), [], 2 if feature_masks else 1
         if train:
-            count = len(images) * (2 if feature_masks else 1)
-            masks = self.session.masks(network, purpose or role, clock, count, images.shape[2:], pooled)
+            count = len(images) * streams
+            masks = self.session.masks(network, purpose or role, clock, count, images.shape[2:], pooled, streams)
         recorded = gradient and train and role in self.trained
         with torch.set_grad_enabled(recorded and torch.is_grad_enabled()):
             if feature_masks:
                 feature_masks = [self.session.tensor(mask) for mask in feature_masks]
-                return self.passes.run_perturbed(network, images, feature_masks, masks)
+                outputs = self.passes.run_perturbed(network, images, feature_masks, masks)
+                if self.groups.own == 1:
+                    return outputs
+                return {name: self.together(*output.chunk(2)) for name, output in outputs.items()}
             return self.passes.run(network, images, masks, pooled, wanted)
 
     def supervised(self, outputs: Outputs, labels: Tensor) -> Tensor:
-        """Return the criterion's loss of the first outputs, as many as there are ``labels`` ``[B,H,W]``, at their size."""
+        """Return a group's criterion of its first outputs, as many as there are ``labels`` ``[B,H,W]``, at their size."""
         logits, aux = (
             resize(outputs[name][: len(labels)], labels.shape[1:]) if name in outputs else None
             for name in ("logits", "aux")
         )
         return supervised_loss(self.config.criterion, logits, labels, aux)
 
-    def apply_gradients(self, losses: dict[str, float], batch: Batch, clock: Clock) -> None:
-        """Let the optimisers step; raises :class:`common.methods.interface.NonFiniteLoss` instead if a loss is not finite."""
-        check_finite(losses, batch)
+    def apply_gradients(self, losses: dict[str, float], batch: Batch, clock: Clock) -> dict[str, float]:
+        """Let the optimisers step by the gradients of all processes, and return the sums of their ``losses``.
+
+        Raises :class:`common.methods.interface.NonFiniteLoss` instead, in every process, if a sum is not finite.
+        """
+        totals = self.processes.totals(losses)
+        if not_finite(totals):
+            raise NonFiniteLoss(self.processes.texts(not_finite(losses, batch)))
         self.stepped = all([optimizer.step(clock) for optimizer in self.optimizers.values()])
+        return totals
 
     def networks(self) -> dict[str, dict[str, np.ndarray]]:
         """Return every network's tensors by role."""

@@ -11,11 +11,10 @@ all images, EMA) and 3.1 (ramp-up). The sum over classes, where the paper has th
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from common.methods.interface import Batch, Clock
-from torch_impl.methods.base import TeacherMethod
+from torch_impl.methods.base import Outputs, TeacherMethod
 
 
 def consistency_loss(logits: Tensor, probabilities: Tensor) -> Tensor:
@@ -29,19 +28,20 @@ class MeanTeacher(TeacherMethod):
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
         """Run one optimiser step and return the loss terms as they enter the sum."""
         images, labels = self.labelled(batch)
-        images = torch.cat([images, self.session.tensor(batch["unlabelled"]["image"])])
+        images = self.together(images, self.session.tensor(batch["unlabelled"]["image"]))
         self.copy_student(clock)
         probabilities = self.forward("teacher", images, clock, wanted=("logits",))["logits"].softmax(1)
 
-        def terms() -> dict[str, Tensor]:
-            outputs = self.forward("student", images, clock)
+        def terms(outputs: Outputs, labels: Tensor, probabilities: Tensor) -> dict[str, Tensor]:
             consistency = consistency_loss(outputs["logits"], probabilities)
             return {
                 "sup": self.supervised(outputs, labels),
                 "unsup": self.settings.consistency_weight(clock) * consistency,
             }
 
-        losses = self.optimizer.differentiate(terms)
-        self.apply_gradients(losses, batch, clock)
+        losses = self.optimizer.differentiate(
+            lambda: self.groups.mean(terms, self.forward("student", images, clock), labels, probabilities)
+        )
+        losses = self.apply_gradients(losses, batch, clock)
         self.move_teacher(clock)
         return losses

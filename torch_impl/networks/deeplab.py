@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from common.arrays import Size
 from common.config.schema import NetworkConfig
 from common.networks.plan import stage_channels
-from torch_impl.networks.layers import ConvNorm, Dropout, Masks, batch_norm, conv
+from torch_impl.networks.layers import ConvNorm, Dropout, GlobalBatchNorm, Masks, batch_norm, conv
 from torch_impl.networks.prototype_head import prototype_map
 from torch_impl.networks.resnet import ResNet
 from torch_impl.networks.tiny import TinyEncoder
@@ -36,7 +36,7 @@ class PoolingBranch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[B,outputs,1,1]``; a batch of one image has no variance, so its running statistics serve, unmoved."""
         x = self.conv(x.mean((2, 3), keepdim=True))
-        if self.bn.training and len(x) == 1:
+        if self.bn.training and len(x) == 1 and not isinstance(self.bn, GlobalBatchNorm):
             bn = self.bn
             x = F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps)
         else:

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from torch_impl.processes import place
 
 Masks = Sequence[Tensor]
 """Dropout masks of one forward pass, one per dropout site in the network's order; empty: the framework draws its own."""
@@ -19,9 +22,63 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int 
     return nn.Conv2d(inputs, outputs, kernel, stride, dilation * (kernel - 1) // 2, dilation, bias=bias)
 
 
+class GlobalBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the images of all processes in train mode; parameters and buffers have PyTorch's names."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``[B,C,H,W]``."""
+        if not self.training:
+            return super().forward(x)
+        self.num_batches_tracked += 1
+        return _GlobalNorm.apply(
+            x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps
+        )
+
+
+class _GlobalNorm(torch.autograd.Function):
+    """Statistics in float32, put together from every process's mean and variance, so that nothing cancels.
+
+    The gradient is that of the sum of all processes' losses; those of weight and bias are this process's part of it.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps):
+        """Return the normalised ``x`` and move the running statistics."""
+        dims, shape = (0, 2, 3), (1, -1, 1, 1)
+        variance, mean = torch.var_mean(x.float(), dims, correction=0)
+        own = torch.cat([mean, variance, mean.new_full((1,), x.numel() // x.shape[1])])
+        everyone = own.new_empty(dist.get_world_size(), len(own))
+        dist.all_gather(list(everyone.unbind()), own)
+        means, variances, counts = everyone.split([len(mean), len(mean), 1], 1)
+        total = counts.sum()
+        mean = (means * counts).sum(0) / total
+        variance = ((variances + (means - mean).square()) * counts).sum(0) / total
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(variance * total / (total - 1), momentum)
+        scale = torch.rsqrt(variance + eps)
+        ctx.save_for_backward(x, weight, mean, scale, total)
+        y = (x - mean.view(shape)) * (scale * weight).view(shape) + bias.view(shape)
+        return y.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        """Return the gradients with respect to ``x``, weight and bias."""
+        x, weight, mean, scale, total = ctx.saved_tensors
+        dims, shape = (0, 2, 3), (1, -1, 1, 1)
+        unit = (x - mean.view(shape)) * scale.view(shape)
+        d_bias, d_weight = upstream.sum(dims), (upstream * unit).sum(dims)
+        sums = torch.cat([d_bias, d_weight]).float()
+        dist.all_reduce(sums)
+        mean_bias, mean_weight = (sums / total).chunk(2)
+        centred = upstream - mean_bias.view(shape) - unit * mean_weight.view(shape)
+        d_x = centred * (scale * weight).view(shape)
+        return d_x.to(x.dtype), d_weight.to(weight.dtype), d_bias.to(weight.dtype), None, None, None, None
+
+
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """Return a BatchNorm with eps 1e-5 whose running statistics move by 0.1 a pass (unbiased variance)."""
-    return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1)
+    norm = nn.BatchNorm2d if place()[1] == 1 else GlobalBatchNorm
+    return norm(channels, eps=1e-5, momentum=0.1)
 
 
 def kept(encoder: nn.Module, stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

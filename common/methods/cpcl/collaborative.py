@@ -43,10 +43,10 @@ class Draws(Protocol):
 
 
 class StepDraws:
-    """CutMix masks from a generator keyed by (seed, epoch, step, process)."""
+    """CutMix masks from a generator keyed by (seed, epoch, step, group)."""
 
-    def __init__(self, seed: int, clock: Clock, process: int = 0) -> None:
-        self._mixing = generator(seed, "collaborative mixing", clock.epoch, clock.step, process)
+    def __init__(self, seed: int, clock: Clock, group: int = 0) -> None:
+        self._mixing = generator(seed, "collaborative mixing", clock.epoch, clock.step, group)
 
     def mix_masks(self, count: int, size: tuple[int, int]) -> np.ndarray:
         """See :class:`Draws`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -33,11 +33,13 @@ class CPCLSettings(TwoBranchSettings):
 
 @dataclass(frozen=True)
 class Disagreement:
-    """How much the branches disagree on each class (section 4.2).
+    """How much the branches disagree on each class in the whole batch (section 4.2).
 
     ``scores`` float64 ``[K]``; ``first_wins`` bool ``[K,K]``: whether at a pixel that branch 1 calls a and branch 2 calls b
     the label of branch 1 is taken, which has the higher score (a tie is branch 2's); ``overlap``: share of agreeing pixels.
     """
+
+    of_all_groups: ClassVar[bool] = True
 
     scores: np.ndarray
     first_wins: np.ndarray

@@ -64,7 +64,9 @@ class PCRSettings(TeacherSettings):
         if self.unsup_filter == "entropy_drop" and self.unsup_denominator == "all":
             raise ValueError("unsup_filter=entropy_drop has its own weight; unsup_denominator=all goes with confidence")
         if not self.proto_sync:
-            raise ValueError("proto_sync=false needs several processes, and training here runs in one; leave it true")
+            raise ValueError(
+                "proto_sync=false lets the prototypes of several processes drift apart, which no run here does; leave it true"
+            )
 
     @property
     def proto_epoch(self) -> int:
@@ -140,12 +142,12 @@ class Draws(Protocol):
 
 
 class StepDraws:
-    """Draws of sections 3.3 and 3.5 from generators keyed by (seed, epoch, step, process)."""
+    """Draws of sections 3.3 and 3.5 from generators keyed by (seed, epoch, step, group)."""
 
-    def __init__(self, settings: PCRSettings, seed: int, clock: Clock, process: int = 0) -> None:
+    def __init__(self, settings: PCRSettings, seed: int, clock: Clock, group: int = 0) -> None:
         self.settings = settings
-        self._mixing = generator(seed, "pcr mixing", clock.epoch, clock.step, process)
-        self._pixels = generator(seed, "pcr pixels", clock.epoch, clock.step, process)
+        self._mixing = generator(seed, "pcr mixing", clock.epoch, clock.step, group)
+        self._pixels = generator(seed, "pcr pixels", clock.epoch, clock.step, group)
 
     def mix_masks(self, batch: int, size: Size) -> np.ndarray | None:
         """See :class:`Draws`."""

@@ -24,8 +24,7 @@ from common.rng import generator
 class ContrastiveSettings:
     """Contrastive term, section 8. Switches 18.1-18.6 follow the preset.
 
-    ``weight`` is the effective one (section 8.4: 0.25 on VOC, 0.125 on Cityscapes), whatever the number of processes.
-    ``processes``: how many of the authors' processes a batch stands for; ``union_first`` joins images of one process only.
+    ``weight`` is the effective one (section 8.4: 0.25 on VOC, 0.125 on Cityscapes), whatever the number of groups.
     ``conf_weight`` (section 8.3): class means weighted by every pixel's largest probability.
     """
 
@@ -48,7 +47,6 @@ class ContrastiveSettings:
     queue_other: int = ranged(30_000, low=1)
     anchor_ema: bool = False
     conf_weight: bool = False
-    processes: int = ranged(1, low=1)
 
     def queue_sizes(self, classes: int) -> list[int]:
         """Length of every class's queue of negatives (section 4)."""
@@ -174,11 +172,11 @@ class Draws(ContrastiveDraws, Protocol):
 
 
 class ContrastiveStepDraws:
-    """Draws of section 8 from a generator keyed by (seed, epoch, step, process)."""
+    """Draws of section 8 from a generator keyed by (seed, epoch, step, group)."""
 
-    def __init__(self, settings: TeacherBankSettings, seed: int, clock: Clock, process: int = 0) -> None:
+    def __init__(self, settings: TeacherBankSettings, seed: int, clock: Clock, group: int = 0) -> None:
         self.settings = settings
-        self._contrastive = generator(seed, "u2pl contrastive", clock.epoch, clock.step, process)
+        self._contrastive = generator(seed, "u2pl contrastive", clock.epoch, clock.step, group)
 
     def anchors(self, candidates: int) -> np.ndarray:
         """See :class:`ContrastiveDraws`."""
@@ -191,11 +189,11 @@ class ContrastiveStepDraws:
 
 
 class StepDraws(ContrastiveStepDraws):
-    """Draws of section 6 and 8 from generators keyed by (seed, epoch, step, process)."""
+    """Draws of section 6 and 8 from generators keyed by (seed, epoch, step, group)."""
 
-    def __init__(self, settings: U2PLSettings, seed: int, clock: Clock, process: int = 0) -> None:
-        super().__init__(settings, seed, clock, process)
-        self._mixing = generator(seed, "u2pl mixing", clock.epoch, clock.step, process)
+    def __init__(self, settings: U2PLSettings, seed: int, clock: Clock, group: int = 0) -> None:
+        super().__init__(settings, seed, clock, group)
+        self._mixing = generator(seed, "u2pl mixing", clock.epoch, clock.step, group)
 
     def mix_masks(self, pseudo_label: np.ndarray) -> np.ndarray | None:
         """See :class:`Draws`; ``pseudo_label`` is uint8 ``[B,H,W]`` (only ClassMix looks at it)."""

@@ -147,8 +147,16 @@ class ClassBanks:
 
     def update_coverage(self, positions: np.ndarray, labels: np.ndarray, area_share: float) -> None:
         """Note which classes the images at ``positions`` ``[n]`` show in their class maps ``[n,H,W]``."""
-        for position, label in zip(positions, labels):
-            self.coverage[:, position] = covered_classes(label, len(self.coverage), area_share * label.size)
+        self.note_coverage(positions, self.covered(labels, area_share))
+
+    def covered(self, labels: np.ndarray, area_share: float) -> np.ndarray:
+        """Return uint8 ``[n,K]``: which classes the class maps ``[n,H,W]`` show."""
+        return np.stack([covered_classes(label, len(self.coverage), area_share * label.size) for label in labels])
+
+    def note_coverage(self, positions: np.ndarray, covered: np.ndarray) -> None:
+        """Note what the images at ``positions`` ``[n]`` show; of an image that comes twice, the later."""
+        for position, classes in zip(positions, covered):
+            self.coverage[:, position] = classes
 
     def state(self) -> dict[str, np.ndarray]:
         """Return both banks by name."""
@@ -176,11 +184,11 @@ class Draws(ContrastiveDraws, Protocol):
 
 
 class StepDraws(ContrastiveStepDraws):
-    """Draws of section 12 and 8 from generators keyed by (seed, epoch, step, process)."""
+    """Draws of section 12 and 8 from generators keyed by (seed, epoch, step, group)."""
 
-    def __init__(self, settings: U2PLAELSettings, seed: int, clock: Clock, process: int = 0) -> None:
-        super().__init__(settings, seed, clock, process)
-        self._key = seed, clock.epoch, clock.step, process
+    def __init__(self, settings: U2PLAELSettings, seed: int, clock: Clock, group: int = 0) -> None:
+        super().__init__(settings, seed, clock, group)
+        self._key = seed, clock.epoch, clock.step, group
 
     def pasted_classes(self, confidence: np.ndarray) -> np.ndarray:
         """See :class:`Draws`; drawn with replacement, so there may be fewer than ``paste_classes``."""

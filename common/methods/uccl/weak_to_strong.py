@@ -17,7 +17,7 @@ from common.methods.interface import OWN_LABEL, Clock, MethodSettings, Stream
 from common.methods.presets import Preset
 from common.methods.uccl.augment import WeakToStrong
 from common.networks.plan import stage_channels
-from common.rng import generator
+from common.rng import group_generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +52,11 @@ class WeakToStrongSettings(MethodSettings):
         )
 
 
-def feature_masks(network: NetworkConfig, batch: int, seed: int, clock: Clock) -> list[np.ndarray]:
+def feature_masks(network: NetworkConfig, batch: int, seed: int, clock: Clock, group: int = 0) -> list[np.ndarray]:
     """Return the masks of the feature dropout for the encoder's first and last stage, float32 ``[batch,C,1,1]``.
 
-    Every channel of every image is dropped (0) with probability 1/2, else doubled.
+    They are drawn for one ``group``. Every channel of every image is dropped (0) with probability 1/2, else doubled.
     """
-    rng = generator(seed, "feature dropout", clock.epoch, clock.step)
+    rng = group_generator(seed, "feature dropout", clock.epoch, clock.step, group)
     channels: Sequence[int] = stage_channels(network)
     return [2 * (rng.random((batch, count, 1, 1)) < 0.5).astype(np.float32) for count in (channels[0], channels[-1])]

@@ -38,25 +38,19 @@ SUBCLASS_LABELS = "subclass_labels"
 class _EpochSettings(MethodSettings):
     """Length of an epoch (section 8.1).
 
-    ``global``: floor(labelled images / batch) steps. ``per_process``: what the authors' program does on ``processes``
-    GPUs, where an epoch is that many times longer.
+    ``global``: floor(labelled images / batch) steps. ``per_process``: what the authors' program does on several GPUs, each with
+    a group of the batch (``trainer.groups``), where an epoch is that many times longer.
     """
 
     optimizer: ClassVar = CountedSteps
 
     iters_rule: Literal["global", "per_process"] = "global"
-    processes: int = ranged(1, low=1)
 
-    def _per_process(self, batch: int) -> int:
-        if batch % self.processes:
-            raise UserError(f"loader.batch_labelled = {batch} cannot be shared by method.processes = {self.processes}")
-        return batch // self.processes
-
-    def round_steps(self, labelled: int, batch: int) -> int:
+    def round_steps(self, labelled: int, batch: int, groups: int = 1) -> int:
         """Return the steps of one pass over the labelled list."""
         if self.iters_rule == "global":
             return labelled // batch
-        return -(-labelled // self.processes) // self._per_process(batch)
+        return -(-labelled // groups) // (batch // groups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +66,9 @@ class USRNBaselineSettings(_EpochSettings):
         """The labelled images."""
         return (Stream(name="labelled", source="labelled", pipeline=augment, labels=OWN_LABEL),)
 
-    def steps_per_epoch(self, labelled: int, batch: int) -> int:
+    def steps_per_epoch(self, labelled: int, batch: int, groups: int = 1) -> int:
         """One pass over the labelled list."""
-        return self.round_steps(labelled, batch)
+        return self.round_steps(labelled, batch, groups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,11 +117,11 @@ class USRNSettings(_EpochSettings):
             Stream(name="unlabelled", source="unlabelled", pipeline=augment.unlabelled),
         )  # fmt: skip
 
-    def steps_per_epoch(self, labelled: int, batch: int) -> int:
+    def steps_per_epoch(self, labelled: int, batch: int, groups: int = 1) -> int:
         """Section 8.1: ``per_process`` leaves the sampler's rounding out, unlike the baseline."""
         if self.iters_rule == "global":
             return labelled // batch
-        return labelled // self._per_process(batch)
+        return labelled // (batch // groups)
 
     def check(self, network: NetworkConfig) -> None:
         """Raise :class:`ValueError` for numbers of subclasses that are impossible or not the network's."""

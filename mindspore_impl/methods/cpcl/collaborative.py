@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, ops
 
 from common.arrays import IGNORE, Size
@@ -25,7 +26,7 @@ from mindspore_impl.resize import resize
 
 @dataclass
 class Prediction:
-    """What one network says of mixed images: classes uint8 ``[B,H,W]``, confidences ``[B,H,W]`` (``legacy_2022``: ``[1,1,1]``)."""
+    """What one network says of mixed images: classes uint8 ``[B,H,W]``, confidences ``[B,H,W]`` (``legacy_2022``: ``[1,1,1]``, of several groups ``[B,1,1]``)."""
 
     label: Tensor
     confidence: Tensor
@@ -42,17 +43,23 @@ class Targets:
     disagreement: Disagreement
 
 
-def mixed_prediction(first: Tensor, second: Tensor, masks: Tensor, size: Size, variant: Variant = "head") -> Prediction:
+def mixed_prediction(
+    first: Tensor, second: Tensor, masks: Tensor, size: Size, variant: Variant = "head", groups: int = 1
+) -> Prediction:
     """Return a network's prediction where ``masks`` bool ``[B,H,W]`` takes the image of ``second``, elsewhere of ``first``.
 
-    Both logits ``[B,K,h,w]`` without gradient; each image is resized to ``size`` before it is mixed.
+    Both logits ``[B,K,h,w]`` without gradient; each image is resized to ``size`` before it is mixed. The one confidence of
+    ``legacy_2022`` is that of a group's images.
     """
     parts = []
     for index in range(len(masks)):
         kept, taken = (resize(logits[index : index + 1], size)[0] for logits in (first, second))
         parts.append(_reduce(kept, taken, masks[index], variant))
     labels, confidences = (ops.stack(part) for part in zip(*parts))
-    return Prediction(labels, confidences if variant == "head" else confidences.max().reshape(1, 1, 1))
+    if variant == "head":
+        return Prediction(labels, confidences)
+    largest = ops.amax(confidences.reshape(groups, -1), 1).reshape(-1, 1, 1)
+    return Prediction(labels, largest if groups == 1 else ops.repeat_elements(largest, len(labels) // groups, 0))
 
 
 @ms.jit
@@ -86,10 +93,19 @@ def _pairs(first: Tensor, second: Tensor, classes: int) -> Tensor:
     return first.astype(ms.int32) * classes + second
 
 
-def targets(first: Prediction, second: Prediction, classes: int, variant: Variant = "head") -> Targets:
-    """Return what the networks learn from both predictions (sections 4.2 and 4.3)."""
+def targets(
+    first: Prediction,
+    second: Prediction,
+    classes: int,
+    variant: Variant = "head",
+    counts: np.ndarray | None = None,
+) -> Targets:
+    """Return what the networks learn from both predictions (sections 4.2 and 4.3).
+
+    ``counts``: the :func:`joint_counts` of all groups of the batch; by default those of these predictions.
+    """
     p1, p2, q1, q2 = first.label, second.label, first.confidence, second.confidence
-    found = disagreement(joint_counts(p1, p2, classes).asnumpy(), variant)
+    found = disagreement(joint_counts(p1, p2, classes).asnumpy() if counts is None else counts, variant)
     take_first = ops.gather(ms.Tensor(found.first_wins.ravel()), _pairs(p1, p2, classes), 0)
     q1, q2 = (ops.broadcast_to(confidence, p1.shape) for confidence in (q1, q2))
     agree, mean = p1 == p2, (q1 + q2) / 2

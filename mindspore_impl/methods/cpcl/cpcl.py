@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from mindspore import Tensor
 
-from common.methods.cpcl.collaborative import Draws
+from common.groups import PerGroup
 from common.methods.interface import Batch, Clock, summed
-from mindspore_impl.methods.cpcl.collaborative import intersection_loss, targets, union_loss
+from mindspore_impl.methods.cpcl.collaborative import intersection_loss, joint_counts, targets, union_loss
 from mindspore_impl.methods.cpcl.two_branches import BRANCHES, TwoBranches
 from mindspore_impl.resize import resize
 
@@ -25,20 +26,22 @@ from mindspore_impl.resize import resize
 class CPCL(TwoBranches):
     """A conservative and a progressive network."""
 
-    def losses(self, batch: Batch, clock: Clock, draws: Draws) -> dict[str, float]:
+    def losses(self, batch: Batch, clock: Clock, draws: PerGroup) -> dict[str, float]:
         """Leave this step's gradients in both optimisers and return the loss terms, their sum and the branches' agreement."""
         images, labels = self.labelled(batch)
         first, other, masks, mixed = self.mixing(batch, draws)
         parts = [self.learn_labelled(branch, images, labels, clock) for branch in BRANCHES]
         predictions = [self.predicted(branch, first, other, masks, clock, self.settings.variant) for branch in BRANCHES]
-        given = targets(*predictions, self.classes, self.settings.variant)
+        counts = joint_counts(*(prediction.label for prediction in predictions), self.classes).asnumpy()
+        counts = self.processes.sum_counts(counts.astype(np.int64))
+        given = targets(*predictions, self.classes, self.settings.variant, counts)
 
         def learn_mixed(branch: int, name: str, loss: Callable[..., Tensor]) -> dict[str, float]:
             def terms() -> dict[str, Tensor]:
                 scores = resize(self.logits(branch, mixed, "mixed", clock), mixed.shape[2:])
-                return {name: self.settings.unsup_weight * loss(scores, given, self.settings)}
+                return {name: self.settings.unsup_weight * self.groups.mean(loss, scores, given, self.settings)}
 
             return self.learn(branch, terms, add=True)
 
         parts += [learn_mixed(1, "inter", intersection_loss), learn_mixed(2, "union", union_loss)]
-        return summed(parts) | {"overlap": given.disagreement.overlap}
+        return summed(parts) | {"overlap": given.disagreement.overlap / self.processes.count}

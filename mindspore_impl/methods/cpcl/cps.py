@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 from mindspore import Tensor, ops
 
-from common.methods.cpcl.collaborative import Draws
+from common.groups import PerGroup
 from common.methods.interface import Batch, Clock, summed
-from mindspore_impl.losses import cross_entropy, supervised_loss
+from mindspore_impl.losses import cross_entropy
 from mindspore_impl.methods.cpcl.collaborative import class_ids
 from mindspore_impl.methods.cpcl.two_branches import BRANCHES, TwoBranches, unmoved_statistics
 from mindspore_impl.resize import resize
@@ -27,7 +27,7 @@ from mindspore_impl.resize import resize
 class CPS(TwoBranches):
     """Two networks that label for each other."""
 
-    def losses(self, batch: Batch, clock: Clock, draws: Draws) -> dict[str, float]:
+    def losses(self, batch: Batch, clock: Clock, draws: PerGroup) -> dict[str, float]:
         """Leave this step's gradients in both optimisers and return the loss terms and ``loss``, their sum."""
         return self._mixed_losses(batch, clock, draws) if self.settings.cutmix else self._plain_losses(batch, clock)
 
@@ -37,7 +37,7 @@ class CPS(TwoBranches):
         values = super().learn(branch, lambda: {name: term / scale for name, term in terms().items()}, add)
         return {name: value * scale for name, value in values.items()}
 
-    def _mixed_losses(self, batch: Batch, clock: Clock, draws: Draws) -> dict[str, float]:
+    def _mixed_losses(self, batch: Batch, clock: Clock, draws: PerGroup) -> dict[str, float]:
         images, labels = self.labelled(batch)
         first, other, masks, mixed = self.mixing(batch, draws)
         given = {branch: self.predicted(branch, first, other, masks, clock).label for branch in BRANCHES}
@@ -45,7 +45,8 @@ class CPS(TwoBranches):
         def learn_mixed(branch: int) -> dict[str, float]:
             def terms() -> dict[str, Tensor]:
                 scores = resize(self.logits(branch, mixed, "mixed", clock), mixed.shape[2:])
-                return {f"cps{branch}": self.settings.unsup_weight * cross_entropy(scores, given[3 - branch])}
+                loss = self.groups.mean(cross_entropy, scores, given[3 - branch])
+                return {f"cps{branch}": self.settings.unsup_weight * loss}
 
             return self.learn(branch, terms)
 
@@ -66,10 +67,11 @@ class CPS(TwoBranches):
                 scores = resize(self.logits(branch, views[view], view, clock), size)
                 losses = {}
                 if view == "labelled":
-                    losses[f"sup{branch}"] = supervised_loss(self.config.criterion, scores, labels)
+                    losses[f"sup{branch}"] = self.groups.mean(self.supervised, {"logits": scores}, labels)
                 if branch == 1:
                     given[1, view] = class_ids(ops.stop_gradient(scores), size)
-                return losses | {f"cps{branch}": weight * cross_entropy(scores, given[3 - branch, view])}
+                loss = self.groups.mean(cross_entropy, scores, given[3 - branch, view])
+                return losses | {f"cps{branch}": weight * loss}
 
             return self.learn(branch, terms, add=view == "unlabelled")
 

@@ -10,6 +10,7 @@ new shape and keeps it for ever: rows are gathered in numbers that come again an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -42,21 +43,17 @@ class ContrastiveResult:
     prototype: Tensor | None = None
 
 
-def label_maps(labels: Tensor, classes: int, encoding: str, processes: int = 1) -> Tensor:
+def label_maps(labels: Tensor, classes: int, encoding: str) -> Tensor:
     """Return bool ``[B,K,h,w]`` class maps of labels ``[B,h,w]``; nothing is set where the label is 255.
 
-    ``union_first`` repeats the released program (section 18.1): the first image of a process receives the union of the labels
-    of all its images, in which an ignored pixel of another image counts as class 0; the other images receive nothing. The
-    batch is shared out to ``processes``.
+    ``union_first`` repeats the released program (section 18.1): the first image receives the union of the labels of all
+    images, in which an ignored pixel of another image counts as class 0; the other images receive nothing.
     """
     if encoding == "onehot":
         return one_hot(labels, classes)
     filled = one_hot(labels.masked_fill(labels == IGNORE, 0), classes)
-    maps = [ops.zeros_like(filled[0])] * len(labels)
-    for images in np.array_split(np.arange(len(labels)), min(processes, len(labels))):
-        first, last = int(images[0]), int(images[-1])
-        maps[first] = filled[first : last + 1].any(0) & (labels[first] != IGNORE)
-    return ops.stack(maps)
+    first = ops.logical_and(filled.any(0), labels[0] != IGNORE)
+    return ops.stack([first] + [ops.zeros_like(first)] * (len(labels) - 1))
 
 
 def contrastive_loss(
@@ -72,8 +69,9 @@ def contrastive_loss(
     draws: ContrastiveDraws,
     prototype: Tensor | None = None,
     prototype_decay: float = 0.0,
+    new_keys: list[int] | None = None,
 ) -> ContrastiveResult:
-    """Return the contrastive loss and append this step's keys to ``bank``.
+    """Return the contrastive loss and append this step's keys to ``bank``, unless ``new_keys`` says how many it has received.
 
     ``representation`` and ``teacher_representation`` ``[B,D,h,w]``, ``probabilities`` ``[B,K,h,w]`` of the teacher, ``maps`` bool
     ``[B,K,h,w]``, masks bool ``[B,h,w]``; the first ``labelled`` images are the labelled ones. Gradient goes to
@@ -85,7 +83,8 @@ def contrastive_loss(
     chosen = confident if settings.positive == "anchors" else members
     weights = ops.amax(probabilities, 1) if settings.conf_weight else None
     means = class_means(teacher_representation, chosen, weights)
-    new_keys = append_keys(teacher_representation, probabilities, maps, high_mask, labelled, bank, settings)
+    if new_keys is None:
+        new_keys = append_keys(teacher_representation, probabilities, maps, high_mask, labelled, bank, settings)
     valid = [index for index in range(classes) if counts[index]]
     result = ContrastiveResult(ops.zeros((), ms.float32), valid, candidates, new_keys, means, [], [], [])
     if len(valid) <= 1:
@@ -161,20 +160,33 @@ def append_keys(
     bank: MemoryBank,
     settings: ContrastiveSettings,
 ) -> list[int]:
-    """Append every class's negative keys, in row-major pixel order, and return how many there were (sections 8.1, 18.3, 18.4)."""
+    """Append every class's :func:`negative_keys` and return how many there were."""
+    numbers = []
+    for class_id, rows in enumerate(negative_keys(features, probabilities, maps, high_mask, labelled, settings)):
+        bank.append(class_id, rows)
+        numbers.append(len(rows))
+    return numbers
+
+
+def negative_keys(
+    features: Tensor,
+    probabilities: Tensor,
+    maps: Tensor,
+    high_mask: Tensor,
+    labelled: int,
+    settings: ContrastiveSettings,
+) -> Iterator[Tensor]:
+    """Yield every class's negative keys ``[n,D]``, in row-major pixel order (sections 8.1, 18.3, 18.4)."""
     ranks, counts = _wanted_keys(
         probabilities, maps, high_mask, labelled, settings.negative_threshold, settings.negatives, settings.low_rank,
         settings.high_rank,
     )  # fmt: skip
-    numbers, rows, before = counts.asnumpy().tolist(), _rows(features), 0
-    for class_id, number in enumerate(numbers):
-        if number:
-            size = 1 << (number - 1).bit_length()  # a power of two; beyond the number the last one again
-            wanted = np.minimum(np.arange(size), number - 1)
-            keys = ops.gather(rows, _nth(ranks, before + wanted, len(rows)), 0)
-            bank.append(class_id, keys[:number])
-            before += number
-    return numbers
+    rows, before, none = _rows(features), 0, ms.Tensor(np.zeros((0, features.shape[1]), np.float32))
+    for number in counts.asnumpy().tolist():
+        size = 1 << max(number - 1, 0).bit_length()  # a power of two; beyond the number the last one again
+        wanted = np.minimum(np.arange(size), number - 1)
+        yield ops.gather(rows, _nth(ranks, before + wanted, len(rows)), 0)[:number] if number else none
+        before += number
 
 
 @ms.jit

@@ -14,16 +14,19 @@ Networks and losses are compiled one by one; the teacher runs outside of what is
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
 from common.arrays import IGNORE, Size
 from common.config.schema import ExperimentConfig
+from common.groups import PerGroup
 from common.methods.interface import Batch, Clock
-from common.methods.u2pl.u2pl import ContrastiveDraws, Draws, StepDraws
-from mindspore_impl.methods.base import KeptTensor, TeacherMethod
-from mindspore_impl.methods.u2pl.contrastive import contrastive_loss, label_maps
+from common.methods.u2pl.u2pl import Draws, StepDraws
+from mindspore_impl.methods.base import KeptTensor, Outputs, TeacherMethod
+from mindspore_impl.methods.u2pl.contrastive import ContrastiveResult, contrastive_loss, label_maps, negative_keys
 from mindspore_impl.methods.u2pl.memory_bank import MemoryBank
 from mindspore_impl.mixing import mix
 from mindspore_impl.pseudo_labels import arg_max, drop_unreliable, entropy, percentile, unsupervised_loss
@@ -55,6 +58,22 @@ def reliability_masks(
     return ops.cat([labelled, (small <= low) & small_valid]), ops.cat([labelled, (small >= high) & small_valid])
 
 
+@dataclass
+class Pixels:
+    """What the contrastive term of a group looks at, all without gradient; as :func:`contrastive_loss` takes it.
+
+    ``new_keys`` are how many keys of each class all groups have given to the bank in this step.
+    """
+
+    teacher_representation: Tensor
+    probabilities: Tensor
+    maps: Tensor
+    low_mask: Tensor
+    high_mask: Tensor
+    labelled: int
+    new_keys: list[int] = field(default_factory=list)
+
+
 class U2PL(TeacherMethod):
     """Student, EMA teacher and memory bank."""
 
@@ -67,17 +86,18 @@ class U2PL(TeacherMethod):
             start = ops.zeros((self.classes, contrastive.num_queries, width), ms.float32)
             self.prototype = self.keep(KeptTensor("prototype", start))
 
-    def step(self, batch: Batch, clock: Clock, draws: Draws | None = None) -> dict[str, float]:
+    def step(self, batch: Batch, clock: Clock, draws: Draws | PerGroup | None = None) -> dict[str, float]:
         """Run one optimiser step and return the loss terms as they enter the sum (section 5)."""
         images, labels = self.labelled(batch)
         if self.settings.semi_supervised(clock):
             self.copy_student(clock)
-            draws = draws or StepDraws(self.settings, self.config.trainer.seed, clock)
+            seed = self.config.trainer.seed
+            draws = self.groups.draws(draws, lambda group: StepDraws(self.settings, seed, clock, group))
             unlabelled = self.session.tensor(batch["unlabelled"]["image"])
             losses = self._losses(images, labels, unlabelled, clock, draws)
         else:
             losses = self._supervised_losses(images, labels, clock)
-        self.apply_gradients(losses, batch, clock)
+        losses = self.apply_gradients(losses, batch, clock)
         self.move_teacher(clock)
         return losses
 
@@ -85,43 +105,52 @@ class U2PL(TeacherMethod):
         """Warm-up: the student learns from labels, the teacher's BatchNorm sees the same images."""
         self.forward("teacher", images, clock, wanted=())
 
-        def terms() -> dict[str, Tensor]:
-            outputs = self.forward("student", images, clock)
+        def terms(outputs: Outputs, labels: Tensor) -> dict[str, Tensor]:
             idle = ops.zeros((), ms.float32)
             return {"sup": self.supervised(outputs, labels), "unsup": idle, "contra": idle}
 
-        return self.optimizer.differentiate(terms)
+        return self.optimizer.differentiate(
+            lambda: self.groups.mean(terms, self.forward("student", images, clock), labels)
+        )
 
     def _losses(
-        self, images: Tensor, labels: Tensor, unlabelled: Tensor, clock: Clock, draws: Draws
+        self, images: Tensor, labels: Tensor, unlabelled: Tensor, clock: Clock, draws: PerGroup
     ) -> dict[str, float]:
-        settings, size, count = self.settings, labels.shape[1:], len(images)
-        unlabelled, pseudo_label = self._mixed(unlabelled, size, clock, draws)
-        together = ops.cat([images, unlabelled])
+        settings, size = self.settings, labels.shape[1:]
+        logits = self.forward("teacher", unlabelled, clock, train=False, wanted=("logits",))["logits"]
+        unlabelled, pseudo_label = zip(*self.groups.each(self._mixed, unlabelled, resize(logits, size), draws))
+        together, pseudo_label = self.together(images, self.whole(unlabelled)), PerGroup(pseudo_label)
         teacher = self.forward("teacher", together, clock, wanted=("logits", "representation"))
-        probabilities = ops.softmax(teacher["logits"], 1)
-        uncertainty = entropy(ops.softmax(resize(teacher["logits"][count:], size), 1))
-        reliable, _ = drop_unreliable(uncertainty, pseudo_label, settings.percent_kept(clock))
+
+        def targets(teacher: Outputs, labels: Tensor, pseudo_label: Tensor) -> tuple[Tensor, Pixels]:
+            uncertainty = entropy(ops.softmax(resize(teacher["logits"][len(labels) :], size), 1))
+            reliable, _ = drop_unreliable(uncertainty, pseudo_label, settings.percent_kept(clock))
+            probabilities = ops.softmax(teacher["logits"], 1)
+            return reliable, self.pixels(
+                teacher["representation"], probabilities, labels, pseudo_label, uncertainty, clock
+            )
+
+        reliable, pixels = map(PerGroup, zip(*self.groups.each(targets, teacher, labels, pseudo_label)))
+        self.append_keys(pixels)
 
         def terms() -> dict[str, Tensor]:
             outputs = self.forward("student", together, clock)
-            scores = resize(outputs["logits"][count:], size)
-            losses = {
+            contrastive = self.contrastive(outputs["representation"], pixels, clock, draws)
+            return self.groups.mean(group_terms, outputs, labels, reliable, contrastive)
+
+        def group_terms(outputs: Outputs, labels: Tensor, reliable: Tensor, contrastive: Tensor) -> dict[str, Tensor]:
+            scores = resize(outputs["logits"][len(labels) :], size)
+            return {
                 "sup": self.supervised(outputs, labels),
                 "unsup": settings.unsup_weight * unsupervised_loss(scores, reliable),
+                "contra": settings.contrastive.weight * contrastive,
             }
-            losses["contra"] = settings.contrastive.weight * self._contrastive(
-                outputs["representation"], teacher["representation"], probabilities,
-                labels, pseudo_label, uncertainty, clock, draws,
-            )  # fmt: skip
-            return losses
 
         return self.optimizer.differentiate(terms)
 
-    def _mixed(self, images: Tensor, size: Size, clock: Clock, draws: Draws) -> tuple[Tensor, Tensor]:
+    def _mixed(self, images: Tensor, logits: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return unlabelled images and the eval-mode teacher's labels, mixed if this step mixes (sections 5.3, 5.4, 6)."""
-        logits = self.forward("teacher", images, clock, train=False, wanted=("logits",))["logits"]
-        pseudo_label = arg_max(resize(logits, size), 1).astype(ms.uint8)
+        pseudo_label = arg_max(logits, 1).astype(ms.uint8)
         classmix = self.settings.mixing == "classmix"  # the other ways look at the size only
         masks = draws.mix_masks(pseudo_label.asnumpy() if classmix else np.empty(pseudo_label.shape, np.uint8))
         if masks is None:
@@ -131,31 +160,64 @@ class U2PL(TeacherMethod):
             return mix(images, masks, 0.0), mix(pseudo_label, masks, IGNORE)
         return mix(images, masks, "partner"), mix(pseudo_label, masks, "partner")
 
-    def _contrastive(
+    def pixels(
         self,
-        representation: Tensor,
         teacher_representation: Tensor,
         probabilities: Tensor,
         labels: Tensor,
         pseudo_label: Tensor,
         uncertainty: Tensor,
         clock: Clock,
-        draws: ContrastiveDraws,
         among: Tensor | None = None,
-    ) -> Tensor:
-        """Return the unweighted contrastive loss; the bank and, with ``anchor_ema``, the prototypes move on."""
-        settings, size = self.settings.contrastive, representation.shape[2:]
+    ) -> Pixels:
+        """Return what the contrastive term looks at; the teacher's maps are of the labelled images and then of the others."""
+        settings, size = self.settings.contrastive, teacher_representation.shape[2:]
         percent = self.settings.entropy_percent(clock)
         low, high = reliability_masks(uncertainty, labels, pseudo_label, percent, settings.anchor_entropy, size, among)
         if not settings.negative_high_entropy:
             high[len(labels) :] = True
         smaller = (nearest(part, size) for part in (labels, pseudo_label))
-        encoding = settings.label_encoding, settings.processes
-        maps = ops.cat([label_maps(part, self.classes, *encoding) for part in smaller])
-        result = contrastive_loss(
-            representation, teacher_representation, probabilities, maps, low, high, len(labels), self.bank, settings,
-            draws, self.prototype.value if self.prototype else None, self.settings.prototype_decay(clock),
-        )  # fmt: skip
-        if result.prototype is not None:
-            self.prototype.value = result.prototype
-        return result.loss
+        maps = ops.cat([label_maps(part, self.classes, settings.label_encoding) for part in smaller])
+        return Pixels(teacher_representation, probabilities, maps, low, high, len(labels))
+
+    def append_keys(self, pixels: PerGroup) -> None:
+        """Give the bank the negative keys of all groups, one group after the other, before any group draws from it."""
+        settings = self.settings.contrastive
+        own = [
+            negative_keys(p.teacher_representation, p.probabilities, p.maps, p.high_mask, p.labelled, settings)
+            for p in pixels
+        ]
+        if self.processes.count > 1:
+            own = self.processes.rows([list(keys) for keys in own])
+        numbers = []
+        for class_id, keys in enumerate(zip(*own)):
+            for rows in keys:
+                self.bank.append(class_id, rows)
+            numbers.append(sum(map(len, keys)))
+        for part in pixels:
+            part.new_keys = numbers
+
+    def contrastive(self, representation: Tensor, pixels: PerGroup, clock: Clock, draws: PerGroup) -> PerGroup:
+        """Return the unweighted contrastive loss of every own group; with ``anchor_ema`` the prototypes move on."""
+        settings, prototype = self.settings, self.prototype.value if self.prototype else None
+
+        def loss(representation: Tensor, part: Pixels, draws: Draws) -> ContrastiveResult:
+            return contrastive_loss(
+                representation, part.teacher_representation, part.probabilities, part.maps, part.low_mask,
+                part.high_mask, part.labelled, self.bank, settings.contrastive, draws, prototype,
+                settings.prototype_decay(clock), part.new_keys,
+            )  # fmt: skip
+
+        results = self.groups.each(loss, representation, pixels, draws)
+        if prototype is not None:
+            self._move_prototypes([result.prototype for result in results if result.prototype is not None])
+        return PerGroup(result.loss for result in results)
+
+    def _move_prototypes(self, moved: list[Tensor]) -> None:
+        """Take the mean over the groups that have moved a class's prototypes; where no group has any, all stay."""
+        parts = ops.stack([ops.zeros_like(self.prototype.value), *moved])
+        counts = (parts != 0).any((2, 3)).astype(ms.float32).sum(0)
+        moved = ms.Tensor(len(moved), ms.float32)
+        sums, counts, groups = (self.processes.sum(part) for part in (parts.sum(0), counts, moved))
+        if groups:
+            self.prototype.value = sums / counts.clamp(min=1).reshape(-1, 1, 1)

@@ -10,19 +10,23 @@ Source: ``specs/uccl.md`` appendix A (LiheYoung/UniMatch ``fixmatch.py``).
 
 from __future__ import annotations
 
-from mindspore import Tensor, ops
+from mindspore import Tensor
 
-from mindspore_impl.methods.uccl.weak_to_strong import Inputs, WeakToStrong
+from mindspore_impl.methods.uccl.weak_to_strong import Inputs, Passed, WeakToStrong
 
 
 class FixMatch(WeakToStrong):
     """One strong view."""
 
-    def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
+    def run_passes(self, inputs: Inputs) -> Passed:
         """Labelled and weak images pass together, then the strong view."""
-        views = inputs.views
-        weak = self.forward("student", ops.cat([inputs.images, views.weak]), inputs.clock, "weak")
-        strong = self.forward("student", views.mixed_strong(0), inputs.clock, "strong")["logits"]
+        views, clock = inputs.views, inputs.clock
+        weak = self.forward("student", self.together(inputs.images, views.weak), clock, "weak")
+        return {"weak": weak, "strong": self.forward("student", views.mixed_strong(0), clock, "strong")}
+
+    def terms(self, passed: Passed, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
+        """See the formula."""
+        views, weak = inputs.views, passed["weak"]
         own = self.pseudo_labels(weak["logits"][len(inputs.images) :], views)
-        (loss,) = self.strong_losses(strong, views, own, inputs.partner)
+        (loss,) = self.strong_losses(passed["strong"]["logits"], views, own, inputs.partner)
         return {"sup": self.supervised(weak, inputs.labels) / 2, "strong": loss / 2}, self.certain(own, views)

@@ -11,28 +11,27 @@ Source: ``specs/uccl.md`` section 4.3 and appendix B (LiheYoung/UniMatch ``unima
 
 from __future__ import annotations
 
-from mindspore import Tensor, ops
+from mindspore import Tensor
 
-from mindspore_impl.methods.uccl.weak_to_strong import Inputs, Outputs, WeakToStrong
+from mindspore_impl.methods.uccl.weak_to_strong import Inputs, Passed, WeakToStrong
 
 
 class UniMatch(WeakToStrong):
     """Two strong views and feature dropout."""
 
-    def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
-        """See :meth:`consistency_terms`."""
-        return self.consistency_terms(inputs)[:2]
+    def run_passes(self, inputs: Inputs) -> Passed:
+        """Labelled and weak images pass together, clean and perturbed, then both strong views."""
+        views = inputs.views
+        weak = self.perturbed_pass("weak", self.together(inputs.images, views.weak), inputs)
+        strong = self.together(views.mixed_strong(0), views.mixed_strong(1))
+        return {"weak": weak, "strong": self.forward("student", strong, inputs.clock, "strong")}
 
-    def consistency_terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor, Outputs]:
-        """Labelled and weak images pass together, clean and perturbed, then both strong views, whose outputs come third."""
-        views, count = inputs.views, len(inputs.images)
+    def terms(self, passed: Passed, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
+        """See the formula."""
+        views, count, logits = inputs.views, len(inputs.images), passed["weak"]["logits"]
         both = count + len(views.weak)
-        logits = self.perturbed_pass("weak", ops.cat([inputs.images, views.weak]), inputs)["logits"]
-        strong = self.forward(
-            "student", ops.cat([views.mixed_strong(0), views.mixed_strong(1)]), inputs.clock, "strong"
-        )
         own = self.pseudo_labels(logits[count:both], views)
-        first, second = self.strong_losses(strong["logits"], views, own, inputs.partner)
+        first, second = self.strong_losses(passed["strong"]["logits"], views, own, inputs.partner)
         confidence, label = own
         feature = self.consistency(logits[both + count :], label, confidence, views.ignore)
         losses = {
@@ -40,4 +39,4 @@ class UniMatch(WeakToStrong):
             "strong": (first + second) / 8,
             "feature": feature / 4,
         }
-        return losses, self.certain(own, views), strong
+        return losses, self.certain(own, views)

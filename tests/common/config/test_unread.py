@@ -171,6 +171,22 @@ def flat(values: dict, where: str = "") -> dict:
     return result
 
 
+def test_groups_of_the_published_rows_and_of_older_files(tmp_path):
+    groups = {
+        name: compose(name).trainer.groups for name in ("voc/1464/u2pl", "cityscapes/744/u2pl_ael", "voc/92/unimatch")
+    }
+    assert groups == {"voc/1464/u2pl": 4, "cityscapes/744/u2pl_ael": 8, "voc/92/unimatch": 4}
+    assert compose("voc/662/cpcl").trainer.groups == 1 and compose("voc/u2pl_662/unimatch").trainer.groups == 2
+    assert compose("shapes/12/u2pl").trainer.groups is None
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(compose("shapes/12/u2pl")).replace(" groups: null,", ""))
+    assert load(path).trainer.groups == 1
+    path.write_text(dump(compose("shapes/12/u2pl", ["trainer.groups=4"])))
+    assert load(path).trainer.groups == 4
+    old = Path(__file__).with_name("format_1") / "cityscapes_744_u2pl.yaml"
+    assert load(old).trainer.groups == 8 and load(old, ["trainer.groups=2"]).trainer.groups == 2
+
+
 def test_a_file_of_format_1_is_still_checked(tmp_path):
     text = (Path(__file__).with_name("format_1") / "shapes_12_pcr.yaml").read_text()
     path = tmp_path / "config.yaml"

@@ -10,6 +10,7 @@ import pytest
 from common.config.schema import ExperimentConfig
 from common.errors import UserError
 from common.evaluation.evaluate import describe_protocol, evaluate, predict
+from common.groups import Groups
 from common.images.resize import resize_bilinear
 from common.methods.weak_crop import WeakCrop
 from common.prediction.predictor import UsedRuntime
@@ -304,3 +305,25 @@ def test_an_ignored_class_has_no_part_in_the_mean(dataset):
         label[label == 0] = 255
     outcome = run(dataset, painted())
     assert outcome.miou == pytest.approx(1.0) and np.isnan(outcome.iou[0])
+
+
+class Two:
+    """One of two processes; notes its own counts, and gives the sum with what the other has noted."""
+
+    def __init__(self, index: int, other: list) -> None:
+        self.groups, self.other, self.own = Groups(2, index, 2), other, []
+
+    def sum_counts(self, counts):
+        self.own.append(counts)
+        return counts + sum(self.other)
+
+
+def test_processes_share_the_images_out_and_add_up_whole_numbers(dataset):
+    dataset.images["image2"] = dataset.images["image2"][::-1].copy()  # some wrong pixels
+    whole = run(dataset, painted())
+    first, seen = Two(0, []), []
+    part = run(dataset, painted(), processes=first, on_image=lambda image_id, *_: seen.append(image_id))
+    both = run(dataset, painted(), processes=Two(1, first.own), on_image=lambda image_id, *_: seen.append(image_id))
+    assert sorted(seen) == sorted(dataset.ids) and seen[:2] == list(dataset.ids[:2])
+    assert np.array_equal(both.confusion.matrix, whole.confusion.matrix) and both.miou == whole.miou < 1
+    assert both.images == 3 and part.confusion.matrix.sum() < whole.confusion.matrix.sum()

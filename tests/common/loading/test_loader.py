@@ -195,6 +195,20 @@ def test_supervised_only_passes_once_over_the_labelled_list(last_batch, sizes):
     assert_same(list(loader.epoch(0, 2)), batches[2:])
 
 
+def test_a_last_batch_is_filled_up_to_whole_groups():
+    """As the authors' sampler does, which gives each process as many images as every other one."""
+    settings = ["loader.last_batch=keep", "trainer.groups=2"]
+    whole = list(loader_of(*settings, streams=(LABELLED,), labelled=13).epoch(0))
+    assert [len(batch["labelled"]["ids"]) for batch in whole] == [4, 4, 4, 2]
+    parts = [
+        list(loader_of(*settings, streams=(LABELLED,), labelled=13, process=process, processes=2).epoch(0))
+        for process in (0, 1)
+    ]
+    assert [len(batch["labelled"]["ids"]) for batch in parts[0]] == [2, 2, 2, 1]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert batch["labelled"]["ids"] == first["labelled"]["ids"] + second["labelled"]["ids"]
+
+
 def test_set_number_of_iterations_has_only_full_batches():
     loader = loader_of("loader.last_batch=keep", "trainer.iterations_per_epoch=6", streams=(LABELLED,), labelled=13)
     assert [len(batch["labelled"]["ids"]) for batch in loader.epoch(0)] == [4] * 6
@@ -223,12 +237,9 @@ def test_processes_share_the_batches_of_one():
             {"streams": (LABELLED,), "labelled": 3},
             "3 labelled images do not fill one batch",
         ),
-        (
-            ["loader.last_batch=keep"],
-            {"streams": (LABELLED,), "processes": 2},
-            "loader.last_batch=keep is for one process",
-        ),
-        ([], {"processes": 4}, "loader.batch_unlabelled = 6 cannot be shared by 4 processes"),
+        ([], {"processes": 4}, "loader.batch_unlabelled = 6 does not fall into 4 equal groups"),
+        (["trainer.groups=3"], {}, "loader.batch_labelled = 4 does not fall into 3 equal groups .* multiple of 3"),
+        (["trainer.groups=2"], {"processes": 4}, "trainer.groups = 2 cannot be shared by 4 processes"),
         ([], {"labelled": 0}, "split test has no labelled images"),
         ([], {"labelled": 40}, "split test has no unlabelled images"),
     ],

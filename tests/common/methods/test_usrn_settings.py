@@ -59,11 +59,8 @@ def test_numbers_by_share():
 def test_length_of_an_epoch():
     ours = USRNSettings()
     assert ours.steps_per_epoch(662, 8) == 82 == USRNBaselineSettings().steps_per_epoch(662, 8)
-    theirs = {"iters_rule": "per_process", "processes": 4}
-    assert USRNSettings(**theirs).steps_per_epoch(662, 8) == 331
-    assert USRNBaselineSettings(**theirs).steps_per_epoch(662, 8) == 83
-    with pytest.raises(UserError, match="method.processes = 3"):
-        USRNSettings(iters_rule="per_process", processes=3).steps_per_epoch(662, 8)
+    assert USRNSettings(iters_rule="per_process").steps_per_epoch(662, 8, groups=4) == 331
+    assert USRNBaselineSettings(iters_rule="per_process").steps_per_epoch(662, 8, groups=4) == 83
 
 
 def plan(*overrides: str) -> Plan:
@@ -77,7 +74,7 @@ def labelled_tasks(plan: Plan) -> list[tuple]:
 
 def test_epochs_of_the_loader_and_cached_replay():
     assert plan().iterations_per_epoch == 3
-    longer = ["method.iters_rule=per_process", "method.processes=2"]
+    longer = ["method.iters_rule=per_process", "trainer.groups=2"]
     fresh, cached = (plan(*longer, f"loader.labelled_replay={kind}") for kind in ("fresh", "cached"))
     assert fresh.iterations_per_epoch == cached.iterations_per_epoch == 6
     drawn, replayed = labelled_tasks(fresh), labelled_tasks(cached)

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from common.experiment import compose  # noqa: E402
+from common.groups import PerGroup  # noqa: E402
 from common.methods.cpcl.collaborative import StepDraws  # noqa: E402
 from common.methods.interface import Clock  # noqa: E402
 from tests.oracles.collaborative import plain_prediction, plain_step, plain_targets  # noqa: E402
@@ -66,7 +67,7 @@ def made_up_batch() -> dict:
 def test_a_step_with_one_loss_at_a_time_is_the_plain_step():
     ours, plain = (CPCL(CONFIG, Session(CONFIG)) for _ in range(2))
     batch, seed = made_up_batch(), CONFIG.trainer.seed
-    found = ours.losses(batch, CLOCK, StepDraws(seed, CLOCK))
+    found = ours.losses(batch, CLOCK, PerGroup([StepDraws(seed, CLOCK)]))
     expected = plain_step(plain, batch, CLOCK, StepDraws(seed, CLOCK))
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
     for role in ours.roles:
@@ -114,9 +115,9 @@ def test_a_step_keeps_little_more_than_one_pass_in_memory():
     batch, draws = made_up_batch(), StepDraws(0, CLOCK)
     method = CPCL(CONFIG, Session(CONFIG))
     plain = most_kept(lambda: plain_step(method, batch, CLOCK, draws))
-    assert most_kept(lambda: method.losses(batch, CLOCK, draws)) <= 0.3 * plain
+    assert most_kept(lambda: method.losses(batch, CLOCK, PerGroup([draws]))) <= 0.3 * plain
     for cutmix, memory, share in ((True, "fast", 0.3), (False, "frugal", 0.3), (False, "fast", 0.55)):
         settings = dataclasses.replace(compose("shapes/12/cps").method, cutmix=cutmix, memory=memory)
         config = dataclasses.replace(CONFIG, method=settings)
         cps = CPS(config, Session(config))
-        assert most_kept(lambda: cps.losses(batch, CLOCK, draws)) <= share * plain  # noqa: B023
+        assert most_kept(lambda: cps.losses(batch, CLOCK, PerGroup([draws]))) <= share * plain  # noqa: B023

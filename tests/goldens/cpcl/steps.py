@@ -53,6 +53,7 @@ class SeededSession:
     def __init__(self, golden: Golden, framework: Framework) -> None:
         self.golden, self.framework = golden, framework
         self.device = framework.module("device").choose_device("cpu")
+        self.processes = framework.module("processes").Processes()
 
     def network(self, role: str):
         """Return the file's network for ``role``: the small one where it names a width, else ResNet-50."""

@@ -101,6 +101,7 @@ class RecordedSession:
     def __init__(self, golden: Golden, framework: Framework, config: ExperimentConfig) -> None:
         self.golden, self.framework, self.config = golden, framework, config
         self.device = framework.module("device").choose_device("cpu")
+        self.processes = framework.module("processes").Processes()
 
     def network(self, role: str):
         """Return the network of ``role``; in eval mode the teacher is given the unlabelled images only."""

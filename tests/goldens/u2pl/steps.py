@@ -155,6 +155,7 @@ class StandInSession:
         self.document, self.framework = document, framework
         self.config = experiment_of(document)
         self.device = framework.module("device").choose_device("cpu")
+        self.processes = framework.module("processes").Processes()
         self.calls: list[str] = []
 
     def network(self, role: str):

@@ -48,9 +48,11 @@ class Session:
     config: ExperimentConfig
     tensor: Callable
     device: object = field(init=False)
+    processes: object = field(init=False)
 
     def __post_init__(self) -> None:
         self.device = self.framework.module("device").choose_device("cpu")
+        self.processes = self.framework.module("processes").Processes()
 
     def network(self, role: str):
         """Return the network."""

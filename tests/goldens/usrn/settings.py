@@ -82,8 +82,8 @@ def derived_schedule(golden: Golden, framework: None) -> list[Check]:
         method = "usrn" if kind == "usrn" else "usrn_baseline"
         config = compose(f"{DATASETS[dataset]}/{labelled}/{method}")
         batch = config.loader.batch_labelled
-        rule = {"iters_rule": "per_process", "processes": processes}
-        steps = USRNSettings(**rule).steps_per_epoch(labelled, batch)
+        rule = {"iters_rule": "per_process"}
+        steps = USRNSettings(**rule).steps_per_epoch(labelled, batch, processes)
         unlabelled = registry()[config.dataset.name].lists[config.split.id].unlabelled.count
         ours = {
             "iter_per_epoch": steps,
@@ -91,8 +91,8 @@ def derived_schedule(golden: Golden, framework: None) -> list[Check]:
             "total_iterations_if_loop_is_iter_per_epoch": steps * config.trainer.epochs,
             "batch_per_gpu": batch // processes,
             "unlabelled_batch_per_gpu": batch // processes,
-            "labelled_loader_length": USRNBaselineSettings(**rule).steps_per_epoch(labelled, batch),
-            "unlabelled_loader_length": USRNBaselineSettings(**rule).steps_per_epoch(unlabelled, batch),
+            "labelled_loader_length": USRNBaselineSettings(**rule).steps_per_epoch(labelled, batch, processes),
+            "unlabelled_loader_length": USRNBaselineSettings(**rule).steps_per_epoch(unlabelled, batch, processes),
         }
         checks += [exact(f"{key} of {name}", value, facts[key]) for key, value in ours.items()]
         checks.append(exact(f"early_stop of {name} acts", facts["early_stop"] < facts["epochs"], np.False_))

@@ -55,6 +55,7 @@ class SeededSession:
     def __init__(self, golden: Golden, framework: Framework, config) -> None:
         self.framework, self.config = framework, config
         self.device = framework.module("device").choose_device("cpu")
+        self.processes = framework.module("processes").Processes()
         self.golden = golden
 
     def network(self, role: str):

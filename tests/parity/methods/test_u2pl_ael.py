@@ -70,7 +70,7 @@ FIRST_STEPS = {
     "fixed, moving prototypes": changed(
         compose("shapes/12/u2pl_ael", [*SETTINGS, "method.preset=fixed"]), contrastive={"anchor_ema": True}
     ),
-    "no sampling, weighted means": changed(sampling=False, contrastive={"conf_weight": True, "processes": 2}),
+    "no sampling, weighted means": changed(sampling=False, contrastive={"conf_weight": True}),
     "scaled, OHEM": dataclasses.replace(
         changed(loss_scale=0.5), criterion=CriterionConfig(type="ohem", thresh=0.1, min_kept=700)
     ),

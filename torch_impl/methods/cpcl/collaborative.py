@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +29,7 @@ ROWS = 16
 
 @dataclass
 class Prediction:
-    """What one network says of mixed images: classes uint8 ``[B,H,W]``, confidences ``[B,H,W]`` (``legacy_2022``: ``[1,1,1]``)."""
+    """What one network says of mixed images: classes uint8 ``[B,H,W]``, confidences ``[B,H,W]`` (``legacy_2022``: ``[1,1,1]``, of several groups ``[B,1,1]``)."""
 
     label: Tensor
     confidence: Tensor
@@ -45,17 +46,23 @@ class Targets:
     disagreement: Disagreement
 
 
-def mixed_prediction(first: Tensor, second: Tensor, masks: Tensor, size: Size, variant: Variant = "head") -> Prediction:
+def mixed_prediction(
+    first: Tensor, second: Tensor, masks: Tensor, size: Size, variant: Variant = "head", groups: int = 1
+) -> Prediction:
     """Return a network's prediction where ``masks`` bool ``[B,H,W]`` takes the image of ``second``, elsewhere of ``first``.
 
-    Both logits ``[B,K,h,w]`` without gradient; each image is resized to ``size`` before it is mixed.
+    Both logits ``[B,K,h,w]`` without gradient; each image is resized to ``size`` before it is mixed. The one confidence of
+    ``legacy_2022`` is that of a group's images.
     """
     parts = []
     for index, mask in enumerate(masks):
         kept, taken = (resize(logits[index : index + 1], size)[0] for logits in (first, second))
         parts.append(_reduce(kept, taken, mask, variant))
     labels, confidences = (torch.stack(part) for part in zip(*parts))
-    return Prediction(labels, confidences if variant == "head" else confidences.max().view(1, 1, 1))
+    if variant == "head":
+        return Prediction(labels, confidences)
+    largest = confidences.view(groups, -1).amax(1).view(-1, 1, 1)
+    return Prediction(labels, largest if groups == 1 else largest.repeat_interleave(len(labels) // groups, 0))
 
 
 def _reduce(kept: Tensor, taken: Tensor, mask: Tensor, variant: Variant) -> tuple[Tensor, Tensor]:
@@ -99,9 +106,20 @@ def _pairs(first: Tensor, second: Tensor, classes: int) -> Tensor:
     return first.to(torch.int32) * classes + second
 
 
-def targets(first: Prediction, second: Prediction, classes: int, variant: Variant = "head") -> Targets:
-    """Return what the networks learn from both predictions (sections 4.2 and 4.3)."""
-    found = disagreement(joint_counts(first.label, second.label, classes).cpu().numpy(), variant)
+def targets(
+    first: Prediction,
+    second: Prediction,
+    classes: int,
+    variant: Variant = "head",
+    counts: np.ndarray | None = None,
+) -> Targets:
+    """Return what the networks learn from both predictions (sections 4.2 and 4.3).
+
+    ``counts``: the :func:`joint_counts` of all groups of the batch; by default those of these predictions.
+    """
+    if counts is None:
+        counts = joint_counts(first.label, second.label, classes).cpu().numpy()
+    found = disagreement(counts, variant)
     wins = torch.from_numpy(found.first_wins).to(first.label.device).flatten()
     ignored = torch.full_like(first.label[0], IGNORE)
     intersection, union = torch.empty_like(first.label), torch.empty_like(first.label)

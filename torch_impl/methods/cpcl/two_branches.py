@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.groups import PerGroup
 from common.methods.cpcl.collaborative import Draws, StepDraws
 from common.methods.cpcl.cpcl import Variant
 from common.methods.interface import Batch, Clock
@@ -28,13 +30,13 @@ class TwoBranches(Method):
 
     roles = trained = ("branch1", "branch2")
 
-    def step(self, batch: Batch, clock: Clock, draws: Draws | None = None) -> dict[str, float]:
+    def step(self, batch: Batch, clock: Clock, draws: Draws | PerGroup | None = None) -> dict[str, float]:
         """Run one step of both optimisers and return the loss terms as they enter the sum."""
-        losses = self.losses(batch, clock, draws or StepDraws(self.config.trainer.seed, clock))
-        self.apply_gradients(losses, batch, clock)
-        return losses
+        draws = self.groups.draws(draws, lambda group: StepDraws(self.config.trainer.seed, clock, group))
+        losses = self.losses(batch, clock, draws)
+        return self.apply_gradients(losses, batch, clock)
 
-    def losses(self, batch: Batch, clock: Clock, draws: Draws) -> dict[str, float]:
+    def losses(self, batch: Batch, clock: Clock, draws: PerGroup) -> dict[str, float]:
         """Leave this step's gradients in both optimisers and return the loss terms and ``loss``, their sum."""
         raise NotImplementedError
 
@@ -43,10 +45,11 @@ class TwoBranches(Method):
         role = f"branch{branch}"
         return self.forward(role, images, clock, f"{role} {view}", gradient=gradient)["logits"]
 
-    def mixing(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def mixing(self, batch: Batch, draws: PerGroup) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return both unlabelled batches ``[B,3,H,W]``, the CutMix masks bool ``[B,H,W]`` and the mixed images."""
         first, other = (self.session.tensor(batch[name]["image"]) for name in ("unlabelled", "unlabelled_other"))
-        masks = self.session.tensor(draws.mix_masks(len(first), tuple(first.shape[2:])))
+        count, size = len(first) // self.groups.own, tuple(first.shape[2:])
+        masks = self.session.tensor(np.concatenate([group.mix_masks(count, size) for group in draws]))
         return first, other, masks, cutmix(first, other, masks)
 
     def predicted(
@@ -55,7 +58,7 @@ class TwoBranches(Method):
         """Return what ``branch`` says of the mixed images, from its passes over the two batches in this order."""
         kept = self.logits(branch, first, "unlabelled", clock, gradient=False)
         taken = self.logits(branch, other, "unlabelled_other", clock, gradient=False)
-        return mixed_prediction(kept, taken, masks, first.shape[2:], variant)
+        return mixed_prediction(kept, taken, masks, first.shape[2:], variant, self.groups.own)
 
     def learn(self, branch: int, terms: Callable[[], dict[str, Tensor]], add: bool = False) -> dict[str, float]:
         """Differentiate ``terms`` with respect to ``branch`` (with ``add`` on top of earlier ones) and return their values."""
@@ -68,7 +71,7 @@ class TwoBranches(Method):
 
         def terms() -> dict[str, Tensor]:
             logits = self.logits(branch, images, "labelled", clock)
-            return {f"sup{branch}": self.supervised({"logits": logits}, labels)}
+            return {f"sup{branch}": self.groups.mean(self.supervised, {"logits": logits}, labels)}
 
         return self.learn(branch, terms, add)
 

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from common.arrays import IGNORE, Size
 from common.config.schema import ExperimentConfig
+from common.groups import PerGroup
 from common.methods.interface import Batch, Clock, LabelledImages
 from common.methods.pcr.first_prototypes import first_prototypes, read_prototypes
 from common.methods.pcr.pcr import Draws, StepDraws, check_crop
 from torch_impl.losses import cross_entropy
-from torch_impl.methods.base import KeptTensor, TeacherMethod
+from torch_impl.methods.base import KeptTensor, Outputs, TeacherMethod
 from torch_impl.methods.pcr.prototypes import pixel_features, pixel_labels, prototype_sums, updated_prototypes
 from torch_impl.mixing import mix
 from torch_impl.networks.prototype_head import prototype_logits
@@ -55,63 +56,73 @@ class PCR(TeacherMethod):
         """Make the first prototypes when their epoch begins, from the eval-mode student's features (section 3.6)."""
         if self.settings.proto_init == "file" or clock.epoch != self.settings.proto_epoch:
             return []
-        predictor = self.predictor("student")
-        maps = ((predictor.features(image[None])[0], label) for image, label in labelled)
-        prototypes, note = first_prototypes(self.settings, maps, self.shape, self.config.trainer.seed)
-        self.set_prototypes(prototypes)
-        return [note]
+        prototypes, notes = np.zeros(tuple(self.student.prototypes.shape), np.float32), []
+        if self.processes.index == 0:
+            predictor = self.predictor("student")
+            maps = ((predictor.features(image[None])[0], label) for image, label in labelled)
+            prototypes, note = first_prototypes(self.settings, maps, self.shape, self.config.trainer.seed)
+            notes = [note]
+        self.set_prototypes(self.processes.from_first(prototypes))
+        return notes
 
     def set_prototypes(self, prototypes: np.ndarray) -> None:
         """Give student and teacher these prototypes ``[K*M,C]``."""
         for network in (self.student, self.teacher):
             network.prototypes.copy_(self.session.tensor(prototypes))
 
-    def step(self, batch: Batch, clock: Clock, draws: Draws | None = None) -> dict[str, float]:
+    def step(self, batch: Batch, clock: Clock, draws: Draws | PerGroup | None = None) -> dict[str, float]:
         """Run one optimiser step and return the loss terms as they enter the sum (section 4.3)."""
-        settings = self.settings
+        settings, seed = self.settings, self.config.trainer.seed
         images, labels = self.labelled(batch)
-        draws = draws or StepDraws(settings, self.config.trainer.seed, clock)
+        draws = self.groups.draws(draws, lambda group: StepDraws(settings, seed, clock, group))
         target = None
         if settings.semi_supervised(clock):
             self.copy_student(clock)
             unlabelled = self.session.tensor(batch["unlabelled"]["image"])
             mixed, pseudo_label, confidence = self._mixed(unlabelled, labels.shape[1:], clock, draws)
-            images = torch.cat([images, mixed])
+            images = self.together(images, mixed)
             target = confident_labels(pseudo_label, confidence, settings.confidence_threshold)
         if settings.teacher_bn == "forward":
             looks = target is not None and settings.unsup_filter == "entropy_drop"
             teacher = self.forward("teacher", images, clock, wanted=("logits",) if looks else ())
             if looks:
-                uncertainty = entropy(resize(teacher["logits"][len(labels) :], labels.shape[1:]).softmax(1))
-                target, _ = drop_unreliable(uncertainty, pseudo_label, settings.percent_kept(clock))
+                target = self.groups.each(self._reliable, teacher["logits"], pseudo_label, clock)
         losses, upkeep = self._differentiate(images, labels, target, clock, draws)
-        self.apply_gradients(losses, batch, clock)
+        losses = self.apply_gradients(losses, batch, clock)
         self._move_prototypes(*upkeep)
         self.move_teacher(clock)
         return losses
 
+    def _reliable(self, logits: Tensor, pseudo_label: Tensor, clock: Clock) -> Tensor:
+        """Return the labels without the pixels of highest entropy in the teacher's train-mode pass (``entropy_drop``)."""
+        scores = resize(logits[-len(pseudo_label) :], pseudo_label.shape[1:])
+        return drop_unreliable(entropy(scores.softmax(1)), pseudo_label, self.settings.percent_kept(clock))[0]
+
     def _differentiate(
-        self, images: Tensor, labels: Tensor, target: Tensor | None, clock: Clock, draws: Draws
+        self, images: Tensor, labels: Tensor, target: Tensor | PerGroup | None, clock: Clock, draws: PerGroup
     ) -> tuple[dict[str, float], tuple[Tensor, Tensor] | tuple[()]]:
         """Return the loss terms, gradients being kept, and what the prototypes' upkeep needs (nothing where there is none)."""
-        settings, size, count, upkeep = self.settings, labels.shape[1:], len(labels), ()
+        settings, upkeep = self.settings, []
 
-        def terms() -> dict[str, Tensor]:
-            nonlocal upkeep
-            outputs = self.forward("student", images, clock)
+        def terms(outputs: Outputs, labels: Tensor, target: Tensor | None, draws: Draws) -> dict[str, Tensor]:
+            size = labels.shape[1:]
             losses = {
                 name: torch.zeros((), device=images.device) for name in ("sup", "sup_proto", "unsup", "unsup_proto")
             }
             losses["sup"] = self.supervised(outputs, labels)
             if target is not None:
-                scores = resize(outputs["logits"][count:], size)
+                scores = resize(outputs["logits"][len(labels) :], size)
                 losses["unsup"] = settings.unsup_weight * self._unsupervised(scores, target)
             if settings.with_prototypes(clock):
-                weighted, upkeep = self._prototype_terms(outputs["features"], labels, target, draws.pixels(size))
+                weighted, counted = self._prototype_terms(outputs["features"], labels, target, draws.pixels(size))
                 losses.update(weighted)
+                upkeep.append(counted)
             return losses
 
-        return self.optimizer.differentiate(terms), upkeep
+        losses = self.optimizer.differentiate(
+            lambda: self.groups.mean(terms, self.forward("student", images, clock), labels, target, draws)
+        )
+        return losses, tuple(self.processes.sum(sum(parts)) for parts in zip(*upkeep))
 
     def _prototype_terms(
         self, features: Tensor, labels: Tensor, target: Tensor | None, pixels: np.ndarray
@@ -134,16 +145,20 @@ class PCR(TeacherMethod):
             return unsupervised_loss(logits, target)
         return consistency_loss(logits, target, self.settings.unsup_denominator)
 
-    def _mixed(self, images: Tensor, size: Size, clock: Clock, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    def _mixed(self, images: Tensor, size: Size, clock: Clock, draws: PerGroup) -> list[Tensor]:
         """Return unlabelled images, the eval-mode teacher's labels and their confidence, mixed if this step mixes."""
         logits = self.forward("teacher", images, clock, train=False, wanted=("logits",))["logits"]
         confidence, pseudo_label = resize(logits, size).softmax(1).max(1)
-        parts = images, pseudo_label.to(torch.uint8), confidence
-        masks = draws.mix_masks(len(images), size)
-        if masks is None:
-            return parts
-        masks = self.session.tensor(masks)
-        return tuple(mix(part, masks, "partner") for part in parts)
+
+        def mixed(draws: Draws, *parts: Tensor) -> tuple[Tensor, ...]:
+            masks = draws.mix_masks(len(parts[0]), size)
+            if masks is None:
+                return parts
+            masks = self.session.tensor(masks)
+            return tuple(mix(part, masks, "partner") for part in parts)
+
+        groups = self.groups.each(mixed, draws, images, pseudo_label.to(torch.uint8), confidence)
+        return [self.whole(parts) for parts in zip(*groups)]
 
     def _move_prototypes(self, sums: Tensor | None = None, counts: Tensor | None = None) -> None:
         """Upkeep after the step, which itself has seen the old prototypes (section 3.6)."""

@@ -7,6 +7,7 @@ closed form beside the loss, so that no drawn negative is kept for the backward 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,21 +40,18 @@ class ContrastiveResult:
     prototype: Tensor | None = None
 
 
-def label_maps(labels: Tensor, classes: int, encoding: str, processes: int = 1) -> Tensor:
+def label_maps(labels: Tensor, classes: int, encoding: str) -> Tensor:
     """Return bool ``[B,K,h,w]`` class maps of labels ``[B,h,w]``; nothing is set where the label is 255.
 
-    ``union_first`` repeats the released program (section 18.1): the first image of a process receives the union of the labels
-    of all its images, in which an ignored pixel of another image counts as class 0; the other images receive nothing. The
-    batch is shared out to ``processes``.
+    ``union_first`` repeats the released program (section 18.1): the first image receives the union of the labels of all
+    images, in which an ignored pixel of another image counts as class 0; the other images receive nothing.
     """
     index = torch.arange(classes, device=labels.device, dtype=labels.dtype).view(1, classes, 1, 1)
     if encoding == "onehot":
         return labels.unsqueeze(1) == index
     filled = labels.masked_fill(labels == IGNORE, 0)
     maps = torch.zeros((len(labels), classes, *labels.shape[1:]), dtype=torch.bool, device=labels.device)
-    for images in torch.arange(len(labels)).tensor_split(min(processes, len(labels))):
-        first = images[0]
-        maps[first] = (filled[images].unsqueeze(1) == index).any(0) & (labels[first] != IGNORE)
+    maps[0] = (filled.unsqueeze(1) == index).any(0) & (labels[0] != IGNORE)
     return maps
 
 
@@ -70,8 +68,9 @@ def contrastive_loss(
     draws: ContrastiveDraws,
     prototype: Tensor | None = None,
     prototype_decay: float = 0.0,
+    new_keys: list[int] | None = None,
 ) -> ContrastiveResult:
-    """Return the contrastive loss and append this step's keys to ``bank``.
+    """Return the contrastive loss and append this step's keys to ``bank``, unless ``new_keys`` says how many it has received.
 
     ``representation`` and ``teacher_representation`` ``[B,D,h,w]``, ``probabilities`` ``[B,K,h,w]`` of the teacher, ``maps`` bool
     ``[B,K,h,w]``, masks bool ``[B,h,w]``; the first ``labelled`` images are the labelled ones. Gradient goes to
@@ -84,7 +83,8 @@ def contrastive_loss(
     chosen = confident if settings.positive == "anchors" else members
     weights = probabilities.amax(1) if settings.conf_weight else None
     means = class_means(teacher_representation, chosen, weights)
-    new_keys = append_keys(teacher_representation, probabilities, maps, high_mask, labelled, bank, settings)
+    if new_keys is None:
+        new_keys = append_keys(teacher_representation, probabilities, maps, high_mask, labelled, bank, settings)
     valid = [index for index in range(classes) if counts[index]]
     result = ContrastiveResult(representation.sum() * 0, valid, candidates, new_keys, means, [], [], [])
     if len(valid) <= 1:
@@ -141,11 +141,26 @@ def append_keys(
     bank: MemoryBank,
     settings: ContrastiveSettings,
 ) -> list[int]:
-    """Append every class's negative keys, in row-major pixel order, and return how many there were (sections 8.1, 18.3, 18.4)."""
+    """Append every class's :func:`negative_keys` and return how many there were."""
+    numbers = []
+    for class_id, rows in enumerate(negative_keys(features, probabilities, maps, high_mask, labelled, settings)):
+        bank.append(class_id, rows)
+        numbers.append(len(rows))
+    return numbers
+
+
+def negative_keys(
+    features: Tensor,
+    probabilities: Tensor,
+    maps: Tensor,
+    high_mask: Tensor,
+    labelled: int,
+    settings: ContrastiveSettings,
+) -> Iterator[Tensor]:
+    """Yield every class's negative keys ``[n,D]``, in row-major pixel order (sections 8.1, 18.3, 18.4)."""
     ranked = probabilities.transpose(0, 1).flatten(1)
     below = probabilities < settings.negative_threshold
     is_labelled = torch.arange(len(maps), device=maps.device).view(-1, 1, 1) < labelled
-    numbers = []
     for class_id in range(maps.shape[1]):
         allowed = high_mask & below[:, class_id]
         if settings.negatives == "code":
@@ -160,10 +175,7 @@ def append_keys(
         if settings.negatives == "paper":
             of_labelled = is_labelled.expand_as(high_mask).flatten()[pixel]
             wanted = torch.where(of_labelled, rank < settings.low_rank, wanted)
-        pixel = pixel[wanted]
-        bank.append(class_id, gather_pixels(features, pixel))
-        numbers.append(len(pixel))
-    return numbers
+        yield gather_pixels(features, pixel[wanted])
 
 
 def gather_pixels(features: Tensor, pixel: Tensor) -> Tensor:

@@ -20,11 +20,13 @@ from torch import Tensor
 
 from common.arrays import IGNORE, Size
 from common.config.schema import ExperimentConfig
+from common.groups import PerGroup
 from common.loading.on_demand import ImagesOnDemand
 from common.methods.interface import Batch, Clock
 from common.methods.u2pl.u2pl_ael import ClassBanks, Draws, StepDraws, keep_thresholds, paste_classes
 from torch_impl.losses import true_class_probability, weighted_cross_entropy
-from torch_impl.methods.u2pl.u2pl import U2PL
+from torch_impl.methods.base import Outputs
+from torch_impl.methods.u2pl.u2pl import U2PL, Pixels
 from torch_impl.mixing import cutmix
 from torch_impl.pseudo_labels import arg_max, drop_unreliable, entropy, percentile
 from torch_impl.resize import resize
@@ -99,33 +101,48 @@ class U2PLAEL(U2PL):
         self.images = ImagesOnDemand(config, "partner")
         self.banks = self.keep(ClassBanks(self.classes, len(self.images.ids), config.trainer.seed))
 
-    def step(self, batch: Batch, clock: Clock, draws: Draws | None = None) -> dict[str, float]:
+    def step(self, batch: Batch, clock: Clock, draws: Draws | PerGroup | None = None) -> dict[str, float]:
         """Run one optimiser step and return the loss terms as they enter the sum."""
-        draws = draws or StepDraws(self.settings, self.config.trainer.seed, clock)
-        labelled, paste = batch["labelled"], batch["paste"]
-        classes = draws.pasted_classes(self.banks.confidence)
-        images, labels = paste_classes(labelled["image"], labelled["label"], paste["image"], paste["label"], classes)
-        images, labels = self.session.tensor(images), self.session.tensor(labels)
+        seed = self.config.trainer.seed
+        draws = self.groups.draws(draws, lambda group: StepDraws(self.settings, seed, clock, group))
+        pasted = self.groups.each(self._pasted, batch["labelled"], batch["paste"], draws)
+        images, labels = (self.session.tensor(np.concatenate(part)) for part in zip(*pasted))
         mixed, scores = self._mixed_pair(batch["unlabelled"], labels.shape[1:], clock, draws)
         losses = self._equalised_losses(images, labels, mixed, scores, clock, draws)
-        self.apply_gradients(losses, batch, clock)
+        losses = self.apply_gradients(losses, batch, clock)
         self.move_teacher(clock)
         return losses
 
-    def _mixed_pair(self, own: dict, size: Size, clock: Clock, draws: Draws) -> tuple[Tensor, Tensor]:
+    def _pasted(self, labelled: dict, paste: dict, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+        classes = draws.pasted_classes(self.banks.confidence)
+        return paste_classes(labelled["image"], labelled["label"], paste["image"], paste["label"], classes)
+
+    def _mixed_pair(self, own: dict, size: Size, clock: Clock, draws: PerGroup) -> tuple[Tensor, Tensor]:
         """Return unlabelled images with a region of another one that should show a chosen class, and the teacher's logits."""
-        categories, positions = draws.partners(self.banks, len(own["ids"]))
-        first, second = self.session.tensor(own["image"]), self.session.tensor(self.images.load(positions, clock))
+        count = len(own["ids"])
+        chosen = self.groups.each(lambda draws: draws.partners(self.banks, count // self.groups.own), draws)
+        categories, positions = (np.concatenate(part) for part in zip(*chosen))
+        other = self.images.load(positions, clock, self.groups.process * count)
+        first, second = self.session.tensor(own["image"]), self.session.tensor(other)
         weak = torch.cat([first, second])
         scores = resize(self.forward("teacher", weak, clock, train=False, wanted=("logits",))["logits"], size)
         class_maps = arg_max(scores, 1).to(torch.uint8).cpu().numpy()
-        masks = self.session.tensor(draws.mix_masks(class_maps[len(first) :], categories))
-        seen = np.concatenate([self.images.positions(own["ids"]), positions])
-        self.banks.update_coverage(seen, class_maps, self.settings.coverage_area)
-        return cutmix(second, first, masks), cutmix(scores[len(first) :], scores[: len(first)], masks)
+        masks = self.groups.each(lambda draws, *part: draws.mix_masks(*part), draws, class_maps[count:], categories)
+        masks = self.session.tensor(np.concatenate(masks))
+        self._update_coverage(np.stack([self.images.positions(own["ids"]), positions]), class_maps)
+        return cutmix(second, first, masks), cutmix(scores[count:], scores[:count], masks)
+
+    def _update_coverage(self, positions: np.ndarray, class_maps: np.ndarray) -> None:
+        """Note which classes the images at ``positions`` ``[2,B]`` show, whose maps follow one another, and those of all processes."""
+        count, covered = positions.shape[1], self.banks.covered(class_maps, self.settings.coverage_area)
+        seen = np.zeros((2, count * self.processes.count, 1 + self.classes), np.int64)
+        own = slice(self.processes.index * count, (self.processes.index + 1) * count)
+        seen[:, own, 0], seen[:, own, 1:] = positions, covered.reshape(2, count, -1)
+        seen = self.processes.sum_counts(seen).reshape(-1, 1 + self.classes)
+        self.banks.note_coverage(seen[:, 0], seen[:, 1:])
 
     def _equalised_losses(
-        self, images: Tensor, labels: Tensor, mixed: Tensor, scores: Tensor, clock: Clock, draws: Draws
+        self, images: Tensor, labels: Tensor, mixed: Tensor, scores: Tensor, clock: Clock, draws: PerGroup
     ) -> dict[str, float]:
         settings, size = self.settings, labels.shape[1:]
         wanted = ("logits", "representation")
@@ -133,36 +150,65 @@ class U2PLAEL(U2PL):
         teacher_mixed = self.forward("teacher", mixed, clock, "teacher mixed", wanted=wanted)
         teacher_scores = resize(teacher["logits"], size)
         of_labelled, of_mixed = targets(teacher_scores), targets(scores)
-        reliable = self._reliable(of_mixed, clock)
-        features = torch.cat([teacher["representation"], teacher_mixed["representation"]])
-        parts = [resize(part, features.shape[2:]).softmax(1) for part in (teacher_scores, scores)]
+        reliable = self.groups.each(self._reliable, of_mixed, clock)
+        with_contrastive = clock.epoch >= settings.contrastive_start_epoch
+        if with_contrastive:
+            features = self.together(teacher["representation"], teacher_mixed["representation"])
+            small = (resize(part, features.shape[2:]).softmax(1) for part in (teacher_scores, scores))
+
+            def pixels(features, probabilities, labels, teacher: Targets, reliable: Tensor) -> Pixels:
+                seen = reliable if settings.contrastive_pixels == "kept" else teacher.pseudo_label
+                among = teacher.pseudo_label != IGNORE
+                return self.pixels(features, probabilities, labels, seen, teacher.uncertainty, clock, among)
+
+            chosen = self.groups.each(pixels, features, self.together(*small), labels, of_mixed, reliable)
+            self.append_keys(chosen)
 
         def terms() -> dict[str, Tensor]:
             outputs = self.forward("student", images, clock)
             outputs_mixed = self.forward("student", mixed, clock, "student mixed", wanted=wanted)
             student_scores = resize(outputs["logits"], size)
-            confidence = class_confidence(student_scores, labels)
-            self.banks.update_confidence(confidence, settings.confidence_momentum)
+            self._update_confidence(student_scores, labels)
+            representation = self.together(outputs["representation"], outputs_mixed["representation"])
+            # With a zero gradient, not none, the representation head still feels weight decay, as in the released program.
+            contrastive = representation.sum() * 0
+            if with_contrastive:
+                contrastive = self.contrastive(representation, chosen, clock, draws)
+            student_mixed = resize(outputs_mixed["logits"], size)
+            return self.groups.mean(
+                group_terms,
+                outputs,
+                student_scores,
+                student_mixed,
+                labels,
+                of_labelled,
+                of_mixed,
+                reliable,
+                contrastive,
+                draws,
+            )
+
+        def group_terms(
+            outputs: Outputs, scores: Tensor, scores_mixed: Tensor, labels: Tensor, of_labelled: Targets,
+            of_mixed: Targets, reliable: Tensor, contrastive: Tensor, draws: Draws,
+        ) -> dict[str, Tensor]:  # fmt: skip
+            of_mixed = of_mixed._replace(pseudo_label=reliable)
             losses = {
                 "sup": self.supervised(outputs, labels),
-                "cons_labelled": self._consistency("labelled", student_scores, of_labelled, draws),
-                "cons_unlabelled": self._consistency(
-                    "unlabelled", resize(outputs_mixed["logits"], size), of_mixed._replace(pseudo_label=reliable), draws
-                ),
+                "cons_labelled": self._consistency("labelled", scores, of_labelled, draws),
+                "cons_unlabelled": self._consistency("unlabelled", scores_mixed, of_mixed, draws),
+                "contra": settings.contrastive.weight * contrastive if with_contrastive else contrastive,
             }
-            representation = torch.cat([outputs["representation"], outputs_mixed["representation"]])
-            if clock.epoch < settings.contrastive_start_epoch:
-                # With a zero gradient, not none, the representation head still feels weight decay, as in the released program.
-                losses["contra"] = representation.sum() * 0
-            else:
-                seen = reliable if settings.contrastive_pixels == "kept" else of_mixed.pseudo_label
-                losses["contra"] = settings.contrastive.weight * self._contrastive(
-                    representation, features, torch.cat(parts), labels, seen, of_mixed.uncertainty, clock, draws,
-                    among=of_mixed.pseudo_label != IGNORE,
-                )  # fmt: skip
             return {name: settings.loss_scale * term for name, term in losses.items()}
 
         return self.optimizer.differentiate(terms)
+
+    def _update_confidence(self, scores: Tensor, labels: Tensor) -> None:
+        """Move the bank towards the mean over all groups of their classes' confidence."""
+        own = sum(self.groups.each(class_confidence, scores, labels))
+        if self.groups.total > 1:
+            own = self.processes.sum(torch.from_numpy(own)).numpy() / np.float32(self.groups.total)
+        self.banks.update_confidence(own, self.settings.confidence_momentum)
 
     def _reliable(self, teacher: Targets, clock: Clock) -> Tensor:
         """Return the pseudo-labels without the pixels that the switch ``drop`` drops."""

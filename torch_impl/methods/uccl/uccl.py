@@ -13,36 +13,37 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from common.methods.interface import Clock
 from torch_impl.methods.uccl.ckr_sbu import class_knowledge, cosine, ignored_at, semantic_update
 from torch_impl.methods.uccl.unimatch import UniMatch
-from torch_impl.methods.uccl.weak_to_strong import Inputs, Outputs, Views
+from torch_impl.methods.uccl.weak_to_strong import Inputs, Outputs, Passed, Views
 
 
 class UCCL(UniMatch):
     """UniMatch with SBU and CKR."""
 
-    def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
-        """The passes over weak images come first: the order decides BatchNorm's running statistics."""
-        weak = self._weak_passes(inputs.views, inputs.clock)
-        losses, share, strong = self.consistency_terms(inputs)
-        sbu, ckr = zip(*(self._context(view, weak[view], strong, inputs.views) for view in range(2)))
-        losses["sbu"] = self.settings.alpha_sbu * sum(sbu) / 2
-        losses["ckr"] = self.settings.beta_ckr * sum(ckr) / 2
-        return losses, share
-
-    def _weak_passes(self, views: Views, clock: Clock) -> list[Outputs]:
-        """Return the outputs for the mixed weak views; then the released program's two passes whose outputs nobody reads."""
-        settings = self.settings
+    def run_passes(self, inputs: Inputs) -> Passed:
+        """The passes over mixed weak images come first, then the released program's two whose outputs nobody reads."""
+        views, clock, settings = inputs.views, inputs.clock, self.settings
         gradient = settings.beta_ckr > 0 and not settings.ckr.detach_weights
-        outputs = [
-            self.forward("student", views.mixed_weak(view), clock, f"weak{view + 1}", gradient=gradient)
+        passed = {
+            f"weak{view + 1}": self.forward(
+                "student", views.mixed_weak(view), clock, f"weak{view + 1}", gradient=gradient
+            )
             for view in range(2)
-        ]
+        }
         if settings.bn_extra_passes:
             self.forward("student", views.weak, clock, "extra1", gradient=False, wanted=())
             self.forward("student", views.strong[0], clock, "extra2", gradient=False, wanted=())
-        return outputs
+        return passed | super().run_passes(inputs)
+
+    def terms(self, passed: Passed, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
+        """See the formula."""
+        losses, share = super().terms(passed, inputs)
+        contexts = (self._context(view, passed[f"weak{view + 1}"], passed["strong"], inputs.views) for view in range(2))
+        sbu, ckr = zip(*contexts)
+        losses["sbu"] = self.settings.alpha_sbu * sum(sbu) / 2
+        losses["ckr"] = self.settings.beta_ckr * sum(ckr) / 2
+        return losses, share
 
     def _context(self, view: int, weak: Outputs, strong: Outputs, views: Views) -> tuple[Tensor, Tensor]:
         """Return SBU and CKR of one view, unweighted; ``strong`` holds both views, one after the other."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from common.groups import by_stream
 from common.images.mixing import partners
 from common.methods.interface import Batch, Clock
 from common.methods.uccl.weak_to_strong import feature_masks
@@ -25,7 +26,11 @@ from torch_impl.resize import resize
 PseudoLabels = tuple[Tensor, Tensor]
 """Confidence and label ``[B,H,W]`` of :func:`torch_impl.pseudo_labels.certainty`."""
 
+Passed = dict[str, Outputs]
+"""Outputs by the name of the pass."""
 
+
+@dataclass(frozen=True)
 class Views:
     """The unlabelled images of a step: weak and strong views of u, of their CutMix partners m, boxes and padding.
 
@@ -33,18 +38,33 @@ class Views:
     ``[B,H,W]``.
     """
 
-    def __init__(self, part: Mapping[str, Tensor], strong_views: int, partner: str) -> None:
+    weak: Tensor
+    mix_weak: Tensor
+    ignore: Tensor
+    mix_ignore: Tensor
+    strong: list[Tensor]
+    mix_strong: list[Tensor]
+    boxes: list[Tensor]
+
+    @classmethod
+    def of(cls, part: Mapping[str, Tensor], strong_views: int, partner: str, groups: int = 1) -> Views:
+        """Return the views in a batch's ``part``; a ``partner`` from the batch is of the same one of its ``groups``."""
         numbers = range(1, strong_views + 1)
         names = ["weak", "ignore", *(f"strong{number}" for number in numbers)]
         if partner == "same":
             other = {name: part[f"mix_{name}"] for name in names}
         else:
-            other = {name: part[name][partners(len(part["weak"]))] for name in names}
-        self.weak, self.mix_weak = part["weak"], other["weak"]
-        self.ignore, self.mix_ignore = part["ignore"], other["ignore"]
-        self.strong = [part[f"strong{number}"] for number in numbers]
-        self.mix_strong = [other[f"strong{number}"] for number in numbers]
-        self.boxes = [part[f"box{number}"] for number in numbers]
+            order = partners(len(part["weak"]), groups)
+            other = {name: part[name][order] for name in names}
+        return cls(
+            weak=part["weak"],
+            mix_weak=other["weak"],
+            ignore=part["ignore"],
+            mix_ignore=other["ignore"],
+            strong=[part[f"strong{number}"] for number in numbers],
+            mix_strong=[other[f"strong{number}"] for number in numbers],
+            boxes=[part[f"box{number}"] for number in numbers],
+        )
 
     def mixed_strong(self, view: int) -> Tensor:
         """Return strong view ``view`` (from 0) with the partners' in the boxes."""
@@ -87,29 +107,40 @@ class WeakToStrong(Method):
             {name: self.session.tensor(values) for name, values in batch[stream].items() if name != "ids"}
             for stream in ("labelled", "unlabelled")
         )
-        views = Views(unlabelled, self.settings.strong_views, self.settings.cutmix.partner)
+        settings = self.settings
+        views = Views.of(unlabelled, settings.strong_views, settings.cutmix.partner, self.groups.own)
         logits = self.forward("student", views.mix_weak, clock, train=False, wanted=("logits",))["logits"]
         partner = self.pseudo_labels(logits, views)
         inputs, certain = Inputs(labelled["image"], labelled["label"], views, partner, clock, dropped), []
 
-        def terms() -> dict[str, Tensor]:
-            losses, share = self.terms(inputs)
+        def terms(passed: Passed, inputs: Inputs) -> dict[str, Tensor]:
+            losses, share = self.terms(passed, inputs)
             certain.append(share)
             return losses
 
-        losses = self.optimizer.differentiate(terms, shown=lambda: {"certain": certain[0]})
-        self.apply_gradients(losses, batch, clock)
-        return losses
+        losses = self.optimizer.differentiate(
+            lambda: self.groups.mean(terms, self.run_passes(inputs), inputs),
+            shown=lambda: {"certain": sum(certain) / self.groups.total},
+        )
+        return self.apply_gradients(losses, batch, clock)
 
-    def terms(self, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
-        """Run the passes with gradient; return the loss terms by name and the share of certain pixels."""
+    def run_passes(self, inputs: Inputs) -> Passed:
+        """Run the passes with gradient, whose order decides BatchNorm's running statistics."""
+        raise NotImplementedError
+
+    def terms(self, passed: Passed, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the loss terms of a group by name and the share of certain pixels."""
         raise NotImplementedError
 
     def perturbed_pass(self, purpose: str, images: Tensor, inputs: Inputs) -> Outputs:
-        """Run the network in train mode on clean and perturbed features; outputs of 2B images, the clean ones first."""
+        """Run the network in train mode on clean and perturbed features; outputs of 2B images, of a group the clean ones first."""
         dropped = inputs.dropped
         if dropped is None:
-            dropped = feature_masks(self.config.network, len(images), self.config.trainer.seed, inputs.clock)
+            count, seed = len(images) // self.groups.own, self.config.trainer.seed
+            drawn = [
+                feature_masks(self.config.network, count, seed, inputs.clock, group) for group in self.groups.numbers
+            ]
+            dropped = [by_stream(masks, 1) for masks in zip(*drawn)]
         return self.forward("student", images, inputs.clock, purpose, feature_masks=dropped)
 
     def pseudo_labels(self, logits: Tensor, views: Views) -> PseudoLabels:

@@ -79,19 +79,19 @@ class USRN(Method):
         parts = [self.optimizer.differentiate(lambda: self._labelled(batch["labelled"], clock))]
         if clock.epoch >= self.settings.start_epoch:
             parts.append(self.optimizer.differentiate(lambda: self._unlabelled(batch["unlabelled"], clock), add=True))
-        losses = summed(parts)
-        self.apply_gradients(losses, batch, clock)
-        return losses
+        return self.apply_gradients(summed(parts), batch, clock)
 
     def _labelled(self, part: dict, clock: Clock) -> dict[str, Tensor]:
         labels, subclass_labels = (self.session.tensor(part[name]) for name in ("label", "subclass"))
         scores = self._scores("labelled", part["image"], clock, pooled=False)
-        return labelled_terms(*scores, labels, subclass_labels, self.settings, self.config.criterion)
+        return self.groups.mean(labelled_terms, *scores, labels, subclass_labels, self.settings, self.config.criterion)
 
     def _unlabelled(self, part: dict, clock: Clock) -> dict[str, Tensor]:
         strong = self._scores("strong", part["strong"], clock, self.settings.pooled)
         weak = self._scores("weak", part["weak"], clock, self.settings.pooled, gradient=False)
-        return unlabelled_terms(strong, weak, self.parents, self.settings)
+        return self.groups.mean(
+            lambda strong, weak: unlabelled_terms(strong, weak, self.parents, self.settings), strong, weak
+        )
 
     def _scores(
         self, view: str, images: np.ndarray, clock: Clock, pooled: bool, gradient: bool = True

@@ -1,0 +1,209 @@
+"""Runs of several processes: they end together, with the exit code and the line of a single process, and leave whole files and
+nothing running; a run goes on with another number of processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from common.checkpoints.checkpoint import read  # noqa: E402
+from common.paths import PROJECT  # noqa: E402
+from common.runs.run_folder import RunFolder  # noqa: E402
+from tests.commands.methods import CASES, SHORT  # noqa: E402
+from tests.processes import PATIENCE  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = [
+    *SHORT, "trainer.save_every=1", "trainer.groups=2", "trainer.device=cpu", "trainer.threads=1",
+    "trainer.deterministic_dropout=true",
+]  # fmt: skip
+LONG = [*(s for s in SETTINGS if not s.startswith("trainer.epochs")), "trainer.epochs=100000"]
+LIMIT = 120
+"""Seconds within which all ends after an event, on a busy machine; the slowest is a hang: ``--patience`` and the grace period."""
+
+EVENTS = {
+    "raise": "raise UserError('image b cannot be decoded')",
+    "kill": "os.kill(os.getpid(), 9)",
+    "hang": "time.sleep(100000)",
+    "nan": "batch['labelled']['image'][0, 0, 0, 0] = float('nan')",
+}
+SABOTAGE = """
+import os, time
+if os.environ.get("RANK") == "1":
+    from common.errors import UserError
+    from common.loading.loader import Loader
+    epoch = Loader.epoch
+    def sabotaged(self, number, first_step=0):
+        for step, batch in enumerate(epoch(self, number, first_step), first_step):
+            if (number, step) == (1, 1):
+                {event}
+            yield batch
+    Loader.epoch = sabotaged
+"""
+"""What the second process runs before everything else: something happens to it in the second step of the second epoch."""
+
+STOP = """
+import os
+if os.environ.get("RANK") == "1":
+    from common.training.trainer import Trainer
+    step = Trainer._step
+    def stopped(self, batch):
+        self.stop_asked = self.iteration == 3
+        step(self, batch)
+    Trainer._step = stopped
+"""
+"""Asks the second process to stop before the fourth step."""
+
+
+def start(
+    folder: Path, *options: str, settings=SETTINGS, experiment="shapes/12/suponly", event: str = ""
+) -> subprocess.Popen:
+    """Start a run in ``folder``; with an ``event`` that happens to its second process."""
+    place = folder.with_name(f"{folder.name}_event")
+    place.mkdir(exist_ok=True)
+    (place / "sitecustomize.py").write_text(SABOTAGE.format(event=event or "pass"))
+    command = ["bash", "experiments/train.sh", "torch", experiment, *settings, "--run-dir", str(folder), *options]
+    environment = {**os.environ, "PYTHONPATH": str(place)}
+    return subprocess.Popen(command, cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def end(process: subprocess.Popen, limit: float = PATIENCE) -> tuple[int, str]:
+    """Return the exit code and the last line."""
+    _, said = process.communicate(timeout=limit)
+    return process.returncode, said.strip().splitlines()[-1]
+
+
+def running(folder: Path) -> list[str]:
+    """Return the command lines that name ``folder``."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in text:
+            found.append(text)
+    return found
+
+
+def wait_for_steps(process: subprocess.Popen, folder: Path, steps: int = 2) -> None:
+    deadline, log = time.monotonic() + PATIENCE, folder / "log.jsonl"
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and len(log.read_text().splitlines()) >= steps:
+            return
+        time.sleep(0.2)
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.parametrize(
+    ("event", "code", "line"),
+    [
+        ("raise", 2, "error: image b cannot be decoded"),
+        ("kill", 137, "process 1 of 2 was killed"),
+        ("hang", 1, "did not come"),
+        ("nan", 1, "is not finite; images of the batch: labelled: "),
+    ],
+)
+def test_what_happens_to_one_process_ends_all(event, code, line, tmp_path):
+    folder = tmp_path / "run"
+    process = start(folder, "--processes", "2", "--patience", "10", code=SABOTAGE.format(event=EVENTS[event]))
+    wait_for_steps(process, folder)
+    found, last_line = end(process, LIMIT)
+    assert found == code and line in last_line
+    last = read(folder / "last.pth")
+    assert last.meta.iteration == 2 and all(np.isfinite(a).all() for a in last.networks["student"].values())
+    assert not running(folder)
+
+
+@pytest.mark.parametrize("to", ["launcher", "process"])
+def test_sigterm_saves_once_and_resume_continues(to, tmp_path):
+    folder = tmp_path / "run"
+    process = start(folder, "--processes", "2", settings=LONG)
+    wait_for_steps(process, folder)
+    if to == "launcher":
+        process.send_signal(signal.SIGTERM)
+    else:
+        ranks = [
+            p.parent for p in Path("/proc").glob("[0-9]*/environ") if _rank(p) == "1" and folder_of(p.parent) == folder
+        ]
+        os.kill(int(ranks[0].name), signal.SIGTERM)
+    found, line = end(process, LIMIT)
+    assert found == 130 and "--resume continues" in line
+    steps = read(folder / "last.pth").meta.iteration
+    entries = [e["iteration"] for e in RunFolder(folder).entries() if e["kind"] == "train"]
+    assert entries == list(range(1, steps + 1)) and not running(folder)
+
+
+def _rank(environ: Path) -> str:
+    try:
+        values = dict(item.split("=", 1) for item in environ.read_text(errors="replace").split("\0") if "=" in item)
+    except OSError:
+        return ""
+    return values.get("RANK", "")
+
+
+def folder_of(process: Path) -> Path | None:
+    """Return the run folder that a process's command line names."""
+    try:
+        words = (process / "cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return None
+    return Path(words[words.index("--run-dir") + 1]) if "--run-dir" in words else None
+
+
+def tensors(path: Path) -> dict[str, np.ndarray]:
+    checkpoint = read(path)
+    found = {f"{role}/{name}": value for role, part in checkpoint.networks.items() for name, value in part.items()}
+    return found | checkpoint.state
+
+
+@pytest.mark.parametrize("method", ["cpcl", "pcr"])
+def test_a_run_goes_on_with_another_number_of_processes(method, tmp_path):
+    """Stopped after the second epoch: with as many processes bit for bit, with one within rounding."""
+    case = CASES[method]
+    settings = [*SETTINGS, *case.settings]
+    settings = [s for s in settings if "batch_unlabelled" not in s] + [
+        "loader.batch_unlabelled=4",
+        "loader.batch_labelled=4",
+    ]
+    whole = tmp_path / "whole"
+    assert end(start(whole, "--processes", "2", settings=settings, experiment=case.experiment))[0] == 0
+    parts = tmp_path / "parts"
+    first = start(parts, "--processes", "2", settings=settings, experiment=case.experiment, code=STOP)
+    assert end(first)[0] == 130 and read(parts / "last.pth").meta.iteration == 4
+    copies = {n: Path(shutil.copytree(parts, tmp_path / f"with_{n}")) for n in (1, 2)}
+    for processes, folder in copies.items():
+        options = ["--resume", *(["--processes", "2"] if processes == 2 else [])]
+        assert end(start(folder, *options, settings=settings, experiment=case.experiment))[0] == 0
+    expected = tensors(whole / "last.pth")
+    for name, value in tensors(copies[2] / "last.pth").items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    found = tensors(copies[1] / "last.pth")
+    names = [name for name in expected if "momentum" not in name]
+    ours, theirs = (np.concatenate([np.ravel(t[n]).astype(np.float64) for n in names]) for t in (found, expected))
+    assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
+
+
+def test_a_number_of_processes_that_does_not_divide_the_groups(tmp_path):
+    code, line = end(start(tmp_path / "run", "--processes", "2", settings=[*SETTINGS, "trainer.groups=3"]))
+    assert code == 2 and "trainer.groups=2, the nearest equivalent" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_use_of_the_launcher(tmp_path):
+    for options, message in (
+        (["--processes", "2", "--nodes", "2"], "needs --rendezvous HOST:PORT"),
+        (["--processes", "2", "--nodes", "2", "--node-rank", "2", "--rendezvous", "a:1"], "numbers 0 to 1"),
+    ):
+        code, line = end(start(tmp_path / "run", *options))
+        assert code == 2 and message in line

@@ -1,0 +1,57 @@
+"""One process with two groups computes what two processes compute, by MindSpore's launcher."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mindspore")
+
+from common.paths import PROJECT  # noqa: E402
+from experiments.launch import free_port  # noqa: E402
+from tests import grouped  # noqa: E402
+from tests.grouped import apart  # noqa: E402
+
+pytestmark = [pytest.mark.slow, pytest.mark.mindspore]
+
+LOSSES, GRADIENTS, STATE = 1e-6, 1e-5, 1e-5
+CASES = ("suponly", "u2pl", "cpcl", "uccl_fixed")
+CONTROL = ("suponly", "own_gradients")
+LIMIT = 900
+"""Seconds for one launch: a minute and a half on a quiet machine, most of it to compile graphs."""
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
+    """Two processes, one launch."""
+    folder = tmp_path_factory.mktemp("msrun")
+    command = [
+        str(Path(sys.executable).with_name("msrun")), "--worker_num=2", "--local_worker_num=2", "--bind_core=True",
+        "--master_addr=127.0.0.1", f"--master_port={free_port()}", f"--log_dir={folder / 'logs'}", "--join=True",
+        str(PROJECT / "experiments" / "run_module.py"), "tests.grouped", "mindspore", "2", str(folder / "out.npz"),
+        *CASES, grouped.key(*CONTROL),
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=LIMIT)
+    logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in (folder / "logs").glob("worker_*.log"))
+    assert done.returncode == 0, logs
+    return grouped.read(folder / "out.npz")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_compute_what_one_does_with_two_groups(name, two):
+    expected = grouped.steps("mindspore", name, 2)
+    gates = {"losses": LOSSES, "gradients": GRADIENTS, "networks": STATE}
+    gates |= {"state": STATE} if any(key.startswith("state/") for key in expected) else {}
+    found = {kind: apart(two[name], expected, kind) for kind in gates}
+    assert all(value <= gates[kind] for kind, value in found.items()), found
+
+
+def test_gradients_that_are_not_summed_are_noticed(two):
+    expected = grouped.steps("mindspore", CONTROL[0], 2)
+    assert apart(two[grouped.key(*CONTROL)], expected, "gradients") > 100 * GRADIENTS
