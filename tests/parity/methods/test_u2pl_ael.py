@@ -31,7 +31,7 @@ SETTINGS = [
 CONFIG = compose("shapes/12/u2pl_ael", SETTINGS)
 
 
-SEED = 21
+SEED = 23
 """With this seed no class, entropy or uniform number lies within rounding of a decision, whatever the step."""
 
 
