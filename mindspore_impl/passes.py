@@ -11,7 +11,7 @@ from mindspore_impl.networks.layers import half_precision
 REFUSED = {
     "channels_last": "MindSpore orders the values of a map itself",
     "compile": "MindSpore compiles its networks anyway",
-    "recompute": "MindSpore would move the running statistics of what is computed once more",
+    "recompute": "whether MindSpore's own recomputation saves memory has not been measured",
 }
 """Options of ``trainer`` that only PyTorch has, and why."""
 

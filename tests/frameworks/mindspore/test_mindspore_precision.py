@@ -51,7 +51,7 @@ def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
     [
         ("trainer.channels_last=true", "orders"),
         ("trainer.compile=true", "compiles"),
-        ("trainer.recompute=true", "running statistics"),
+        ("trainer.recompute=true", "recomputation"),
         ("trainer.precision=bf16", "no convolution in bfloat16 on a CPU"),
     ],
 )
