@@ -22,7 +22,7 @@ def halve(x: Tensor) -> Tensor:
     return ops.avg_pool2d(x, 2, 2)
 
 
-def nearest(x: Tensor, size: Size) -> Tensor:
+def nearest_floor(x: Tensor, size: Size) -> Tensor:
     """Reduce ``[B,H,W]`` to ``size`` by picking source index floor(i * in / out) on each axis."""
     rows, columns = (ms.Tensor(np.floor(np.arange(o) * (i / o)), ms.int32) for i, o in zip(x.shape[1:], size))
     return ops.gather(ops.gather(x, rows, 1), columns, 2)

@@ -178,7 +178,7 @@ def test_percentile_is_numpys(count):
 
 @pytest.mark.parametrize("size", [(4, 5), (1, 1), SIZE])
 def test_nearest(size):
-    assert same(RESIZE, "nearest", random_labels(11), size).shape == (3, *size)
+    assert same(RESIZE, "nearest_floor", random_labels(11), size).shape == (3, *size)
 
 
 @pytest.mark.parametrize("replacement", ["partner", 255])

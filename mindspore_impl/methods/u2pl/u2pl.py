@@ -30,7 +30,7 @@ from mindspore_impl.methods.u2pl.contrastive import ContrastiveResult, contrasti
 from mindspore_impl.methods.u2pl.memory_bank import MemoryBank
 from mindspore_impl.mixing import mix
 from mindspore_impl.pseudo_labels import arg_max, drop_unreliable, entropy, percentile, unsupervised_loss
-from mindspore_impl.resize import nearest, resize
+from mindspore_impl.resize import nearest_floor, resize
 from mindspore_impl.session import Session
 
 
@@ -53,8 +53,8 @@ def reliability_masks(
     low = high = 0.0
     if valid.any():
         low, high = (percentile(uncertainty, p, valid) for p in (low_percent, 100 - percent))
-    small, small_valid = nearest(uncertainty, size), nearest(pseudo_label, size) != IGNORE
-    labelled = nearest(labels, size) != IGNORE
+    small, small_valid = nearest_floor(uncertainty, size), nearest_floor(pseudo_label, size) != IGNORE
+    labelled = nearest_floor(labels, size) != IGNORE
     return ops.cat([labelled, (small <= low) & small_valid]), ops.cat([labelled, (small >= high) & small_valid])
 
 
@@ -176,7 +176,7 @@ class U2PL(TeacherMethod):
         low, high = reliability_masks(uncertainty, labels, pseudo_label, percent, settings.anchor_entropy, size, among)
         if not settings.negative_high_entropy:
             high[len(labels) :] = True
-        smaller = (nearest(part, size) for part in (labels, pseudo_label))
+        smaller = (nearest_floor(part, size) for part in (labels, pseudo_label))
         maps = ops.cat([label_maps(part, self.classes, settings.label_encoding) for part in smaller])
         return Pixels(teacher_representation, probabilities, maps, low, high, len(labels))
 

@@ -80,7 +80,7 @@ def onehot_rce(golden: Golden, framework: Framework) -> list[Check]:
     contrastive, losses = framework.module("methods.u2pl.contrastive"), framework.module("losses")
     label = framework.constant(golden["label"].astype(np.uint8))
     classes = golden["onehot"].shape[1]
-    small = framework.module("resize").nearest(label, golden["onehot_small"].shape[2:])
+    small = framework.module("resize").nearest_floor(label, golden["onehot_small"].shape[2:])
     loss, (gradient,) = framework.gradients(
         lambda logits: losses.reverse_cross_entropy(logits, label), golden["predict"]
     )

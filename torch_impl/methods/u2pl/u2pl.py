@@ -26,7 +26,7 @@ from torch_impl.methods.u2pl.contrastive import ContrastiveResult, contrastive_l
 from torch_impl.methods.u2pl.memory_bank import MemoryBank
 from torch_impl.mixing import mix
 from torch_impl.pseudo_labels import arg_max, drop_unreliable, entropy, percentile, unsupervised_loss
-from torch_impl.resize import nearest, resize
+from torch_impl.resize import nearest_floor, resize
 from torch_impl.session import Session
 
 
@@ -49,8 +49,8 @@ def reliability_masks(
     low = high = 0.0
     if valid.any():
         low, high = (percentile(uncertainty, p, valid) for p in (low_percent, 100 - percent))
-    small, small_valid = nearest(uncertainty, size), nearest(pseudo_label, size) != IGNORE
-    labelled = nearest(labels, size) != IGNORE
+    small, small_valid = nearest_floor(uncertainty, size), nearest_floor(pseudo_label, size) != IGNORE
+    labelled = nearest_floor(labels, size) != IGNORE
     return torch.cat([labelled, (small <= low) & small_valid]), torch.cat([labelled, (small >= high) & small_valid])
 
 
@@ -172,7 +172,7 @@ class U2PL(TeacherMethod):
         low, high = reliability_masks(uncertainty, labels, pseudo_label, percent, settings.anchor_entropy, size, among)
         if not settings.negative_high_entropy:
             high[len(labels) :] = True
-        smaller = (nearest(part, size) for part in (labels, pseudo_label))
+        smaller = (nearest_floor(part, size) for part in (labels, pseudo_label))
         maps = torch.cat([label_maps(part, self.classes, settings.label_encoding) for part in smaller])
         return Pixels(teacher_representation, probabilities, maps, low, high, len(labels))
 
