@@ -205,20 +205,6 @@ def test_label_maps(encoding):
     assert maps[1:].any() == (encoding == "onehot")
 
 
-def test_label_maps_join_the_images_of_one_process_only():
-    labels = np.concatenate([random_labels(18), random_labels(19)])
-    parts = np.split(labels, 2)
-    maps = same(CONTRASTIVE, "label_maps", labels, CLASSES, "union_first", 2)
-    alone = [
-        array(mindspore_impl.methods.u2pl.contrastive.label_maps(ms.Tensor(part), CLASSES, "union_first"))
-        for part in parts
-    ]
-    np.testing.assert_array_equal(maps, np.concatenate(alone))
-    each = same(CONTRASTIVE, "label_maps", labels, CLASSES, "union_first", 99)
-    onehot = mindspore_impl.methods.u2pl.contrastive.label_maps(ms.Tensor(labels), CLASSES, "onehot")
-    np.testing.assert_array_equal(each, array(onehot))
-
-
 def test_memory_bank():
     rng = np.random.default_rng(19)
     banks = (
