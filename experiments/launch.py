@@ -91,6 +91,11 @@ def command(asked: argparse.Namespace, arguments: list[str], place: tuple[str, i
     ]  # fmt: skip
 
 
+def with_python() -> str:
+    """Return the search path with this interpreter first: MindSpore's launcher starts whatever ``python`` is."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
 def launch(asked: argparse.Namespace, arguments: list[str]) -> int:
     """Run the processes to their end and return the exit code that a single one would have had, after its line."""
     place = meeting_point(asked)
@@ -98,7 +103,7 @@ def launch(asked: argparse.Namespace, arguments: list[str]) -> int:
         folder, logs = Path(name), Path(name) / "logs"
         environment = os.environ | {
             FOLDER: name, PATIENCE: str(asked.patience), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
+            "PATH": with_python(), "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
         }  # fmt: skip
         # A session of its own: Ctrl-C in a terminal reaches this process only, which passes it on.
         launcher = subprocess.Popen(

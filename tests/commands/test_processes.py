@@ -66,12 +66,12 @@ if os.environ.get("RANK") == "1":
 
 
 def start(
-    folder: Path, *options: str, settings=SETTINGS, experiment="shapes/12/suponly", event: str = ""
+    folder: Path, *options: str, settings=SETTINGS, experiment: str = "shapes/12/suponly", code: str = ""
 ) -> subprocess.Popen:
-    """Start a run in ``folder``; with an ``event`` that happens to its second process."""
-    place = folder.with_name(f"{folder.name}_event")
+    """Start a run in ``folder``, whose processes run ``code`` before everything else."""
+    place = folder.with_name(f"{folder.name}_code")
     place.mkdir(exist_ok=True)
-    (place / "sitecustomize.py").write_text(SABOTAGE.format(event=event or "pass"))
+    (place / "sitecustomize.py").write_text(code)
     command = ["bash", "experiments/train.sh", "torch", experiment, *settings, "--run-dir", str(folder), *options]
     environment = {**os.environ, "PYTHONPATH": str(place)}
     return subprocess.Popen(command, cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True)

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("mindspore")
 
 from common.paths import PROJECT  # noqa: E402
-from experiments.launch import free_port  # noqa: E402
+from experiments.launch import free_port, with_python  # noqa: E402
 from tests import grouped  # noqa: E402
 from tests.grouped import apart  # noqa: E402
 
@@ -36,7 +36,7 @@ def two(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
         str(PROJECT / "experiments" / "run_module.py"), "tests.grouped", "mindspore", "2", str(folder / "out.npz"),
         *CASES, grouped.key(*CONTROL),
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PATH": with_python(), "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=LIMIT)
     logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in (folder / "logs").glob("worker_*.log"))
     assert done.returncode == 0, logs
