@@ -227,7 +227,7 @@ def remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return what a reader should know of a row's file: 8-bit types that a processor of the x86 family does not like."""
     slow = [row["name"] for row in rows if row["precision"] == "int8 S8S8" and row["provider"].startswith("cpu")]
     return [
-        f"{name} is S8S8, signed activations, which x86 runs hardly faster than float32; onnx_impl.quantize makes U8S8"
+        f"{name} is S8S8, signed activations, which x86 runs much slower than U8S8; onnx_impl.quantize makes that"
         for name in dict.fromkeys(slow)
     ]
 
