@@ -27,8 +27,11 @@ from common.networks.plan import map_sizes
 GIB = 2**30
 RESERVED = 1.0
 """GiB of a device that its context and its libraries' workspaces take; not measured."""
-SMALL = (33, 65)
-"""Sides of the images of the measured steps; of an experiment with even crops they are one pixel smaller."""
+SMALL = (129, 193)
+"""Sides of the images of the measured steps; of an experiment with even crops they are one pixel smaller.
+
+With much smaller ones the largest sum is that of weights, momenta and gradients, and says nothing of the passes in larger images.
+"""
 VARIANTS = {
     "float32": (),
     "bf16": ("trainer.precision=bf16",),

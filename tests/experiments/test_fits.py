@@ -26,7 +26,7 @@ def test_the_estimate_is_within_15_percent_of_a_larger_step(monkeypatch, method)
     name, overrides = f"shapes/12/{method}", ["augment.crop=129"]
     config = compose(name, overrides)
     each = [2 * size // fits.batch(config)[0] for size in fits.batch(config)]
-    step = estimated(name, overrides)
+    step = estimated(name, overrides, sizes=(33, 65))
     (peak,) = here(name, overrides, [LARGER], [count * IMAGES // 2 for count in each])
     found = step.gib(extent(config, LARGER), IMAGES) * fits.GIB
     assert abs(found / peak - 1) < 0.15
@@ -40,7 +40,7 @@ def test_the_estimate_holds_for_deep_networks(name):
     overrides = ["network.encoder=resnet50"]
     config = compose(name, overrides)
     step = estimated(name, overrides)
-    side = 161 - (config.augment.crop % 2 == 0)
+    side = 257 - (config.augment.crop % 2 == 0)
     (peak,) = fits.measured(name, overrides, [side], [2, 2])
     assert abs(step.gib(extent(config, side), 2) * fits.GIB / peak - 1) < 0.15
 
