@@ -48,8 +48,9 @@ HEADERS = {
     "worker-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
 }
-"""Of every answer: the page fetches nothing from elsewhere, and its WebAssembly may use threads."""
+"""Of every answer: the page fetches nothing from elsewhere, its WebAssembly may use threads, no model is shown from a cache."""
 
 
 class Predictor(Protocol):

@@ -127,6 +127,27 @@ def test_a_picture_goes_in_and_a_palette_png_comes_out(served, predictor):
             np.testing.assert_array_equal(np.asarray(image), predictor.picture_class_ids(upright[None])[0])
 
 
+def test_damaged_pictures_are_read_or_refused(tmp_path):
+    from onnx_impl.serving.app import Service
+    from onnx_impl.serving.refusal import Limits, Refused
+
+    service = Service(None, "a", colours("voc", 6), Limits(pixels=10_000), (None, None), {}, tmp_path)
+    rng, ended = np.random.default_rng(0), {"read": 0, "refused": 0}
+    files = [encoded(pictures(1, 30, 40)[0], kind) for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")]
+    for turn in range(300):
+        damaged = bytearray(files[turn % len(files)])
+        for at in rng.integers(0, len(damaged), rng.integers(1, 5)):
+            damaged[at] = rng.integers(0, 256)
+        try:
+            picture = service._read(bytes(damaged))
+            assert picture.dtype == np.uint8 and picture.size <= 30_000 and picture.shape[2] == 3
+            ended["read"] += 1
+        except Refused as refused:
+            assert refused.status in (400, 413) and "\n" not in str(refused)
+            ended["refused"] += 1
+    assert min(ended.values()) > 0
+
+
 REFUSED = [
     ("/segment", b"no picture", {}, 400, "is none of JPEG, PNG"),
     ("/segment", encoded(pictures(1, 60, 80)[0])[:150], {}, 400, "cannot be decoded"),
@@ -200,6 +221,8 @@ def test_what_is_no_http_is_answered_and_hung_up(served, sent):
 
 
 def test_metrics_tell_what_happened(served, predictor):
+    from prometheus_client.parser import text_string_to_metric_families
+
     before = served.metric('segmentation_requests_total{route="infer",status="200"}')
     assert served.infer(pictures(1, 9, 9))[0] == 200
     served.ask("/no/such/page")
@@ -207,7 +230,10 @@ def test_metrics_tell_what_happened(served, predictor):
     assert served.metric('segmentation_request_seconds_count{route="infer"}') > 0
     assert served.metric("segmentation_network_seconds_sum") > 0
     assert served.metric("process_open_fds") > 0
-    assert b"no/such" not in served.ask("/metrics")[1]
+    text = served.ask("/metrics")[1].decode()
+    assert "no/such" not in text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert families["segmentation_request_seconds"].type == "histogram" and "process_cpu_seconds" in families
 
 
 def test_the_page_may_use_threads_and_fetches_nothing_from_elsewhere(served):

@@ -42,7 +42,7 @@ class OnServer {
   constructor(server) {
     this.server = server;
     this.title = `on the server, ${server.precision}`;
-    this.where = "the way there included";
+    this.where = "way included";
   }
   async load() {}
   async segment(rgb, height, width) {
@@ -105,9 +105,8 @@ async function segment(source, sourceWidth, sourceHeight) {
   draw(ids, width, height);
   const scaled = width === sourceWidth && height === sourceHeight ? "" : `, from ${sourceWidth} x ${sourceHeight}`;
   rows("times", [
-    ["network", `${milliseconds.toFixed(0)} ms`],
-    ["from picture to overlay", `${(performance.now() - started).toFixed(0)} ms`],
-    ["", network.where],
+    [`network, ${network.where}`, `${milliseconds.toFixed(0)} ms`],
+    ["picture to overlay", `${(performance.now() - started).toFixed(0)} ms`],
   ]);
   window.segmentation = { ids, width, height };
   say("done", `${width} x ${height}${scaled}`);
