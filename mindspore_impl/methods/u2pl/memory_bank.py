@@ -33,10 +33,13 @@ class MemoryBank:
             return
         keys = keys[-capacity:]
         head = int(self.heads[index])
-        first = min(len(keys), capacity - head)
-        self.rows[start + head : start + head + first] = keys[:first]
-        if len(keys) > first:
-            self.rows[start : start + len(keys) - first] = keys[first:]
+        places, written = start + (head + np.arange(len(keys))) % capacity, 0
+        while written < len(keys):
+            # In place also inside of what is differentiated, where assigning to a slice copies the whole bank; in powers of two,
+            # because MindSpore keeps an operator for every length.
+            part = slice(written, written + (1 << ((len(keys) - written).bit_length() - 1)))
+            ops.scatter_update(self.rows, ms.Tensor(places[part].astype(np.int32)), keys[part])
+            written = part.stop
         self.heads[index] = (head + len(keys)) % capacity
         self.counts[index] = min(self.counts[index] + len(keys), capacity)
 
