@@ -118,6 +118,7 @@ def recipe(config: ExperimentConfig) -> dict[str, Any]:
         for key in keys:
             plain[section].pop(key, None)
     plain.pop("reference", None)
+    plain["trainer"]["groups"] = plain["trainer"]["groups"] or 1  # a campaign trains each run in one process
     return plain
 
 

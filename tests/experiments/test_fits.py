@@ -20,6 +20,7 @@ def here(experiment, overrides, crops, images) -> list[int]:
     return [measure(small(experiment, overrides, crop, images), images) for crop in crops]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_estimate_is_within_15_percent_of_a_larger_step(monkeypatch, method):
     monkeypatch.setattr(fits, "measured", here)
