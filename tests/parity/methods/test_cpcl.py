@@ -36,8 +36,8 @@ CONFIG = compose(
 
 def batches(count: int) -> list[dict]:
     """Return ``count`` batches of 2 labelled images and twice 2 unlabelled ones."""
-    # With this seed no class is so narrowly decided that rounding turns it within 20 steps.
-    boards = Checkerboards(seed=2, classes=len(CONFIG.dataset.classes))
+    # With this seed no class is so narrowly decided that rounding turns it within 20 steps (2: a margin of 8e-6 does in step 8).
+    boards = Checkerboards(seed=5, classes=len(CONFIG.dataset.classes))
     result = []
     for _ in range(count):
         labels = boards.labels()

@@ -31,8 +31,11 @@ SETTINGS = [
 CONFIG = compose("shapes/12/u2pl_ael", SETTINGS)
 
 
-SEED = 23
-"""With this seed no class, entropy or uniform number lies within rounding of a decision, whatever the step."""
+SEED = 28
+"""With this seed no class, entropy or uniform number lies within rounding of a decision, whatever the step.
+
+The entropies of an untrained network crowd below log K, so that every fifth seed or so has a pixel within rounding of a percentile.
+"""
 
 
 @functools.cache
@@ -41,9 +44,9 @@ def unlabelled_ids() -> list[str]:
     return in_torch(CONFIG).images.ids
 
 
-def batches(count: int, images: int = 2) -> list[dict]:
+def batches(count: int, images: int = 2, seed: int = SEED) -> list[dict]:
     """Return ``count`` batches of ``images`` labelled images, of which the first has nothing to paste, and unlabelled ones."""
-    boards, ids = Checkerboards(seed=SEED, classes=len(CONFIG.dataset.classes)), unlabelled_ids()
+    boards, ids = Checkerboards(seed=seed, classes=len(CONFIG.dataset.classes)), unlabelled_ids()
     result = []
     for index in range(count):
         parts = {}
@@ -115,7 +118,7 @@ class TestU2PLAEL(StepParity):
 
 def test_one_labelled_and_one_mixed_image_per_batch():
     ours, theirs = in_torch(CONFIG), in_mindspore(CONFIG)
-    expected, found = (steps.run(method, batches(2, images=1)) for method in (ours, theirs))
+    expected, found = (steps.run(method, batches(2, images=1, seed=30)) for method in (ours, theirs))
     assert apart(found, expected) <= FIRST_STEP
     assert all(step["cons_unlabelled"] and step["cons_labelled"] for step in expected)
     means = [name for name in theirs.networks()["student"] if name.endswith("pool.bn.running_mean")]
