@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 import sys
 
 import pytest
@@ -18,6 +19,11 @@ from tests.networks import NETWORKS
 # Before any of these libraries is loaded, and for every process that a test starts: networks of 33 x 33 pixels gain nothing
 # from a second thread, and threads that wait for one another take the processor from other processes.
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+# A run in the background may ignore these signals, and what tests start would, too.
+for number, action in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, action)
 
 PARITY, ONNX, GOLDENS = "tests/parity/", "tests/onnx/", "tests/goldens/test_goldens.py"
 SHARING = (ONNX, "tests/mutations/")
