@@ -14,14 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
+from common.command_line import user_path
+
 PROVIDER = "OpenVINOExecutionProvider"
 
 
 def main() -> None:
     """Measure both files on both providers in turns, print, save."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.openvino")
-    parser.add_argument("float32", type=Path)
-    parser.add_argument("int8", type=Path)
+    parser.add_argument("float32", type=user_path)
+    parser.add_argument("int8", type=user_path)
     parser.add_argument("--size", type=int, nargs=2, default=(513, 513), metavar=("H", "W"))
     parser.add_argument("--runs", type=int, default=8, metavar="N", help="rounds that count (default: 8)")
     options = parser.parse_args()

@@ -12,10 +12,9 @@ import dataclasses
 import json
 import sys
 from functools import partial
-from pathlib import Path
 
 from benchmarks.machine import save
-from common.command_line import positive, run_command, run_module
+from common.command_line import positive, run_command, run_module, user_path
 from common.config.schema import ExperimentConfig
 from common.errors import CheckFailed
 from common.experiment import compose
@@ -76,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="rows whose name (DATASET METHOD CROP) has this in it"
     )
-    parser.add_argument("--cache", type=Path, metavar="FILE", help="estimates that are kept; see experiments.fits")
+    parser.add_argument("--cache", type=user_path, metavar="FILE", help="estimates that are kept; see experiments.fits")
     return parser
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from common.command_line import EXPERIMENT, positive, run_command, run_module
+from common.command_line import EXPERIMENT, positive, run_command, run_module, user_path
 from common.config.schema import ExperimentConfig
 from common.errors import UserError
 from common.experiment import compose, known_experiments
@@ -226,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory", type=positive, default=24, metavar="GIB", help="of one device (default: 24)")
     parser.add_argument("--table", action="store_true", help="all published rows, as Markdown")
     parser.add_argument(
-        "--cache", type=Path, metavar="FILE", help="with --table: keep what is measured, and go on after a break"
+        "--cache", type=user_path, metavar="FILE", help="with --table: keep what is measured, and go on after a break"
     )
     parser.add_argument(
         "--kept", action="store_true", help="with --table: measure nothing; a dash where the cache has nothing"

@@ -42,7 +42,7 @@ def small(experiment: str, overrides: Sequence[str], crop: int, images: Sequence
     """Return an experiment with crops of ``crop`` pixels and batches of ``images`` (labelled, and unlabelled if it has any)."""
     names = ("loader.batch_labelled", "loader.batch_unlabelled")
     sizes = [f"{name}={count}" for name, count in zip(names, images)]
-    fixed = [f"augment.crop={crop}", *sizes, "trainer.device=cpu", "loader.workers=0"]
+    fixed = [f"augment.crop={crop}", *sizes, "trainer.device=cpu", "trainer.groups=1", "loader.workers=0"]
     if compose(experiment, overrides).network.encoder != "tiny":
         fixed.append("network.backbone_weights=null")
     config = compose(experiment, [*overrides, *fixed])
@@ -86,7 +86,7 @@ class DrawnImages:
         """Return zeros, one for each of ``ids``."""
         return np.zeros(len(ids), np.int64)
 
-    def load(self, positions: np.ndarray, _clock: Clock) -> np.ndarray:
+    def load(self, positions: np.ndarray, _clock: Clock, _first_place: int = 0) -> np.ndarray:
         """Return black images float32 ``[n,3,S,S]``."""
         return np.zeros((len(positions), 3, self._side, self._side), np.float32)
 

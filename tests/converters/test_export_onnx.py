@@ -100,7 +100,7 @@ class Small(torch.nn.Module):
         torch.manual_seed(0)
         self.convolution = torch.nn.Conv2d(3, self.classes, 3, 4, 1)
 
-    def forward(self, image):
+    def forward(self, image, masks=(), pooled=False, wanted=None):
         return {"logits": self.convolution(image)}
 
 

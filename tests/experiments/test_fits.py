@@ -27,7 +27,7 @@ def test_the_estimate_is_within_15_percent_of_a_larger_step(monkeypatch, method)
     name, overrides = f"shapes/12/{method}", ["augment.crop=129"]
     config = compose(name, overrides)
     each = [2 * size // fits.batch(config)[0] for size in fits.batch(config)]
-    step = estimated(name, overrides, sizes=(33, 65))
+    step = estimated(name, overrides, sizes=(65, 97))
     (peak,) = here(name, overrides, [LARGER], [count * IMAGES // 2 for count in each])
     found = step.gib(extent(config, LARGER), IMAGES) * fits.GIB
     assert abs(found / peak - 1) < 0.15

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from common.config.yaml_files import MOST_ITEMS, parse_yaml
 from common.errors import UserError
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
+
+
+@pytest.fixture
+def usual_depth():
+    """Python's own limit of recursion, which a library may have raised."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(limit)
 
 
 @pytest.mark.parametrize(
@@ -20,7 +31,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" fo
         ("a: \x00", "not valid YAML"),
     ],
 )  # fmt: skip
-def test_what_is_no_setting_is_one_line(text, message):
+def test_what_is_no_setting_is_one_line(text, message, usual_depth):
     with pytest.raises(UserError, match=message) as caught:
         parse_yaml(text, "file.yaml")
     assert str(caught.value).startswith("file.yaml") and "\n" not in str(caught.value)
