@@ -159,6 +159,11 @@ def _lasting_output() -> Iterator[list[OSError]]:
         sys.stdout, sys.stderr = before
 
 
+def project_environment() -> dict[str, str]:
+    """Return the environment in which a process finds the project from any folder."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))}
+
+
 def run_module(module: str, *arguments: str, show: bool = False) -> str:
     """Run ``python -m MODULE`` in the project and return what it printed (nothing with ``show``: it prints for itself).
 
@@ -166,10 +171,7 @@ def run_module(module: str, *arguments: str, show: bool = False) -> str:
     """
     print(f"running {module} {' '.join(arguments[:1])}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", module, *arguments]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-    }
-    done = subprocess.run(command, env=environment, capture_output=not show, text=True)
+    done = subprocess.run(command, env=project_environment(), capture_output=not show, text=True)
     if done.returncode < 0:
         raise UserError(
             f"{module} was ended by signal {-done.returncode} ({signal.Signals(-done.returncode).name}), most likely because "

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common.command_line import run_command, run_module, user_path
+from common.command_line import project_environment, run_command, run_module, user_path
 from common.errors import CheckFailed
 from common.files import write_json_atomic, write_text_atomic
 from common.machine import describe
@@ -135,11 +134,8 @@ def check_onnx(options: argparse.Namespace, out: Path) -> Iterator[Outcome]:
 def attempt(check: Check) -> Outcome:
     """Run a check in a process of its own and say how it ended."""
     started = time.monotonic()
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-    }
     done = subprocess.run(
-        [sys.executable, *check.command], env=environment, capture_output=True, text=True, errors="replace",
+        [sys.executable, *check.command], env=project_environment(), capture_output=True, text=True, errors="replace",
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     lines = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()

@@ -20,7 +20,7 @@ import threading
 import time
 from pathlib import Path
 
-from common.command_line import positive, run_command
+from common.command_line import positive, project_environment, run_command
 from common.errors import UserError
 from common.paths import PROJECT
 from common.runtimes import FRAMEWORKS
@@ -101,9 +101,9 @@ def launch(asked: argparse.Namespace, arguments: list[str]) -> int:
     place = meeting_point(asked)
     with tempfile.TemporaryDirectory(prefix="processes-") as name:
         folder, logs = Path(name), Path(name) / "logs"
-        environment = os.environ | {
+        environment = project_environment() | {
             FOLDER: name, PATIENCE: str(asked.patience), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-            "PATH": with_python(), "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
+            "PATH": with_python(),
         }  # fmt: skip
         # A session of its own: Ctrl-C in a terminal reaches this process only, which passes it on.
         launcher = subprocess.Popen(
