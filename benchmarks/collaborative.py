@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.harness import options, run_cases
 from common.command_line import positive, run_command
-from common.groups import PerGroup
+from common.methods.groups import PerGroup
 
 CLASSES, SIZE = 21, (512, 512)
 

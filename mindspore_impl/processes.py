@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, communication, mint, ops
 
-from common.groups import Groups
+from common.methods.groups import Groups
 from mindspore_impl.device import LAUNCHED, choose_device
 
 _JOINED: list[tuple[int, int]] = []

@@ -11,7 +11,7 @@ from mindspore import Tensor, nn
 from common.arrays import Size
 from common.checkpoints.backbone import load_backbone
 from common.config.schema import ExperimentConfig
-from common.groups import by_stream
+from common.methods.groups import by_stream
 from common.methods.interface import Batch, Clock
 from common.networks.dropout import draw_masks
 from common.networks.initial import initial_tensors
@@ -71,7 +71,7 @@ class Session:
         """Return the dropout masks of one forward pass, drawn on the host whether ``deterministic_dropout`` is on or not.
 
         Each group draws for its part of the ``batch`` images. Those are ``streams`` batches, one after the other, of which every
-        group has a part; one batch lies group by group (``common/groups.py``).
+        group has a part; one batch lies group by group (``common/methods/groups.py``).
 
         MindSpore's own draws cannot be repeated when a run is resumed. Masks of single elements need the images' ``size``
         and whether the pass is ``pooled``.

@@ -18,8 +18,8 @@ import pytest
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import open_dataset
 from common.experiment import compose
-from common.groups import Groups
 from common.loading.loader import Loader
+from common.methods.groups import Groups
 from common.methods.interface import Clock
 from common.splits.resolve import resolve
 from tests.commands.methods import CASES

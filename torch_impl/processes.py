@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from common.errors import UserError
-from common.groups import Groups
+from common.methods.groups import Groups
 from common.training.launched import patience
 
 

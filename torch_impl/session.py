@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from common.arrays import Size
 from common.checkpoints.backbone import load_backbone
 from common.config.schema import ExperimentConfig
-from common.groups import by_stream
 from common.loading.ahead import one_ahead
+from common.methods.groups import by_stream
 from common.methods.interface import Batch, Clock
 from common.networks.dropout import draw_masks
 from common.networks.initial import initial_tensors
@@ -85,7 +85,7 @@ class Session:
         """Return the dropout masks of one forward pass, drawn on the host when ``deterministic_dropout`` is on, else none.
 
         Each group draws for its part of the ``batch`` images. Those are ``streams`` batches, one after the other, of which every
-        group has a part; one batch lies group by group (``common/groups.py``).
+        group has a part; one batch lies group by group (``common/methods/groups.py``).
 
         Otherwise PyTorch draws them itself, from a generator that is set anew for every pass, so that resuming repeats them.
         Masks of single elements need the images' ``size`` and whether the pass is ``pooled``.

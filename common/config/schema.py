@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from common.config.loaders import LoaderConfig
 from common.config.strict import ranged
 
 MOST_SUBCLASSES = 254
@@ -191,50 +192,6 @@ class AugmentConfig(Normalisation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
-    """The labelled list and how batches are made; batch sizes are totals over all processes."""
-
-    batch_labelled: int = ranged(4, low=1)
-    workers: int = ranged(2, low=0)
-    prefetch: int = ranged(2, low=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledList(LoaderConfig):
-    """The labelled list alone; ``last_batch`` says what becomes of a rest that does not fill a batch."""
-
-    last_batch: Literal["keep", "drop", "fill"] = "fill"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BothLists(LoaderConfig):
-    """Labelled and unlabelled images in every step; an epoch is one pass over the unlabelled list."""
-
-    batch_unlabelled: int = ranged(4, low=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RepeatedLists(BothLists):
-    """Epochs of ``samples`` images of either list (``common/loading/sampling.py``); null: one pass over the unlabelled list.
-
-    A shorter list is repeated, ``tail`` says how what is left over is drawn; of a longer one ``truncate_unlabelled`` leaves
-    the first ones only.
-    """
-
-    samples: int | None = ranged(None, low=1)
-    tail: Literal["epoch_permutation", "per_access"] = "epoch_permutation"
-    truncate_unlabelled: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplayedList(BothLists):
-    """Several rounds over the labelled list within one epoch; each round after the first gives, by ``labelled_replay``, fresh
-    crops in a new order or the very samples of the first round (``specs/usrn.md`` 7.4)."""
-
-    labelled_replay: Literal["fresh", "cached"] = "fresh"
-
-
-@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """SGD with weight decay; the heads learn ``head_lr_times`` faster than the encoder; poly schedule.
 
@@ -293,7 +250,7 @@ class TrainerConfig:
     ``channels_last``, ``compile``: another order of the values in memory, a compiled network (both PyTorch only).
     ``recompute``: of the encoder's results only those of its stages stay in memory for the backward pass, which computes the
     others once more (PyTorch only). ``accumulate``: so many batches make one step of the optimiser (:class:`Optimizer`).
-    ``groups``: in how many equal groups a batch falls, whose losses are averaged (``common/groups.py``); null: as many as there
+    ``groups``: in how many equal groups a batch falls, whose losses are averaged (``common/methods/groups.py``); null: as many as there
     are processes when the run starts.
 
     ``snapshot_every`` keeps the networks of epochs that it divides (``snapshots/epoch-N``, N from 0), but not of the first

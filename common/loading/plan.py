@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from common.config.schema import ExperimentConfig, LabelledList, LoaderConfig, RepeatedLists, ReplayedList
+from common.config.loaders import LabelledList, LoaderConfig, RepeatedLists, ReplayedList
+from common.config.schema import ExperimentConfig
 from common.errors import UserError
-from common.groups import Groups
 from common.loading.orders import Choice, Order, Permutations, Repeated, Uniform
+from common.methods.groups import Groups
 from common.methods.interface import Stream
 from common.rng import generator
 from common.splits.split import Split

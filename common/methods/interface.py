@@ -14,18 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from common.arrays import Size
-from common.config.schema import (
-    AugmentConfig,
-    BothLists,
-    ExperimentConfig,
-    LoaderConfig,
-    NetworkConfig,
-    Normalisation,
-    OptimizerConfig,
-)
+from common.config.loaders import BothLists, LoaderConfig
+from common.config.schema import AugmentConfig, ExperimentConfig, NetworkConfig, Normalisation, OptimizerConfig
 from common.datasets.file_dataset import Dataset
-from common.groups import Groups
 from common.images.normalise import planes
+from common.methods.groups import Groups
 
 if TYPE_CHECKING:
     from common.splits.split import Split

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from common.config.schema import AugmentConfig, LabelledList
+from common.config.loaders import LabelledList
+from common.config.schema import AugmentConfig
 from common.methods.interface import OWN_LABEL, MethodSettings, Stream
 from common.methods.weak_crop import WeakCrop
 

@@ -8,13 +8,14 @@ import itertools
 
 from common.check_data.classes import class_notes
 from common.command_line import experiment_arguments, user_path
-from common.config.schema import ExperimentConfig, LabelledList, Reference, TrainerConfig
+from common.config.loaders import LabelledList
+from common.config.schema import ExperimentConfig, Reference, TrainerConfig
 from common.config.strict import to_plain
 from common.datasets.file_dataset import Dataset, open_dataset
 from common.errors import UserError
 from common.experiment import compose, dump, load
-from common.groups import Groups
 from common.loading.plan import Plan
+from common.methods.groups import Groups
 from common.runs.run_folder import RunFolder, default_run_folder
 from common.runtimes import FRAMEWORKS
 from common.splits.resolve import resolve

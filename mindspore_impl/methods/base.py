@@ -12,7 +12,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.common import _no_grad  # not public, but the only way inside of what is differentiated
 
 from common.config.schema import ExperimentConfig
-from common.groups import Groups, by_group
+from common.methods.groups import Groups, by_group
 from common.methods.interface import Batch, Clock, LabelledImages, NonFiniteLoss, not_finite
 from mindspore_impl.checkpoint import load_network, network_tensors
 from mindspore_impl.losses import supervised_loss

@@ -14,7 +14,7 @@ FRAMEWORKS = {"torch", "torchvision", "mindspore", "onnx", "onnxscript", "onnxru
 IMPLEMENTATIONS = {"torch_impl", "mindspore_impl", "onnx_impl"}
 PACKAGES = {"common", "converters", "experiments", "benchmarks", "tests"} | IMPLEMENTATIONS
 ROOMS = [
-    "arrays", "errors", "paths", "rng", "groups", "files", "command_line", "machine", "runtimes",
+    "arrays", "errors", "paths", "rng", "files", "command_line", "machine", "runtimes",
     "config", "images", "datasets", "networks", "reports", "runs", "splits", "checkpoints",
     "prediction", "methods", "experiment", "loading", "models", "segmenting", "check_data", "evaluation", "training", "make_subclasses",
 ]  # fmt: skip

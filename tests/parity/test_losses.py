@@ -12,14 +12,14 @@ import torch
 import mindspore_impl.losses
 import mindspore_impl.methods.u2pl.contrastive
 import mindspore_impl.methods.u2pl.memory_bank
-import mindspore_impl.methods.u2pl.u2pl
+import mindspore_impl.methods.u2pl.teacher_and_bank
 import mindspore_impl.mixing
 import mindspore_impl.pseudo_labels
 import mindspore_impl.resize
 import torch_impl.losses
 import torch_impl.methods.u2pl.contrastive
 import torch_impl.methods.u2pl.memory_bank
-import torch_impl.methods.u2pl.u2pl
+import torch_impl.methods.u2pl.teacher_and_bank
 import torch_impl.mixing
 import torch_impl.pseudo_labels
 import torch_impl.resize
@@ -36,7 +36,7 @@ LOSSES = (torch_impl.losses, mindspore_impl.losses)
 PSEUDO_LABELS = (torch_impl.pseudo_labels, mindspore_impl.pseudo_labels)
 MIXING = (torch_impl.mixing, mindspore_impl.mixing)
 RESIZE = (torch_impl.resize, mindspore_impl.resize)
-U2PL = (torch_impl.methods.u2pl.u2pl, mindspore_impl.methods.u2pl.u2pl)
+U2PL = (torch_impl.methods.u2pl.teacher_and_bank, mindspore_impl.methods.u2pl.teacher_and_bank)
 CONTRASTIVE = (torch_impl.methods.u2pl.contrastive, mindspore_impl.methods.u2pl.contrastive)
 
 

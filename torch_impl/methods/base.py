@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config.schema import ExperimentConfig
-from common.groups import Groups, by_group
+from common.methods.groups import Groups, by_group
 from common.methods.interface import Batch, Clock, LabelledImages, NonFiniteLoss, not_finite
 from torch_impl.checkpoint import load_network, network_tensors
 from torch_impl.losses import supervised_loss

@@ -7,7 +7,8 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from common.config.schema import AugmentConfig, RepeatedLists
+from common.config.loaders import RepeatedLists
+from common.config.schema import AugmentConfig
 from common.methods.cpcl.augment import FlipScaleCrop
 from common.methods.interface import OWN_LABEL, Clock, MethodSettings, Stream
 from common.rng import generator

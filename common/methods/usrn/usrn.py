@@ -10,14 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from common.config.schema import (
-    AugmentConfig,
-    CountedSteps,
-    ExperimentConfig,
-    LoaderConfig,
-    NetworkConfig,
-    ReplayedList,
-)
+from common.config.loaders import LoaderConfig, ReplayedList
+from common.config.schema import AugmentConfig, CountedSteps, ExperimentConfig, NetworkConfig
 from common.config.strict import ranged
 from common.errors import UserError
 from common.methods.interface import OWN_LABEL, MethodSettings, Stream

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from mindspore import Tensor
 
-from common.groups import PerGroup
+from common.methods.groups import PerGroup
 from common.methods.interface import Batch, Clock, summed
 from mindspore_impl.methods.cpcl.collaborative import intersection_loss, joint_counts, targets, union_loss
 from mindspore_impl.methods.cpcl.two_branches import BRANCHES, TwoBranches

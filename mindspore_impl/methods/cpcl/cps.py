@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from mindspore import Tensor, ops
 
-from common.groups import PerGroup
+from common.methods.groups import PerGroup
 from common.methods.interface import Batch, Clock, summed
 from mindspore_impl.losses import cross_entropy
 from mindspore_impl.methods.cpcl.collaborative import class_ids

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from common.groups import PerGroup
 from common.methods.cpcl.collaborative import Draws, StepDraws
 from common.methods.cpcl.cpcl import Variant
+from common.methods.groups import PerGroup
 from common.methods.interface import Batch, Clock
 from mindspore_impl.methods.base import Method
 from mindspore_impl.methods.cpcl.collaborative import Prediction, mixed_prediction

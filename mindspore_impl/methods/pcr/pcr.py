@@ -21,7 +21,7 @@ from mindspore import Tensor, ops
 
 from common.arrays import IGNORE, Size
 from common.config.schema import ExperimentConfig
-from common.groups import PerGroup
+from common.methods.groups import PerGroup
 from common.methods.interface import Batch, Clock, LabelledImages
 from common.methods.pcr.first_prototypes import first_prototypes, read_prototypes
 from common.methods.pcr.pcr import Draws, StepDraws, check_crop

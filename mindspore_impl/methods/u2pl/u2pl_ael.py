@@ -22,13 +22,13 @@ from mindspore import Tensor, ops
 
 from common.arrays import IGNORE, Size
 from common.config.schema import ExperimentConfig
-from common.groups import PerGroup
 from common.loading.on_demand import ImagesOnDemand
+from common.methods.groups import PerGroup
 from common.methods.interface import Batch, Clock
 from common.methods.u2pl.u2pl_ael import ClassBanks, Draws, StepDraws, keep_thresholds, paste_classes
 from mindspore_impl.losses import one_hot, true_class_probability, weighted_cross_entropy
 from mindspore_impl.methods.base import Outputs
-from mindspore_impl.methods.u2pl.u2pl import U2PL, Pixels
+from mindspore_impl.methods.u2pl.teacher_and_bank import Pixels, TeacherAndBank
 from mindspore_impl.mixing import cutmix
 from mindspore_impl.pseudo_labels import arg_max, certainty, drop_unreliable, entropy, percentile
 from mindspore_impl.resize import resize
@@ -104,7 +104,7 @@ def targets(logits: Tensor) -> Targets:
     return Targets(pseudo_label, confidence, entropy(ops.softmax(logits, 1)))
 
 
-class U2PLAEL(U2PL):
+class U2PLAEL(TeacherAndBank):
     """U2PL's student, teacher and memory bank with the banks and the step of AEL."""
 
     host_streams = ("labelled", "paste")

@@ -15,8 +15,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from common.groups import by_stream
 from common.images.mixing import partners
+from common.methods.groups import by_stream
 from common.methods.interface import Batch, Clock
 from common.methods.uccl.weak_to_strong import feature_masks
 from mindspore_impl.methods.base import Method, Outputs

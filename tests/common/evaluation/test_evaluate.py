@@ -10,8 +10,8 @@ import pytest
 from common.config.schema import ExperimentConfig
 from common.errors import UserError
 from common.evaluation.evaluate import describe_protocol, evaluate, predict
-from common.groups import Groups
 from common.images.resize import resize_bilinear
+from common.methods.groups import Groups
 from common.methods.weak_crop import WeakCrop
 from common.prediction.predictor import UsedRuntime
 from tests.builders import experiment

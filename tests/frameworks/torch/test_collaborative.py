@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from common.experiment import compose  # noqa: E402
-from common.groups import PerGroup  # noqa: E402
 from common.methods.cpcl.collaborative import StepDraws  # noqa: E402
+from common.methods.groups import PerGroup  # noqa: E402
 from common.methods.interface import Clock  # noqa: E402
 from tests.oracles.collaborative import plain_prediction, plain_step, plain_targets  # noqa: E402
 from torch_impl.methods.cpcl.collaborative import ROWS, Prediction, mixed_prediction, targets  # noqa: E402

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from common.groups import PerGroup
+from common.methods.groups import PerGroup
 from common.methods.interface import Batch, Clock, summed
 from torch_impl.methods.cpcl.collaborative import intersection_loss, joint_counts, targets, union_loss
 from torch_impl.methods.cpcl.two_branches import BRANCHES, TwoBranches

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from common.groups import PerGroup
+from common.methods.groups import PerGroup
 from common.methods.interface import Batch, Clock, summed
 from torch_impl.losses import cross_entropy
 from torch_impl.methods.cpcl.collaborative import class_ids

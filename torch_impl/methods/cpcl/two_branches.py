@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.groups import PerGroup
 from common.methods.cpcl.collaborative import Draws, StepDraws
 from common.methods.cpcl.cpcl import Variant
+from common.methods.groups import PerGroup
 from common.methods.interface import Batch, Clock
 from torch_impl.methods.base import Method
 from torch_impl.methods.cpcl.collaborative import Prediction, mixed_prediction

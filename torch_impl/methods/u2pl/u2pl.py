@@ -11,76 +11,22 @@ Source: ``specs/u2pl.md`` sections 4-9; presets and switches: section 18 and ``c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor
 
-from common.arrays import IGNORE, Size
-from common.config.schema import ExperimentConfig
-from common.groups import PerGroup
+from common.arrays import IGNORE
+from common.methods.groups import PerGroup
 from common.methods.interface import Batch, Clock
 from common.methods.u2pl.u2pl import Draws, StepDraws
-from torch_impl.methods.base import KeptTensor, Outputs, TeacherMethod
-from torch_impl.methods.u2pl.contrastive import ContrastiveResult, contrastive_loss, label_maps, negative_keys
-from torch_impl.methods.u2pl.memory_bank import MemoryBank
+from torch_impl.methods.base import Outputs
+from torch_impl.methods.u2pl.teacher_and_bank import Pixels, TeacherAndBank
 from torch_impl.mixing import mix
-from torch_impl.pseudo_labels import arg_max, drop_unreliable, entropy, percentile, unsupervised_loss
-from torch_impl.resize import nearest_floor, resize
-from torch_impl.session import Session
+from torch_impl.pseudo_labels import arg_max, drop_unreliable, entropy, unsupervised_loss
+from torch_impl.resize import resize
 
 
-def reliability_masks(
-    uncertainty: Tensor,
-    labels: Tensor,
-    pseudo_label: Tensor,
-    percent: float,
-    anchor_entropy: str,
-    size: Size,
-    among: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the low and high entropy masks, bool ``[Bl+Bu,h,w]`` at ``size`` (section 5, item 9; 18.5).
-
-    ``uncertainty`` ``[Bu,H,W]`` at full size gives the percentiles, over the pixels ``among`` (bool ``[Bu,H,W]``; without it,
-    those with a pseudo-label); only the pixels of the small map are compared.
-    """
-    valid = (pseudo_label != IGNORE) if among is None else among
-    low_percent = percent if anchor_entropy == "lowest" else 100 - percent
-    low = high = 0.0
-    if valid.any():
-        low, high = (percentile(uncertainty, p, valid) for p in (low_percent, 100 - percent))
-    small, small_valid = nearest_floor(uncertainty, size), nearest_floor(pseudo_label, size) != IGNORE
-    labelled = nearest_floor(labels, size) != IGNORE
-    return torch.cat([labelled, (small <= low) & small_valid]), torch.cat([labelled, (small >= high) & small_valid])
-
-
-@dataclass
-class Pixels:
-    """What the contrastive term of a group looks at, all without gradient; as :func:`contrastive_loss` takes it.
-
-    ``new_keys`` are how many keys of each class all groups have given to the bank in this step.
-    """
-
-    teacher_representation: Tensor
-    probabilities: Tensor
-    maps: Tensor
-    low_mask: Tensor
-    high_mask: Tensor
-    labelled: int
-    new_keys: list[int] = field(default_factory=list)
-
-
-class U2PL(TeacherMethod):
-    """Student, EMA teacher and memory bank."""
-
-    def __init__(self, config: ExperimentConfig, session: Session) -> None:
-        super().__init__(config, session)
-        width, contrastive = config.network.representation, self.settings.contrastive
-        self.bank = self.keep(MemoryBank(self.settings.queue_sizes(self.classes), width, session.device))
-        self.prototype = None
-        if contrastive.anchor_ema:
-            start = torch.zeros((self.classes, contrastive.num_queries, width), device=session.device)
-            self.prototype = self.keep(KeptTensor("prototype", start))
+class U2PL(TeacherAndBank):
+    """U2PL's step."""
 
     def step(self, batch: Batch, clock: Clock, draws: Draws | PerGroup | None = None) -> dict[str, float]:
         """Run one optimiser step and return the loss terms as they enter the sum (section 5)."""
@@ -155,64 +101,3 @@ class U2PL(TeacherMethod):
         if self.settings.mixing == "cutout":
             return mix(images, masks, 0.0), mix(pseudo_label, masks, IGNORE)
         return mix(images, masks, "partner"), mix(pseudo_label, masks, "partner")
-
-    def pixels(
-        self,
-        teacher_representation: Tensor,
-        probabilities: Tensor,
-        labels: Tensor,
-        pseudo_label: Tensor,
-        uncertainty: Tensor,
-        clock: Clock,
-        among: Tensor | None = None,
-    ) -> Pixels:
-        """Return what the contrastive term looks at; the teacher's maps are of the labelled images and then of the others."""
-        settings, size = self.settings.contrastive, teacher_representation.shape[2:]
-        percent = self.settings.entropy_percent(clock)
-        low, high = reliability_masks(uncertainty, labels, pseudo_label, percent, settings.anchor_entropy, size, among)
-        if not settings.negative_high_entropy:
-            high[len(labels) :] = True
-        smaller = (nearest_floor(part, size) for part in (labels, pseudo_label))
-        maps = torch.cat([label_maps(part, self.classes, settings.label_encoding) for part in smaller])
-        return Pixels(teacher_representation, probabilities, maps, low, high, len(labels))
-
-    def append_keys(self, pixels: PerGroup) -> None:
-        """Give the bank the negative keys of all groups, one group after the other, before any group draws from it."""
-        settings = self.settings.contrastive
-        own = [
-            negative_keys(p.teacher_representation, p.probabilities, p.maps, p.high_mask, p.labelled, settings)
-            for p in pixels
-        ]
-        if self.processes.count > 1:
-            own = self.processes.rows([list(keys) for keys in own])
-        numbers = []
-        for class_id, keys in enumerate(zip(*own)):
-            for rows in keys:
-                self.bank.append(class_id, rows)
-            numbers.append(sum(map(len, keys)))
-        for part in pixels:
-            part.new_keys = numbers
-
-    def contrastive(self, representation: Tensor, pixels: PerGroup, clock: Clock, draws: PerGroup) -> PerGroup:
-        """Return the unweighted contrastive loss of every own group; with ``anchor_ema`` the prototypes move on."""
-        settings, prototype = self.settings, self.prototype.value if self.prototype else None
-
-        def loss(representation: Tensor, part: Pixels, draws: Draws) -> ContrastiveResult:
-            return contrastive_loss(
-                representation, part.teacher_representation, part.probabilities, part.maps, part.low_mask,
-                part.high_mask, part.labelled, self.bank, settings.contrastive, draws, prototype,
-                settings.prototype_decay(clock), part.new_keys,
-            )  # fmt: skip
-
-        results = self.groups.each(loss, representation, pixels, draws)
-        if prototype is not None:
-            self._move_prototypes([result.prototype for result in results if result.prototype is not None])
-        return PerGroup(result.loss for result in results)
-
-    def _move_prototypes(self, moved: list[Tensor]) -> None:
-        """Take the mean over the groups that have moved a class's prototypes; where no group has any, all stay."""
-        sums = torch.stack([torch.zeros_like(self.prototype.value), *moved]).sum(0)
-        counts = torch.stack([torch.zeros_like(sums), *moved]).flatten(2).any(2).sum(0)
-        sums, counts, groups = (self.processes.sum(part) for part in (sums, counts, torch.tensor(len(moved))))
-        if groups:
-            self.prototype.value = sums / counts.clamp(min=1).view(-1, 1, 1)

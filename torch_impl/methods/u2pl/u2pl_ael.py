@@ -20,13 +20,13 @@ from torch import Tensor
 
 from common.arrays import IGNORE, Size
 from common.config.schema import ExperimentConfig
-from common.groups import PerGroup
 from common.loading.on_demand import ImagesOnDemand
+from common.methods.groups import PerGroup
 from common.methods.interface import Batch, Clock
 from common.methods.u2pl.u2pl_ael import ClassBanks, Draws, StepDraws, keep_thresholds, paste_classes
 from torch_impl.losses import true_class_probability, weighted_cross_entropy
 from torch_impl.methods.base import Outputs
-from torch_impl.methods.u2pl.u2pl import U2PL, Pixels
+from torch_impl.methods.u2pl.teacher_and_bank import Pixels, TeacherAndBank
 from torch_impl.mixing import cutmix
 from torch_impl.pseudo_labels import arg_max, drop_unreliable, entropy, percentile
 from torch_impl.resize import resize
@@ -91,7 +91,7 @@ def targets(logits: Tensor) -> Targets:
     return Targets(pseudo_label.to(torch.uint8), confidence, entropy(probabilities))
 
 
-class U2PLAEL(U2PL):
+class U2PLAEL(TeacherAndBank):
     """U2PL's student, teacher and memory bank with the banks and the step of AEL."""
 
     host_streams = ("labelled", "paste")

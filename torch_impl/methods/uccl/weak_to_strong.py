@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from common.groups import by_stream
 from common.images.mixing import partners
+from common.methods.groups import by_stream
 from common.methods.interface import Batch, Clock
 from common.methods.uccl.weak_to_strong import feature_masks
 from torch_impl.methods.base import Method, Outputs

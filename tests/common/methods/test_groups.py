@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from common.groups import Groups, PerGroup, by_group, by_stream, parts
 from common.images.mixing import partners
+from common.methods.groups import Groups, PerGroup, by_group, by_stream, parts
 
 
 class Pair(NamedTuple):
