@@ -60,7 +60,7 @@ def quantize(
 
     from onnx_impl import graphs
     from onnx_impl.eval import open_model
-    from onnx_impl.recipes import Recipe, convolutions, prepare, quantise, saturates
+    from onnx_impl.recipes import Recipe, convolutions, finite, prepare, quantise, saturates
 
     provider = ProviderOptions(threads=config.trainer.threads, exact_sums=options.exact_sums)
     reference = open_model(source, config, provider)
@@ -84,7 +84,15 @@ def quantize(
         for attempt in attempts(prepared, made, recipe, metadata.input, inputs, options.exact_sums):
             readable = [names[node] for node in attempt.kept]
             recipe = dataclasses.replace(recipe, reduce_range=attempt.reduce_range)
-            quantise(prepared, made, metadata.input, inputs, recipe, attempt.kept)
+            try:
+                quantise(prepared, made, metadata.input, inputs, recipe, attempt.kept)
+            except ValueError as error:  # the library's histogram of a tensor with NaN
+                if finite(prepared, metadata.input, inputs):
+                    raise
+                raise UserError(
+                    f"{source} computes values that are not finite on the calibration images; is the file damaged? Export its "
+                    "checkpoint again"
+                ) from error
             overflow = not options.exact_sums and saturates(made, metadata.input, inputs)
             described = {
                 "source_sha256": sha256(source),

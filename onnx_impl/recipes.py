@@ -78,6 +78,17 @@ def quantise(
         )
 
 
+def finite(prepared: Path, name: str, inputs: Sequence[np.ndarray]) -> bool:
+    """Whether every tensor of a prepared graph is finite on all ``inputs`` to its input ``name``."""
+    from onnxruntime.quantization import qdq_loss_debug
+
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        augmented = Path(folder) / "augmented.onnx"
+        qdq_loss_debug.modify_model_output_intermediate_tensors(str(prepared), str(augmented))
+        tensors = qdq_loss_debug.collect_activations(str(augmented), _Reader(name, inputs))
+    return all(np.isfinite(value).all() for values in tensors.values() for value in values)
+
+
 def saturates(path: Path, name: str, inputs: Sequence[np.ndarray]) -> bool:
     """Whether this processor loses 8-bit products of the graph: it adds pairs of them in 16 bits, and they overflow.
 

@@ -254,6 +254,20 @@ def test_bad_use_ends_in_one_line(exported, tmp_path, capsys, arguments, message
     assert said.startswith("error: ") and said.count("\n") == 1
 
 
+def test_a_model_that_computes_nan_ends_in_one_line(exported, tmp_path, capsys):
+    model = onnx.load(exported.model)
+    weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    values = numpy_helper.to_array(weight).copy()
+    values.flat[0] = np.nan
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    damaged, out = tmp_path / "damaged.onnx", tmp_path / "int8.onnx"
+    onnx.save(model, damaged)
+    assert run_command(main, [str(damaged), str(out), *EXPERIMENT, "--images", "1", "--limit", "1"]) == 2
+    error = capsys.readouterr().err
+    assert f"{damaged} computes values that are not finite" in error and error.count("\n") == 1
+    assert not out.exists()
+
+
 def test_an_int8_model_is_not_quantised_again(int8, tmp_path, capsys):
     assert run_command(main, [str(int8), str(tmp_path / "o.onnx"), *EXPERIMENT]) == 2
     assert "is int8 already" in capsys.readouterr().err
