@@ -50,9 +50,8 @@ def training_step(framework: str, experiment: str, batch: str, *overrides: str) 
     except ImportError:  # the module's name until November 2026
         from common.method import Clock
     # Nearly nothing is learned, so that every step works on the same predictions.
-    config = compose(
-        experiment, ["trainer.device=cpu", "trainer.threads=1", "network.backbone_weights=null", *overrides]
-    )
+    fixed = ["trainer.device=cpu", "trainer.threads=1", "network.backbone_weights=null", *_one_group()]
+    config = compose(experiment, [*fixed, *overrides])
     method, _ = importlib.import_module(f"{framework}_impl.train").make_method(config)
     parts: dict[str, dict[str, Any]] = {}
     with np.load(batch) as arrays:
@@ -106,6 +105,15 @@ def evaluation(experiment: str, *overrides: str) -> Callable[[], Any]:
     torch.manual_seed(0)
     predictor = TorchPredictor(Small())
     return lambda: evaluate(predictor, dataset, dataset.train_ids, config, progress=False)
+
+
+def _one_group() -> list[str]:
+    """Return the setting that makes the whole batch one group, where the code knows of groups."""
+    try:
+        from common.config.schema import TrainerConfig
+    except ImportError:  # until November 2026
+        return []
+    return ["trainer.groups=1"] if "groups" in TrainerConfig.__dataclass_fields__ else []
 
 
 def _networks(method: Any) -> list[Any]:

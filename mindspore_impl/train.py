@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.checkpoints.checkpoint import Checkpoint
 from common.config.schema import ExperimentConfig
+from common.machine import keep_freed_memory
 from common.methods.interface import Method
 from common.runtimes import FRAMEWORKS
 from common.training.command import parser, train
@@ -37,6 +38,7 @@ def make_method(config: ExperimentConfig) -> tuple[Method, list[str]]:
     from mindspore_impl.methods import method_class
     from mindspore_impl.session import Session
 
+    keep_freed_memory()
     session = Session(config)
     return method_class(config.method.name)(config, session), session.notes
 

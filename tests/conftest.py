@@ -6,11 +6,13 @@ A test of the markers ``mindspore``, ``onnx`` and ``deep`` compiles a graph, exp
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import re
 import signal
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -78,7 +80,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def release() -> None:
-    """Empty the caches of test modules and let MindSpore return unused memory, which throws away its compiled graphs."""
+    """Empty the caches of test modules and return unused memory; MindSpore throws away its compiled graphs with it."""
     for name, module in list(sys.modules.items()):
         if name.startswith("tests."):
             for value in list(vars(module).values()):
@@ -88,3 +90,5 @@ def release() -> None:
     gc.collect()
     if "mindspore" in sys.modules:
         sys.modules["mindspore"].ms_memory_recycle()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
