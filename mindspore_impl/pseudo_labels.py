@@ -70,6 +70,11 @@ def unsupervised_loss(logits: Tensor, pseudo_label: Tensor) -> Tensor:
     return kept_cross_entropy(logits, pseudo_label, kept**2 / pseudo_label.size)
 
 
+def kept_share(target: Tensor) -> Tensor:
+    """Return the share of pixels ``[B,H,W]`` that have a target (not 255)."""
+    return (target != IGNORE).astype(ms.float32).mean()
+
+
 def certainty(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the largest probability, float32, and its class, uint8, of every pixel ``[B,H,W]``; ``logits`` ``[B,K,H,W]``."""
     return _certainty(ops.stop_gradient(logits))

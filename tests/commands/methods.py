@@ -20,6 +20,7 @@ UNLABELLED = ("loader.batch_unlabelled=2",)
 class Case:
     """One method: an experiment, its own short settings, and what the state of a run must hold (beginnings of names).
 
+    ``share`` is the name under which the log says how many pixels teach the network without a label, where a method chooses.
     ``prepare`` makes the files of an earlier stage and returns the settings that name them.
     """
 
@@ -27,6 +28,7 @@ class Case:
     settings: tuple[str, ...] = UNLABELLED
     state: tuple[str, ...] = ("momentum.",)
     deployed: str = "student"
+    share: str | None = None
     prepare: Callable[[], tuple[str, ...]] = tuple
 
     @property
@@ -38,7 +40,7 @@ class Case:
 BRANCHES = ("branch1.momentum.", "branch2.momentum.")
 
 CASES = {
-    "cpcl": Case("shapes/12/cpcl", (*UNLABELLED, "trainer.snapshot_every=2"), BRANCHES, "branch1"),
+    "cpcl": Case("shapes/12/cpcl", (*UNLABELLED, "trainer.snapshot_every=2"), BRANCHES, "branch1", share="overlap"),
     "cps": Case("shapes/12/cps", UNLABELLED, BRANCHES, "branch1"),
     "mean_teacher": Case("shapes/12/mean_teacher", deployed="teacher"),
     "cps_cutmix": Case("shapes/12/cps_cutmix", (), BRANCHES, "branch1"),
@@ -47,6 +49,7 @@ CASES = {
         (*UNLABELLED, "method.sup_only_epochs=1", "method.select_granularity=8", "method.confidence_threshold=0.2"),
         ("momentum.", "prototypes."),
         "teacher",
+        "kept",
     ),
     "suponly": Case("shapes/12/suponly", ()),
     "u2pl": Case(
@@ -57,6 +60,7 @@ CASES = {
         ),
         ("momentum.", "bank."),
         "teacher",
+        "kept",
     ),
     "u2pl_ael": Case(
         "shapes/12/u2pl_ael",
@@ -66,12 +70,14 @@ CASES = {
         ),
         ("momentum.", "bank.", "class_confidence", "cutmix_bank"),
         "teacher",
+        "kept",
     ),
     "usrn": Case(
         "shapes/12/usrn", (*UNLABELLED, "network.width=16", "method.threshold=0.4", "dataset.images=[200, 4]"),
+        share="kept",
         prepare=lambda: (f"method.subclass_labels={shapes_labels()}",),
     ),
-    "uccl": Case("shapes/12/uccl", (*UNLABELLED, "method.conf_thresh=0.2")),
-    "unimatch": Case("shapes/12/unimatch", (*UNLABELLED, "method.conf_thresh=0.2")),
-    "fixmatch": Case("shapes/12/fixmatch", (*UNLABELLED, "method.conf_thresh=0.2")),
+    "uccl": Case("shapes/12/uccl", (*UNLABELLED, "method.conf_thresh=0.2"), share="certain"),
+    "unimatch": Case("shapes/12/unimatch", (*UNLABELLED, "method.conf_thresh=0.2"), share="certain"),
+    "fixmatch": Case("shapes/12/fixmatch", (*UNLABELLED, "method.conf_thresh=0.2"), share="certain"),
 }  # fmt: skip

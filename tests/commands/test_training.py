@@ -138,6 +138,11 @@ def test_run_folder_holds_everything(method, framework, whole_run):
     best = read(folder / f"best{suffix}")
     assert list(best.networks) == ["model"] and not best.state
     assert best.meta.role == CASES[method].deployed and best.meta.classes[1] == "disc"
+    steps = [entry["losses"] for entry in RunFolder(folder).entries() if entry["kind"] == "train"]
+    shares = {name: value for name, value in steps[-1].items() if name in ("kept", "certain", "overlap")}
+    assert list(shares) == [CASES[method].share] * bool(CASES[method].share) and all(
+        0 <= s <= 1 for s in shares.values()
+    )
 
 
 def test_loss_that_is_not_finite_stops_before_the_optimiser(framework, tmp_path, monkeypatch, capsys):

@@ -41,6 +41,7 @@ from mindspore_impl.pseudo_labels import (
     drop_unreliable,
     entropy,
     kept_cross_entropy,
+    kept_share,
     unsupervised_loss,
 )
 from mindspore_impl.resize import resize
@@ -85,7 +86,7 @@ class PCR(TeacherMethod):
             ops.assign(network.prototypes, self.session.tensor(prototypes))
 
     def step(self, batch: Batch, clock: Clock, draws: Draws | PerGroup | None = None) -> dict[str, float]:
-        """Run one optimiser step and return the loss terms as they enter the sum (section 4.3)."""
+        """Run one optimiser step and return the loss terms as they enter the sum (section 4.3) and ``kept``, the share of pseudo-labels."""
         settings, seed = self.settings, self.config.trainer.seed
         images, labels = self.labelled(batch)
         draws = self.groups.draws(draws, lambda group: StepDraws(settings, seed, clock, group))
@@ -132,7 +133,8 @@ class PCR(TeacherMethod):
             return losses
 
         losses = self.optimizer.differentiate(
-            lambda: self.groups.mean(terms, self.forward("student", images, clock), labels, target, draws)
+            lambda: self.groups.mean(terms, self.forward("student", images, clock), labels, target, draws),
+            shown=lambda: {} if target is None else {"kept": self.groups.mean(kept_share, target)},
         )
         return losses, tuple(self.processes.sum(sum(parts)) for parts in zip(*upkeep))
 

@@ -54,7 +54,8 @@ def step(golden: Golden, framework: Framework) -> list[Check]:
     def total(labelled, labelled_sub, strong, strong_sub):
         terms.update(method.labelled_terms(labelled, labelled_sub, *labels, ours, CriterionConfig()))
         if semi:
-            terms.update(method.unlabelled_terms((halve(strong), halve(strong_sub)), tuple(weak), parents, ours))
+            decided = method.pseudo_labels(*weak, parents, ours.threshold)
+            terms.update(method.unlabelled_terms((halve(strong), halve(strong_sub)), decided, ours))
         return sum(terms.values()) + 0 * (strong.sum() + strong_sub.sum())
 
     names = ["logits_l", "logits_l_sub", "logits_s", "logits_s_sub"]

@@ -28,7 +28,14 @@ from torch_impl.methods.base import KeptTensor, Outputs, TeacherMethod
 from torch_impl.methods.pcr.prototypes import pixel_features, pixel_labels, prototype_sums, updated_prototypes
 from torch_impl.mixing import mix
 from torch_impl.networks.prototype_head import prototype_logits
-from torch_impl.pseudo_labels import confident_labels, drop_unreliable, entropy, kept_cross_entropy, unsupervised_loss
+from torch_impl.pseudo_labels import (
+    confident_labels,
+    drop_unreliable,
+    entropy,
+    kept_cross_entropy,
+    kept_share,
+    unsupervised_loss,
+)
 from torch_impl.resize import resize
 from torch_impl.session import Session
 from torch_impl.teacher import RUNNING, update_buffers
@@ -71,7 +78,7 @@ class PCR(TeacherMethod):
             network.prototypes.copy_(self.session.tensor(prototypes))
 
     def step(self, batch: Batch, clock: Clock, draws: Draws | PerGroup | None = None) -> dict[str, float]:
-        """Run one optimiser step and return the loss terms as they enter the sum (section 4.3)."""
+        """Run one optimiser step and return the loss terms as they enter the sum (section 4.3) and ``kept``, the share of pseudo-labels."""
         settings, seed = self.settings, self.config.trainer.seed
         images, labels = self.labelled(batch)
         draws = self.groups.draws(draws, lambda group: StepDraws(settings, seed, clock, group))
@@ -120,7 +127,8 @@ class PCR(TeacherMethod):
             return losses
 
         losses = self.optimizer.differentiate(
-            lambda: self.groups.mean(terms, self.forward("student", images, clock), labels, target, draws)
+            lambda: self.groups.mean(terms, self.forward("student", images, clock), labels, target, draws),
+            shown=lambda: {} if target is None else {"kept": self.groups.mean(kept_share, target)},
         )
         return losses, tuple(self.processes.sum(sum(parts)) for parts in zip(*upkeep))
 

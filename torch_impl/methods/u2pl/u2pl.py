@@ -21,7 +21,7 @@ from common.methods.u2pl.u2pl import Draws, StepDraws
 from torch_impl.methods.base import Outputs
 from torch_impl.methods.u2pl.teacher_and_bank import Pixels, TeacherAndBank
 from torch_impl.mixing import mix
-from torch_impl.pseudo_labels import arg_max, drop_unreliable, entropy, unsupervised_loss
+from torch_impl.pseudo_labels import arg_max, drop_unreliable, entropy, kept_share, unsupervised_loss
 from torch_impl.resize import resize
 
 
@@ -29,7 +29,7 @@ class U2PL(TeacherAndBank):
     """U2PL's step."""
 
     def step(self, batch: Batch, clock: Clock, draws: Draws | PerGroup | None = None) -> dict[str, float]:
-        """Run one optimiser step and return the loss terms as they enter the sum (section 5)."""
+        """Run one optimiser step and return the loss terms as they enter the sum (section 5) and ``kept``, the share of pseudo-labels."""
         images, labels = self.labelled(batch)
         if self.settings.semi_supervised(clock):
             self.copy_student(clock)
@@ -89,7 +89,7 @@ class U2PL(TeacherAndBank):
                 "contra": settings.contrastive.weight * contrastive,
             }
 
-        return self.optimizer.differentiate(terms)
+        return self.optimizer.differentiate(terms, shown=lambda: {"kept": self.groups.mean(kept_share, reliable)})
 
     def _mixed(self, images: Tensor, logits: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return unlabelled images and the eval-mode teacher's labels, mixed if this step mixes (sections 5.3, 5.4, 6)."""

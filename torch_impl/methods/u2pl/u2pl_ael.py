@@ -28,7 +28,7 @@ from torch_impl.losses import true_class_probability, weighted_cross_entropy
 from torch_impl.methods.base import Outputs
 from torch_impl.methods.u2pl.teacher_and_bank import Pixels, TeacherAndBank
 from torch_impl.mixing import cutmix
-from torch_impl.pseudo_labels import arg_max, drop_unreliable, entropy, percentile
+from torch_impl.pseudo_labels import arg_max, drop_unreliable, entropy, kept_share, percentile
 from torch_impl.resize import resize
 from torch_impl.session import Session
 
@@ -102,7 +102,7 @@ class U2PLAEL(TeacherAndBank):
         self.banks = self.keep(ClassBanks(self.classes, len(self.images.ids), config.trainer.seed))
 
     def step(self, batch: Batch, clock: Clock, draws: Draws | PerGroup | None = None) -> dict[str, float]:
-        """Run one optimiser step and return the loss terms as they enter the sum."""
+        """Run one optimiser step and return the loss terms as they enter the sum and ``kept``, the share of pseudo-labels."""
         seed = self.config.trainer.seed
         draws = self.groups.draws(draws, lambda group: StepDraws(self.settings, seed, clock, group))
         pasted = self.groups.each(self._pasted, batch["labelled"], batch["paste"], draws)
@@ -201,7 +201,7 @@ class U2PLAEL(TeacherAndBank):
             }
             return {name: settings.loss_scale * term for name, term in losses.items()}
 
-        return self.optimizer.differentiate(terms)
+        return self.optimizer.differentiate(terms, shown=lambda: {"kept": self.groups.mean(kept_share, reliable)})
 
     def _update_confidence(self, scores: Tensor, labels: Tensor) -> None:
         """Move the bank towards the mean over all groups of their classes' confidence."""

@@ -22,9 +22,10 @@ from common.methods.usrn.usrn import USRNSettings
 from torch_impl.losses import resized_cross_entropy, supervised_loss
 from torch_impl.methods.base import Method
 from torch_impl.methods.suponly import SupOnly
-from torch_impl.methods.usrn.subclasses import pseudo_labels, self_training_loss
+from torch_impl.methods.usrn.subclasses import PseudoLabels, pseudo_labels, self_training_loss
 from torch_impl.networks.class_branch import ClassBranch
 from torch_impl.predictor import TorchPredictor
+from torch_impl.pseudo_labels import kept_share
 from torch_impl.resize import resize
 from torch_impl.session import Session
 
@@ -46,19 +47,15 @@ def labelled_terms(
     }
 
 
-def unlabelled_terms(
-    strong: tuple[Tensor, Tensor], weak: tuple[Tensor, Tensor], parents: Tensor, settings: USRNSettings
-) -> dict[str, Tensor]:
+def unlabelled_terms(strong: tuple[Tensor, Tensor], weak: PseudoLabels, settings: USRNSettings) -> dict[str, Tensor]:
     """Return ``unsup_sub`` and ``unsup_reg`` as they enter the sum (sections 6.3 and 6.4).
 
-    ``strong`` and ``weak`` are class logits ``[B,C,h,w]`` and subclass logits ``[B,K,h,w]``; those of the weak view get no
-    gradient. ``parents``: :func:`common.methods.usrn.subclasses.parent_table`.
+    ``strong`` are class logits ``[B,C,h,w]`` and subclass logits ``[B,K,h,w]``, ``weak`` is what the weak view decides.
     """
-    found = pseudo_labels(weak[0].detach(), weak[1].detach(), parents, settings.threshold)
     subclass_weight = settings.unsup_weight * settings.subclass_weight
     return {
-        "unsup_sub": subclass_weight * self_training_loss(strong[1], found.kept_subclass),
-        "unsup_reg": settings.unsup_weight * self_training_loss(strong[0], found.kept_label),
+        "unsup_sub": subclass_weight * self_training_loss(strong[1], weak.kept_subclass),
+        "unsup_reg": settings.unsup_weight * self_training_loss(strong[0], weak.kept_label),
     }
 
 
@@ -74,11 +71,17 @@ class USRN(Method):
         self.parents = session.tensor(parent_table(self.settings.subclass_counts))
 
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
-        """Run one optimiser step and return the loss terms as they enter the sum (section 6.5)."""
+        """Run one optimiser step and return the loss terms as they enter the sum (section 6.5) and ``kept``, the share of pseudo-labels."""
         # One after the other, so that the intermediate results of one pass only are in memory.
         parts = [self.optimizer.differentiate(lambda: self._labelled(batch["labelled"], clock))]
         if clock.epoch >= self.settings.start_epoch:
-            parts.append(self.optimizer.differentiate(lambda: self._unlabelled(batch["unlabelled"], clock), add=True))
+            kept: list[Tensor] = []
+            unlabelled = self.optimizer.differentiate(
+                lambda: self._unlabelled(batch["unlabelled"], clock, kept),
+                add=True,
+                shown=lambda: {"kept": sum(kept) / self.groups.total},
+            )
+            parts.append(unlabelled)
         return self.apply_gradients(summed(parts), batch, clock)
 
     def _labelled(self, part: dict, clock: Clock) -> dict[str, Tensor]:
@@ -86,12 +89,16 @@ class USRN(Method):
         scores = self._scores("labelled", part["image"], clock, pooled=False)
         return self.groups.mean(labelled_terms, *scores, labels, subclass_labels, self.settings, self.config.criterion)
 
-    def _unlabelled(self, part: dict, clock: Clock) -> dict[str, Tensor]:
+    def _unlabelled(self, part: dict, clock: Clock, kept: list[Tensor]) -> dict[str, Tensor]:
         strong = self._scores("strong", part["strong"], clock, self.settings.pooled)
         weak = self._scores("weak", part["weak"], clock, self.settings.pooled, gradient=False)
-        return self.groups.mean(
-            lambda strong, weak: unlabelled_terms(strong, weak, self.parents, self.settings), strong, weak
-        )
+
+        def terms(strong: tuple[Tensor, Tensor], weak: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+            decided = pseudo_labels(weak[0].detach(), weak[1].detach(), self.parents, self.settings.threshold)
+            kept.append(kept_share(decided.kept_label))
+            return unlabelled_terms(strong, decided, self.settings)
+
+        return self.groups.mean(terms, strong, weak)
 
     def _scores(
         self, view: str, images: np.ndarray, clock: Clock, pooled: bool, gradient: bool = True
