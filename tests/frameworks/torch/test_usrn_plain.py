@@ -51,6 +51,7 @@ def test_same_numbers_as_the_plain_form():
     expected = plain.optimizer.differentiate(
         lambda: plain_losses(plain.student.train(), tensors, parents, CONFIG.method)
     )
+    assert 0 < losses.pop("kept") < 1
     assert losses == pytest.approx(expected, rel=1e-5) and all(expected.values())
     for name, mine, theirs in zip(ours.optimizer.names, ours.optimizer.parameters, plain.optimizer.parameters):
         scale = float(theirs.grad.abs().max())

@@ -231,8 +231,9 @@ def gradients(weights: Tensors, before: Tensors, after: Tensors, optimizer) -> T
 @contextmanager
 def observed(framework: Framework):
     """Note in the dict that is given what goes in and out of the two functions in the middle of a step."""
-    module, seen, array = framework.module("methods.u2pl.u2pl"), {}, framework.array
-    drop, contrastive = module.drop_unreliable, module.contrastive_loss
+    step, bank = (framework.module(f"methods.u2pl.{name}") for name in ("u2pl", "teacher_and_bank"))
+    drop, contrastive = step.drop_unreliable, bank.contrastive_loss
+    seen, array = {}, framework.array
 
     def drop_unreliable(uncertainty, pseudo_label, percent):
         kept, threshold = drop(uncertainty, pseudo_label, percent)
@@ -246,8 +247,8 @@ def observed(framework: Framework):
         seen.update(contra=float(array(result.loss)), terms=len(result.class_terms))
         return result
 
-    module.drop_unreliable, module.contrastive_loss = drop_unreliable, contrastive_loss
+    step.drop_unreliable, bank.contrastive_loss = drop_unreliable, contrastive_loss
     try:
         yield seen
     finally:
-        module.drop_unreliable, module.contrastive_loss = drop, contrastive
+        step.drop_unreliable, bank.contrastive_loss = drop, contrastive
