@@ -25,14 +25,19 @@ ALPHA = ((), (0,), (2,))
 CHANNELS = {GREY: (1,), RGB: (3, 4), YCBCR: (3,)}
 """Samples per pixel; a fourth one is alpha, which is left out."""
 
+ALL = slice(None)
+
 
 class PictureRows(Protocol):
     """A picture of ``size`` (height, width), read from top to bottom."""
 
     size: Size
 
-    def read(self, top: int, bottom: int) -> np.ndarray:
-        """Return the rows ``top..bottom`` as uint8 RGB ``[rows,W,3]``; what lies above ``top`` may be forgotten."""
+    def read(self, top: int, bottom: int, columns: slice = ALL) -> np.ndarray:
+        """Return the rows ``top..bottom`` as uint8 RGB ``[rows,W,3]``; what lies above ``top`` may be forgotten.
+
+        ``columns`` chooses among their columns.
+        """
 
 
 class WholePicture:
@@ -42,9 +47,9 @@ class WholePicture:
         self.picture = picture
         self.size = picture.shape[:2]
 
-    def read(self, top: int, bottom: int) -> np.ndarray:
+    def read(self, top: int, bottom: int, columns: slice = ALL) -> np.ndarray:
         """See :class:`PictureRows`."""
-        return self.picture[top:bottom]
+        return self.picture[top:bottom, columns]
 
 
 class TiffRows:
@@ -58,7 +63,7 @@ class TiffRows:
         )
         self._kept: dict[int, np.ndarray] = {}
 
-    def read(self, top: int, bottom: int) -> np.ndarray:
+    def read(self, top: int, bottom: int, columns: slice = ALL) -> np.ndarray:
         """See :class:`PictureRows`. Raises :class:`UserError` where the file is damaged."""
         first, last = top // self._height, (bottom - 1) // self._height
         self._kept = {index: rows for index, rows in self._kept.items() if index >= first}
@@ -66,7 +71,7 @@ class TiffRows:
             if index not in self._kept:
                 self._kept[index] = self._decoded(index)
         start = first * self._height
-        rows = [self._kept[index] for index in range(first, last + 1)]
+        rows = [self._kept[index][:, columns] for index in range(first, last + 1)]
         return (rows[0] if len(rows) == 1 else np.concatenate(rows))[top - start : bottom - start]
 
     def _decoded(self, index: int) -> np.ndarray:

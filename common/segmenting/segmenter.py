@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from common.images.normalise import planes
 from common.images.picture_rows import PictureRows, WholePicture
 from common.models.model_folder import CONFIG, is_model_folder
 from common.prediction.predictor import Predictor
-from common.prediction.sliding import class_id_strips, windows
+from common.prediction.sliding import class_id_strips, joining_order, windows
 
 PALETTE = "voc"
 """Colours of a network that does not say what it was trained on."""
@@ -55,14 +56,14 @@ class Segmenter:
 
         Windows are squares of ``window`` pixels every ``stride`` pixels (None: two thirds of the side), ``batch`` at a
         time; their logits are averaged. Smaller pictures are padded with the mean colour. Beside the result, memory holds
-        the rows that a window shows and their logits.
+        the rows that two rows of windows show and the logits of those that both show.
         """
         self.check_windows()
         height, width = rows.size
         ids = np.empty(rows.size, np.uint8)
         padded = (max(height, window), max(width, window))
         top, left = ((side - length) // 2 for side, length in zip(padded, rows.size))
-        layout = windows(*padded, window, stride or max(2 * window // 3, 1), "shift_back")
+        layout = joining_order(windows(*padded, window, stride or max(2 * window // 3, 1), "shift_back"))
         values = self._window_logits(rows, layout, (top, left), batch)
         for at, strip in class_id_strips(layout, values, self.predictor.classes, padded[1], mean=True):
             first, last = max(at, top), min(at + len(strip), top + height)
@@ -74,14 +75,15 @@ class Segmenter:
     ) -> Iterator[np.ndarray]:
         """Yield float32 ``[K,h,w]`` logits of every window of a picture that has ``margin`` (above, left) of the mean colour."""
         size = (layout[0].bottom - layout[0].top, layout[0].right - layout[0].left)
+        highest = list(itertools.accumulate((box.top for box in reversed(layout)), min))[::-1]
         for start in range(0, len(layout), batch):
             boxes = layout[start : start + batch]
-            first = max(boxes[0].top - margin[0], 0)
-            shown = rows.read(first, min(boxes[-1].bottom - margin[0], rows.size[0]))
             images = np.zeros((len(boxes), 3, *size), np.float32)
-            for box, plane in zip(boxes, images):
-                top, bottom = (max(row - margin[0], 0) - first for row in (box.top, box.bottom))
-                part = shown[top:bottom, max(box.left - margin[1], 0) : box.right - margin[1]]
+            for box, first, plane in zip(boxes, highest[start:], images):
+                # Rows that a window that follows shows as well must not be forgotten.
+                first, top, bottom = (max(row - margin[0], 0) for row in (first, box.top, box.bottom))
+                columns = slice(max(box.left - margin[1], 0), box.right - margin[1])
+                part = rows.read(first, min(bottom, rows.size[0]), columns)[top - first :]
                 above, before = max(margin[0] - box.top, 0), max(margin[1] - box.left, 0)
                 plane[:, above : above + part.shape[0], before : before + part.shape[1]] = planes(
                     part, self.normalisation

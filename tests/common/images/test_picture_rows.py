@@ -40,6 +40,7 @@ def test_rows_are_those_of_the_whole_picture(tmp_path, kind):
     assert isinstance(rows, TiffRows) and rows.size == (150, 90)
     for top, bottom in ((0, 40), (13, 64), (63, 65), (64, 150), (149, 150)):
         np.testing.assert_array_equal(rows.read(top, bottom), whole[top:bottom])
+        np.testing.assert_array_equal(rows.read(top, bottom, slice(40, 77)), whole[top:bottom, 40:77])
 
 
 @pytest.mark.parametrize("compression", ["lzw", "jpeg", "packbits"])

@@ -69,13 +69,15 @@ def test_rows_are_asked_for_from_top_to_bottom(segmenter):
     asked = []
 
     class Rows(WholePicture):
-        def read(self, top, bottom):
-            asked.append((top, bottom))
-            return super().read(top, bottom)
+        def read(self, top, bottom, columns):
+            asked.append((top, bottom, columns.stop - columns.start))
+            return super().read(top, bottom, columns)
 
-    segmenter.slide(Rows(picture(64, 40)), 16, 12)
-    assert [top for top, _ in asked] == sorted(top for top, _ in asked)
-    assert max(bottom - top for top, bottom in asked) == 16 and asked[-1][1] == 64
+    segmenter.slide(Rows(picture(66, 40)), 16, 12)
+    assert [top for top, *_ in asked] == sorted(top for top, *_ in asked)
+    assert max(bottom - top for top, bottom, _ in asked[:-6]) == 16, "rows of windows, but for the last two"
+    assert [read[:2] for read in asked[-6:]] == [(48, 64), (48, 64), (48, 66), (48, 64), (50, 66), (50, 66)]
+    assert {columns for *_, columns in asked} == {16}
 
 
 def test_a_group_that_fails_is_done_item_by_item(segmenter, monkeypatch):
