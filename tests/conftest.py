@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,12 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS
 for number, action in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, action)
+
+MOST = 1 << 30
+"""Bytes that tests of a group may keep; more go before the next test, which then compiles its networks anew."""
+
+released = {"memory": 0}
+"""What the process had in memory after :func:`release`."""
 
 PARITY, ONNX, GOLDENS = "tests/parity/", "tests/onnx/", "tests/goldens/test_goldens.py"
 SHARING = (ONNX, "tests/mutations/")
@@ -71,11 +78,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places[group(item.nodeid)])
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Forget what tests have kept before a deep network needs the memory."""
+    if item.get_closest_marker("deep"):
+        release()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """After the last test of a group, and after each of a deep network, forget what tests have kept."""
+    """Forget it after the last test of a group, after each of a deep network and where much has come together."""
     last = nextitem is None or group(item.nodeid) != group(nextitem.nodeid)
-    if last or item.get_closest_marker("deep"):
+    if last or item.get_closest_marker("deep") or memory() > released["memory"] + MOST:
         release()
 
 
@@ -92,3 +105,12 @@ def release() -> None:
         sys.modules["mindspore"].ms_memory_recycle()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+    released["memory"] = memory()
+
+
+def memory() -> int:
+    """Return the bytes that this process has in memory now; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
