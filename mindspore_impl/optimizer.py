@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 
 import mindspore as ms
@@ -72,31 +73,35 @@ class Optimizer:
 
     def differentiate(
         self,
-        losses: Callable[[], dict[str, Tensor]],
+        *parts: Callable[[], dict[str, Tensor]],
         add: bool = False,
         shown: Callable[[], dict[str, Tensor]] = dict,
     ) -> dict[str, float]:
-        """Call ``losses``, keep the gradient of the sum of its terms for :meth:`step`, and return the terms and ``loss``, the sum.
+        """Keep the gradient of the sum of all terms of ``parts`` for :meth:`step`, and return the terms and ``loss``, their sum.
 
-        With ``add`` the gradient is added to what an earlier call of this step has left. ``shown`` gives more values to return, once
-        ``losses`` has been called.
+        A part is differentiated before the next one is called: intermediate results of one are in memory at a time. With ``add``
+        the gradient is added to what an earlier call of this step has left. ``shown`` gives more values to return, once all parts
+        have been called.
         ``loss`` is NaN if a BatchNorm's running mean is not finite: MindSpore's ReLU turns NaN into 0 on a CPU, so that a
         network that has broken down still gives finite losses.
         """
 
         factor = (self.scale.value if self.scale else 1.0) / self.accumulate
+        if not add and not self._added:
+            self.gradients = ()  # those of the last step need not stay in memory during this one
+        values: dict[str, Tensor] = {}
+        for part in parts:
 
-        def total() -> tuple[Tensor, dict[str, Tensor]]:
-            terms = losses()
-            loss = sum(terms.values())
-            return loss if factor == 1 else loss * factor, terms | {"loss": loss}
+            def total(part: Callable[[], dict[str, Tensor]] = part) -> tuple[Tensor, dict[str, Tensor]]:
+                terms = part()
+                loss = sum(terms.values())
+                return loss if factor == 1 else loss * factor, terms
 
-        earlier = self.gradients if add or self._added else ()
-        self.gradients = ()  # those of the last step need not stay in memory during this one
-        (_, terms), self.gradients = ms.value_and_grad(total, None, self.parameters, has_aux=True)()
-        if earlier:
-            self.gradients = tuple(first + second for first, second in zip(earlier, self.gradients))
-        values = {name: term.item() for name, term in (terms | shown()).items()}
+            (_, terms), gradients = ms.value_and_grad(total, None, self.parameters, has_aux=True)()
+            earlier, self.gradients = self.gradients, ()
+            self.gradients = tuple(map(operator.add, earlier, gradients)) if earlier else gradients
+            values |= terms
+        values = {name: value.item() for name, value in (values | {"loss": sum(values.values())} | shown()).items()}
         sound = not self.running_means or bool(ops.isfinite(ops.cat(self.running_means)).all())
         return values if sound else values | {"loss": math.nan}
 

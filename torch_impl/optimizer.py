@@ -59,21 +59,26 @@ class Optimizer:
 
     def differentiate(
         self,
-        losses: Callable[[], dict[str, Tensor]],
+        *parts: Callable[[], dict[str, Tensor]],
         add: bool = False,
         shown: Callable[[], dict[str, Tensor]] = dict,
     ) -> dict[str, float]:
-        """Call ``losses``, keep the gradient of the sum of its terms for :meth:`step`, and return the terms and ``loss``, the sum.
+        """Keep the gradient of the sum of all terms of ``parts`` for :meth:`step`, and return the terms and ``loss``, their sum.
 
-        With ``add`` the gradient is added to what an earlier call of this step has left. ``shown`` gives more values to return, once
-        ``losses`` has been called. All come from the device in one transfer.
+        A part is differentiated before the next one is called: intermediate results of one are in memory at a time. With ``add``
+        the gradient is added to what an earlier call of this step has left. ``shown`` gives more values to return, once all parts
+        have been called. All come from the device in one transfer.
         """
         if not add and not self._added:
             self.sgd.zero_grad(set_to_none=True)  # those of the last step need not stay in memory during this one
-        terms = losses()
-        total = sum(terms.values())
-        self.scaler.scale(total / self.accumulate if self.accumulate > 1 else total).backward()
-        values = terms | {"loss": total} | shown()
+        values: dict[str, Tensor] = {}
+        for part in parts:
+            terms = part()
+            total = sum(terms.values())
+            self.scaler.scale(total / self.accumulate if self.accumulate > 1 else total).backward()
+            values |= {name: term.detach() for name, term in terms.items()}
+            del terms, total
+        values |= {"loss": sum(values.values())} | shown()
         return dict(zip(values, torch.stack([value.detach().float() for value in values.values()]).tolist()))
 
     def step(self, clock: Clock) -> bool:

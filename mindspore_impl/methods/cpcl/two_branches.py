@@ -61,7 +61,7 @@ class TwoBranches(Method):
 
     def learn(self, branch: int, terms: Callable[[], dict[str, Tensor]], add: bool = False) -> dict[str, float]:
         """Differentiate ``terms`` with respect to ``branch`` (with ``add`` on top of earlier ones) and return their values."""
-        return self.optimizers[f"branch{branch}"].differentiate(terms, add)
+        return self.optimizers[f"branch{branch}"].differentiate(terms, add=add)
 
     def learn_labelled(
         self, branch: int, images: Tensor, labels: Tensor, clock: Clock, add: bool = False

@@ -11,39 +11,50 @@ Source: ``specs/uccl.md`` sections 3 and 4; presets and switches: section 11 and
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from mindspore import Tensor, ops
 
 from mindspore_impl.methods.uccl.ckr_sbu import class_knowledge, cosine, ignored_at, semantic_update
 from mindspore_impl.methods.uccl.unimatch import UniMatch
-from mindspore_impl.methods.uccl.weak_to_strong import Inputs, Outputs, Passed, Views
+from mindspore_impl.methods.uccl.weak_to_strong import Inputs, Outputs, PseudoLabels, Views
 
 
 class UCCL(UniMatch):
     """UniMatch with SBU and CKR."""
 
-    def run_passes(self, inputs: Inputs) -> Passed:
-        """The passes over mixed weak images come first, then the released program's two whose outputs nobody reads."""
+    def parts(self, inputs: Inputs, decided: list[PseudoLabels]) -> Sequence[Callable[[], dict[str, Tensor]]]:
+        """One part: SBU and CKR compare two passes. That over mixed weak images comes first."""
+
+        def terms() -> dict[str, Tensor]:
+            weak = self._context_passes(inputs)
+            losses = self.learn_weak(inputs, decided)
+            strong = self.strong_pass(inputs)
+            context = self.groups.mean(self._context_terms, weak, strong, inputs)
+            return losses | self.learn_strong(strong, inputs, decided) | context
+
+        return (terms,)
+
+    def _context_passes(self, inputs: Inputs) -> dict[int, Outputs]:
+        """Run the passes over mixed weak images, by view, and the released program's two whose outputs nobody reads."""
         views, clock, settings = inputs.views, inputs.clock, self.settings
         gradient = settings.beta_ckr > 0 and not settings.ckr.detach_weights
         passed = {
-            f"weak{view + 1}": self.forward(
-                "student", views.mixed_weak(view), clock, f"weak{view + 1}", gradient=gradient
-            )
+            view: self.forward("student", views.mixed_weak(view), clock, f"weak{view + 1}", gradient=gradient)
             for view in range(2)
         }
         if settings.bn_extra_passes:
             self.forward("student", views.weak, clock, "extra1", gradient=False, wanted=())
             self.forward("student", views.strong[0], clock, "extra2", gradient=False, wanted=())
-        return passed | super().run_passes(inputs)
+        return passed
 
-    def terms(self, passed: Passed, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
-        """See the formula."""
-        losses, share = super().terms(passed, inputs)
-        contexts = (self._context(view, passed[f"weak{view + 1}"], passed["strong"], inputs.views) for view in range(2))
-        sbu, ckr = zip(*contexts)
-        losses["sbu"] = self.settings.alpha_sbu * sum(sbu) / 2
-        losses["ckr"] = self.settings.beta_ckr * sum(ckr) / 2
-        return losses, share
+    def _context_terms(self, weak: dict[int, Outputs], strong: Outputs, inputs: Inputs) -> dict[str, Tensor]:
+        """Return ``sbu`` and ``ckr`` of a group; see the formula."""
+        sbu, ckr = zip(*(self._context(view, outputs, strong, inputs.views) for view, outputs in weak.items()))
+        return {
+            "sbu": self.settings.alpha_sbu * sum(sbu) / 2,
+            "ckr": self.settings.beta_ckr * sum(ckr) / 2,
+        }
 
     def _context(self, view: int, weak: Outputs, strong: Outputs, views: Views) -> tuple[Tensor, Tensor]:
         """Return SBU and CKR of one view, unweighted; ``strong`` holds both views, one after the other."""

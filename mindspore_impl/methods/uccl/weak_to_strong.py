@@ -8,7 +8,7 @@ Source: ``specs/uccl.md`` section 3 and appendices A and B.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -16,7 +16,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from common.images.mixing import partners
-from common.methods.groups import by_stream
+from common.methods.groups import PerGroup, by_stream
 from common.methods.interface import Batch, Clock
 from common.methods.uccl.weak_to_strong import feature_masks
 from mindspore_impl.methods.base import Method, Outputs
@@ -26,9 +26,6 @@ from mindspore_impl.resize import resize
 
 PseudoLabels = tuple[Tensor, Tensor]
 """Confidence and label ``[B,H,W]`` of :func:`mindspore_impl.pseudo_labels.certainty`."""
-
-Passed = dict[str, Outputs]
-"""Outputs by the name of the pass."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class Inputs:
 
 
 class WeakToStrong(Method):
-    """What the three do in a step; a method adds ``terms``."""
+    """What the three do in a step; a method adds passes and terms."""
 
     def step(self, batch: Batch, clock: Clock, dropped: Sequence[np.ndarray] | None = None) -> dict[str, float]:
         """Run one optimiser step; return the loss terms as they enter the sum and ``certain``, the share of such pixels.
@@ -112,25 +109,52 @@ class WeakToStrong(Method):
         views = Views.of(unlabelled, settings.strong_views, settings.cutmix.partner, self.groups.own)
         logits = self.forward("student", views.mix_weak, clock, train=False, wanted=("logits",))["logits"]
         partner = self.pseudo_labels(logits, views)
-        inputs, certain = Inputs(labelled["image"], labelled["label"], views, partner, clock, dropped), []
-
-        def terms(passed: Passed, inputs: Inputs) -> dict[str, Tensor]:
-            losses, share = self.terms(passed, inputs)
-            certain.append(share)
-            return losses
-
+        inputs = Inputs(labelled["image"], labelled["label"], views, partner, clock, dropped)
+        decided: list[PseudoLabels] = []
         losses = self.optimizer.differentiate(
-            lambda: self.groups.mean(terms, self.run_passes(inputs), inputs),
-            shown=lambda: {"certain": sum(certain) / self.groups.total},
+            *self.parts(inputs, decided),
+            shown=lambda: {"certain": self.groups.mean(self.certain, PerGroup(decided), views)},
         )
         return self.apply_gradients(losses, batch, clock)
 
-    def run_passes(self, inputs: Inputs) -> Passed:
-        """Run the passes with gradient, whose order decides BatchNorm's running statistics."""
+    def parts(self, inputs: Inputs, decided: list[PseudoLabels]) -> Sequence[Callable[[], dict[str, Tensor]]]:
+        """Return what is differentiated, one after the other; their order decides BatchNorm's running statistics.
+
+        ``decided`` receives every group's labels of the weak view.
+        """
+        return (
+            lambda: self.learn_weak(inputs, decided),
+            lambda: self.learn_strong(self.strong_pass(inputs), inputs, decided),
+        )
+
+    def learn_weak(self, inputs: Inputs, decided: list[PseudoLabels]) -> dict[str, Tensor]:
+        """Run the pass over labelled images and weak views and return its terms."""
+
+        def terms(outputs: Outputs, inputs: Inputs) -> dict[str, Tensor]:
+            count = len(inputs.images)
+            decided.append(self.pseudo_labels(outputs["logits"][count : count + len(inputs.views.weak)], inputs.views))
+            return self.weak_terms(outputs, inputs, decided[-1])
+
+        return self.groups.mean(terms, self.weak_pass(inputs), inputs)
+
+    def learn_strong(self, outputs: Outputs, inputs: Inputs, decided: list[PseudoLabels]) -> dict[str, Tensor]:
+        """Return the terms of the strong views' ``outputs``."""
+        return self.groups.mean(self.strong_terms, outputs, inputs, PerGroup(decided))
+
+    def weak_pass(self, inputs: Inputs) -> Outputs:
+        """Run the pass over labelled images and, behind them, weak views."""
         raise NotImplementedError
 
-    def terms(self, passed: Passed, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the loss terms of a group by name and the share of certain pixels."""
+    def strong_pass(self, inputs: Inputs) -> Outputs:
+        """Run the pass over the mixed strong views."""
+        raise NotImplementedError
+
+    def weak_terms(self, outputs: Outputs, inputs: Inputs, own: PseudoLabels) -> dict[str, Tensor]:
+        """Return the terms of a group's weak pass; ``own`` are the labels of its weak view."""
+        raise NotImplementedError
+
+    def strong_terms(self, outputs: Outputs, inputs: Inputs, own: PseudoLabels) -> dict[str, Tensor]:
+        """Return the terms of a group's strong views."""
         raise NotImplementedError
 
     def perturbed_pass(self, purpose: str, images: Tensor, inputs: Inputs) -> Outputs:

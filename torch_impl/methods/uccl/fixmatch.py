@@ -12,21 +12,25 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from torch_impl.methods.uccl.weak_to_strong import Inputs, Passed, WeakToStrong
+from torch_impl.methods.uccl.weak_to_strong import Inputs, Outputs, PseudoLabels, WeakToStrong
 
 
 class FixMatch(WeakToStrong):
     """One strong view."""
 
-    def run_passes(self, inputs: Inputs) -> Passed:
-        """Labelled and weak images pass together, then the strong view."""
-        views, clock = inputs.views, inputs.clock
-        weak = self.forward("student", self.together(inputs.images, views.weak), clock, "weak")
-        return {"weak": weak, "strong": self.forward("student", views.mixed_strong(0), clock, "strong")}
+    def weak_pass(self, inputs: Inputs) -> Outputs:
+        """Labelled and weak images pass together."""
+        return self.forward("student", self.together(inputs.images, inputs.views.weak), inputs.clock, "weak")
 
-    def terms(self, passed: Passed, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
+    def strong_pass(self, inputs: Inputs) -> Outputs:
+        """The strong view."""
+        return self.forward("student", inputs.views.mixed_strong(0), inputs.clock, "strong")
+
+    def weak_terms(self, outputs: Outputs, inputs: Inputs, own: PseudoLabels) -> dict[str, Tensor]:
         """See the formula."""
-        views, weak = inputs.views, passed["weak"]
-        own = self.pseudo_labels(weak["logits"][len(inputs.images) :], views)
-        (loss,) = self.strong_losses(passed["strong"]["logits"], views, own, inputs.partner)
-        return {"sup": self.supervised(weak, inputs.labels) / 2, "strong": loss / 2}, self.certain(own, views)
+        return {"sup": self.supervised(outputs, inputs.labels) / 2}
+
+    def strong_terms(self, outputs: Outputs, inputs: Inputs, own: PseudoLabels) -> dict[str, Tensor]:
+        """See the formula."""
+        (loss,) = self.strong_losses(outputs["logits"], inputs.views, own, inputs.partner)
+        return {"strong": loss / 2}

@@ -13,30 +13,30 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from torch_impl.methods.uccl.weak_to_strong import Inputs, Passed, WeakToStrong
+from torch_impl.methods.uccl.weak_to_strong import Inputs, Outputs, PseudoLabels, WeakToStrong
 
 
 class UniMatch(WeakToStrong):
     """Two strong views and feature dropout."""
 
-    def run_passes(self, inputs: Inputs) -> Passed:
-        """Labelled and weak images pass together, clean and perturbed, then both strong views."""
-        views = inputs.views
-        weak = self.perturbed_pass("weak", self.together(inputs.images, views.weak), inputs)
-        strong = self.together(views.mixed_strong(0), views.mixed_strong(1))
-        return {"weak": weak, "strong": self.forward("student", strong, inputs.clock, "strong")}
+    def weak_pass(self, inputs: Inputs) -> Outputs:
+        """Labelled and weak images pass together, clean and perturbed."""
+        return self.perturbed_pass("weak", self.together(inputs.images, inputs.views.weak), inputs)
 
-    def terms(self, passed: Passed, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
+    def strong_pass(self, inputs: Inputs) -> Outputs:
+        """Both strong views pass together."""
+        strong = self.together(inputs.views.mixed_strong(0), inputs.views.mixed_strong(1))
+        return self.forward("student", strong, inputs.clock, "strong")
+
+    def weak_terms(self, outputs: Outputs, inputs: Inputs, own: PseudoLabels) -> dict[str, Tensor]:
         """See the formula."""
-        views, count, logits = inputs.views, len(inputs.images), passed["weak"]["logits"]
-        both = count + len(views.weak)
-        own = self.pseudo_labels(logits[count:both], views)
-        first, second = self.strong_losses(passed["strong"]["logits"], views, own, inputs.partner)
         confidence, label = own
-        feature = self.consistency(logits[both + count :], label, confidence, views.ignore)
-        losses = {
-            "sup": self.supervised({"logits": logits}, inputs.labels) / 2,
-            "strong": (first + second) / 8,
-            "feature": feature / 4,
+        perturbed = outputs["logits"][-len(inputs.views.weak) :]
+        return {
+            "sup": self.supervised({"logits": outputs["logits"]}, inputs.labels) / 2,
+            "feature": self.consistency(perturbed, label, confidence, inputs.views.ignore) / 4,
         }
-        return losses, self.certain(own, views)
+
+    def strong_terms(self, outputs: Outputs, inputs: Inputs, own: PseudoLabels) -> dict[str, Tensor]:
+        """See the formula."""
+        return {"strong": sum(self.strong_losses(outputs["logits"], inputs.views, own, inputs.partner)) / 8}

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from common.config.schema import CriterionConfig, ExperimentConfig
-from common.methods.interface import Batch, Clock, summed
+from common.methods.interface import Batch, Clock
 from common.methods.usrn.subclasses import parent_table
 from common.methods.usrn.usrn import USRNSettings
 from torch_impl.losses import resized_cross_entropy, supervised_loss
@@ -72,17 +72,13 @@ class USRN(Method):
 
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
         """Run one optimiser step and return the loss terms as they enter the sum (section 6.5) and ``kept``, the share of pseudo-labels."""
-        # One after the other, so that the intermediate results of one pass only are in memory.
-        parts = [self.optimizer.differentiate(lambda: self._labelled(batch["labelled"], clock))]
+        parts, kept = [lambda: self._labelled(batch["labelled"], clock)], []
         if clock.epoch >= self.settings.start_epoch:
-            kept: list[Tensor] = []
-            unlabelled = self.optimizer.differentiate(
-                lambda: self._unlabelled(batch["unlabelled"], clock, kept),
-                add=True,
-                shown=lambda: {"kept": sum(kept) / self.groups.total},
-            )
-            parts.append(unlabelled)
-        return self.apply_gradients(summed(parts), batch, clock)
+            parts.append(lambda: self._unlabelled(batch["unlabelled"], clock, kept))
+        losses = self.optimizer.differentiate(
+            *parts, shown=lambda: {"kept": sum(kept) / self.groups.total} if kept else {}
+        )
+        return self.apply_gradients(losses, batch, clock)
 
     def _labelled(self, part: dict, clock: Clock) -> dict[str, Tensor]:
         labels, subclass_labels = (self.session.tensor(part[name]) for name in ("label", "subclass"))
