@@ -19,12 +19,11 @@ from tests.waits import counted
 from torch_impl.methods import method_class
 from torch_impl.session import Session
 
-ONCE = ("suponly", "usrn_baseline", "mean_teacher", "fixmatch", "unimatch", "uccl")
+ONCE = ("suponly", "usrn_baseline", "mean_teacher", "fixmatch", "unimatch", "uccl", "usrn")
 IMAGES, CLASSES = 2, 6
 OFTEN = {
     "cps": 4, "cps_cutmix": 4,  # the losses of two branches on two kinds of images
     "cpcl": 4 + 1 + IMAGES,  # the same, and the table of the branches' disagreement, counted image by image
-    "usrn": 2,  # the losses of two passes
     "pcr": 1 + 4,  # the losses, and which pixels the prototypes are moved by
     "u2pl": 12 + 4 * CLASSES,  # maps to mix, percentiles and, by class, keys, anchors and the loss
     "u2pl_ael": 17 + 4 * CLASSES,  # and confidences of classes
