@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -56,6 +58,15 @@ for _tag, _pattern, _first in SCALARS:
 def parse_yaml(text: str, source: str) -> Any:
     """Return the value of one YAML document; raises :class:`UserError` naming ``source`` and the line."""
     try:
+        return copy.deepcopy(_parsed(text, source))
+    except RecursionError:
+        raise UserError(f"{source}: not valid YAML: it is nested too deeply") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str, source: str) -> Any:
+    """Parse a text once: experiments are composed of the same few files again and again."""
+    try:
         value = yaml.load(text, Loader=_Loader)
         _check_size(value)
         return value
@@ -64,8 +75,6 @@ def parse_yaml(text: str, source: str) -> Any:
         where = f"{source}, line {mark.line + 1}" if mark else source
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
         raise UserError(f"{where}: not valid YAML: {problem}") from None
-    except RecursionError:
-        raise UserError(f"{source}: not valid YAML: it is nested too deeply") from None
     # What a tag such as !!int makes of a text that is none fails in nearly every way that Python knows.
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{source}: not valid YAML: {error}") from None
