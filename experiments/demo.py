@@ -17,6 +17,7 @@ from pathlib import Path
 from common.command_line import run_command, user_path
 from common.errors import CheckFailed
 from common.evaluation.results import read_result
+from common.machine import peak_memory
 from common.paths import PROJECT
 from common.runs.run_folder import RunFolder
 from common.runtimes import FRAMEWORKS
@@ -101,8 +102,8 @@ def gains(scores: Mapping[str, Sequence[float]]) -> bool:
 
 
 def largest_process() -> float:
-    """Return the peak memory, in GiB, of the largest of this process and those it ran (Linux counts in KiB)."""
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 2**20
+    """Return the peak memory, in GiB, of the largest of this process and those it ran (Linux counts the latter in KiB)."""
+    return max(peak_memory() / 2**10, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20)
 
 
 def _parser() -> argparse.ArgumentParser:

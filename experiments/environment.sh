@@ -1,7 +1,8 @@
-# Sourced by the scripts beside it: sets `python` to the project's interpreter and lets it find the project from any folder.
+# Sourced by the scripts beside it: sets `python` to the interpreter and lets it find the project from any folder. That is PYTHON
+# if it is set, else the one of the checkout's .venv, else the active one.
 root="$(cd "$(dirname "$0")/.." && pwd)"
-python="$root/.venv/bin/python"
-[ -x "$python" ] || python=python3
+python="${PYTHON:-$root/.venv/bin/python}"
+[ -n "${PYTHON:-}" ] || [ -x "$python" ] || python=python3
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 
 # choose_framework "torch mindspore" USAGE [FRAMEWORK]: set `framework`, or end with one line saying what is wrong with it.

@@ -1,37 +1,39 @@
 """``python -m experiments.fits EXPERIMENT [--memory 24]``: memory of a training step, and what makes it fit a device.
 
-A step of two images of either list runs at two small sizes on the CPU (``experiments.step_memory``); what grows between them grows
-with the images' pixels, the rest stays. ``--table`` does so for every published row and prints ``docs/scale.md``'s table.
-Estimates are of what PyTorch allocates; a device's own libraries take part of it for themselves, for which 1 GiB is set aside.
+A step of two images of either list runs at two small sizes on the CPU (``experiments.step_memory``). At each moment of a step, what
+grows between the sizes grows with the images' pixels and the rest stays; the moment that needs most at the published size counts.
+``--table`` does so for every published row and puts the table into ``docs/scale.md``. Estimates are of what PyTorch allocates; a
+device's own libraries take part of it for themselves, for which 1 GiB is set aside.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import functools
 import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from common.command_line import EXPERIMENT, positive, run_command, run_module, user_path
+import numpy as np
+
+from common.command_line import EXPERIMENT, positive, run_command, user_path
 from common.config.schema import ExperimentConfig
-from common.errors import UserError
+from common.errors import CheckFailed, UserError
 from common.experiment import compose, known_experiments
-from common.files import write_json_atomic
 from common.networks.plan import map_sizes
+from experiments.page_part import SCALE, put
+from experiments.step_memory import Held, measure, small
+
+if TYPE_CHECKING:
+    from benchmarks.machine import Kept
 
 GIB = 2**30
 RESERVED = 1.0
 """GiB of a device that its context and its libraries' workspaces take; not measured."""
-SMALL = (129, 193)
-"""Sides of the images of the measured steps; of an experiment with even crops they are one pixel smaller.
-
-With much smaller ones the largest sum is that of weights, momenta and gradients, and says nothing of the passes in larger images.
-"""
+SMALL = (65, 97)
+"""Sides of the images of the measured steps; of an experiment with even crops they are one pixel smaller."""
 VARIANTS = {
     "float32": (),
     "bf16": ("trainer.precision=bf16",),
@@ -42,23 +44,30 @@ VARIANTS = {
 IN_TABLE = ("float32", "bf16")
 
 
+Lines = tuple[tuple[float, float], ...]
+
+
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a step: ``fixed``, and ``each`` per unit of :func:`extent` of one labelled image and what comes with it."""
+    """Bytes of a step, the largest of ``lines`` (fixed, each): ``fixed`` + ``each`` per unit of :func:`extent` and labelled image."""
 
-    fixed: float
-    each: float
+    lines: Lines
 
     def gib(self, extent: float, images: float) -> float:
-        """Return GiB of a step with ``images`` labelled images of an ``extent``."""
-        return (self.fixed + self.each * extent * images) / GIB
+        """Return GiB of a step with ``images`` labelled images of an ``extent``, and what unlabelled ones come with them."""
+        return max(fixed + each * extent * images for fixed, each in self.lines) / GIB
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     options = _parser().parse_intermixed_args(arguments)
     if options.table:
-        print(table(options.cache, not options.kept))
+        from benchmarks.machine import Kept
+
+        text = table(Kept(options.cache, "python -m experiments.fits --table --cache FILE"), not options.kept)
+        print(text)
+        if options.page:
+            put(SCALE, "memory", text)
         return
     if options.experiment is None:
         raise UserError("name an experiment, e.g. voc/366/u2pl, or use --table")
@@ -91,22 +100,36 @@ def extent(config: ExperimentConfig, crop: int) -> float:
 
 
 def estimated(experiment: str, overrides: Sequence[str], sizes: Sequence[int] = SMALL) -> Memory:
-    """Measure two small steps in a process of their own, and return what they say of larger ones."""
+    """Measure two small steps, and return what they say of larger ones."""
     config = compose(experiment, overrides)
     total = batch(config)
     images = [2, *(-(-2 * count // total[0]) for count in total[1:])]
     sizes = [size - (config.augment.crop % 2 == 0) for size in sizes]
-    first, second = measured(experiment, overrides, sizes, images)
-    areas = [extent(config, size) for size in sizes]
-    each = (second - first) / (areas[1] - areas[0]) / images[0]
-    return Memory(first - each * areas[0] * images[0], each)
+    held = measure([small(experiment, overrides, size, images) for size in sizes], images)
+    return Memory(lines([extent(config, size) * images[0] for size in sizes], held))
 
 
-def measured(experiment: str, overrides: Sequence[str], crops: Sequence[int], images: Sequence[int]) -> list[int]:
-    """Return the bytes of a step with each of ``crops`` (``experiments.step_memory``)."""
-    numbers = ["--crop", *map(str, crops), "--images", *map(str, images)]
-    output = run_module("experiments.step_memory", experiment, *overrides, *numbers)
-    return [json.loads(line)["bytes"] for line in output.splitlines() if line.startswith("{")]
+def lines(areas: Sequence[float], held: Sequence[Held]) -> Lines:
+    """Return the lines (fixed, each) through what two steps with ``areas`` hold at the same moments, those that are largest somewhere.
+
+    Where one step allocates more often (what losses pick depends on values), a moment is the time from one layer to the next, and
+    the most that is held in it counts.
+    """
+    smaller, larger = (step.bytes for step in held)
+    if len(smaller) != len(larger):
+        smaller, larger = (_by_layer(step) for step in held)
+    if len(smaller) != len(larger):
+        raise CheckFailed(f"two steps have {len(smaller)} and {len(larger)} layers: they cannot be compared")
+    each = (larger - smaller) / (areas[1] - areas[0])
+    fixed = larger - each * areas[1]
+    sizes = areas[0] * np.geomspace(1, 2**13, 64)
+    highest = {int((fixed + each * size).argmax()) for size in sizes}
+    return tuple(sorted((round(float(fixed[moment])), round(float(each[moment]), 3)) for moment in highest))
+
+
+def _by_layer(step: Held) -> np.ndarray:
+    """Return the most bytes that are held from one layer to the next."""
+    return np.array([part.max() if len(part) else 0 for part in np.split(step.bytes, step.layers)])
 
 
 def report(config: ExperimentConfig, memories: Mapping[str, Memory], memory: float) -> list[str]:
@@ -165,58 +188,58 @@ def gpus(config: ExperimentConfig) -> int:
     return int(found[1]) if found else 1
 
 
-def kept_estimate(cache: Path | None, key: str, estimate: Callable[[], Memory] | None) -> Memory | None:
-    """Return what the file ``cache`` keeps under ``key``; what is not there is estimated and kept (no ``estimate``: None)."""
-    kept = json.loads(cache.read_text()) if cache and cache.is_file() else {}
-    if key not in kept:
-        if estimate is None:
-            return None
-        print(f"measuring {key}", file=sys.stderr, flush=True)
-        kept[key] = dataclasses.astuple(estimate())
-        if cache:
-            write_json_atomic(cache, kept)
-    return Memory(*kept[key])
+def published_estimate(kept: Kept, name: str, variant: str, measure: bool) -> Memory | None:
+    """Return what ``kept`` has for a published row in a variant; what is not there is measured, or None."""
+    dataset, _, method = name.split("/")
+    key = f"{dataset} {method} {composed(name).network.encoder} {variant}"
+    found = kept.figure(key, (lambda: estimated(name, VARIANTS[variant]).lines) if measure else None)
+    return Memory(tuple(map(tuple, found))) if found else None
 
 
-def table(cache: Path | None, measure: bool = True) -> str:
+def table(kept: Kept, measure: bool = True) -> str:
     """Return the table of all published rows as Markdown; one line where rows differ in the split only.
 
-    Without ``measure`` what ``cache`` does not have stays a dash.
+    Without ``measure`` what ``kept`` does not have is a dash.
     """
-    lines: dict[tuple, tuple[list[str], list[str]]] = {}
-    estimates: dict[str, Memory | None] = {}
+    rows: dict[tuple, list[str]] = {}
     for name in published():
-        config = compose(name)
-        dataset, split, method = name.split("/")
-        total, number = batch(config), gpus(config)
-        shape = (dataset, method, config.augment.crop, tuple(total), number, config.network.encoder)
-        if shape in lines:
-            lines[shape][0].append(split)
-            continue
-        figures = []
-        for variant in IN_TABLE:
-            key = f"{dataset} {method} {config.network.encoder} {variant}"
-            if key not in estimates:
-                estimates[key] = kept_estimate(
-                    cache, key, partial(estimated, name, VARIANTS[variant]) if measure else None
-                )
-            step, area = estimates[key], extent(config, config.augment.crop)
-            figures.append(f"{step.gib(area, total[0] / number):.1f}" if step else "-")
-        lines[shape] = [split], figures
-    head = ["row", "crop", "encoder", "images of a step", "authors' GPUs", "images per process", *IN_TABLE]
+        config, (dataset, split, method) = composed(name), name.split("/")
+        total = tuple(batch(config))
+        shape = (
+            dataset,
+            method,
+            config.augment.crop,
+            config.network.encoder,
+            total,
+            gpus(config),
+            config.trainer.groups,
+        )
+        rows.setdefault(shape, []).append(split)
+    head = ["row", "crop", "encoder", "images of a step", "authors' GPUs", "groups", "images per process", *IN_TABLE]
     text = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    for (dataset, method, crop, total, number, encoder), (splits, figures) in lines.items():
-        row = f"{dataset}, {method} ({', '.join(splits)})"
+    for (dataset, method, crop, encoder, total, number, groups), splits in rows.items():
+        name = f"{dataset}/{splits[0]}/{method}"
+        area, figures = extent(composed(name), crop), []
+        for variant in IN_TABLE:
+            step = published_estimate(kept, name, variant, measure)
+            figures.append(f"{step.gib(area, total[0] / number):.1f}" if step else "-")
         each = " + ".join(f"{size / number:g}" for size in total)
-        cells = [row, crop, encoder, " + ".join(map(str, total)), number, each, *figures]
+        row = f"{dataset}, {method} ({', '.join(splits)})"
+        cells = [row, crop, encoder, " + ".join(map(str, total)), number, groups, each, *figures]
         text.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(text)
+
+
+@functools.cache
+def composed(name: str) -> ExperimentConfig:
+    """Return the experiment as published."""
+    return compose(name)
 
 
 def published() -> list[str]:
     """Return the experiments on VOC and Cityscapes whose authors state their hardware."""
     names = [name for name in known_experiments() if name.startswith(("voc/", "cityscapes/"))]
-    return [name for name in names if compose(name).reference.hardware]
+    return [name for name in names if composed(name).reference.hardware]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -231,6 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--kept", action="store_true", help="with --table: measure nothing; a dash where the cache has nothing"
     )
+    parser.add_argument("--page", action="store_true", help="with --table: put it into docs/scale.md")
     return parser
 
 

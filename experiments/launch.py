@@ -28,6 +28,8 @@ from common.training.launched import DEFAULT_PATIENCE, FOLDER, PATIENCE, outcome
 
 GRACE = 30
 """Seconds that processes have to save and end after a signal or the failure of another one, before they are killed."""
+PARTING = 5
+"""Seconds that the launcher has to end once all processes have; MindSpore's waits much longer for processes that never met."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -113,9 +115,10 @@ def launch(asked: argparse.Namespace, arguments: list[str]) -> int:
         shown = threading.Thread(target=_show, args=(folder / "said-0", launcher), daemon=True)
         shown.start()
         asked_to_stop = _passed_on(folder, launcher)
-        code = _watch(folder, launcher)
+        code = _watch(folder, launcher, asked.processes if asked.nodes == 1 else None)
         shown.join(2)
         _end(list(pids(folder).values()))
+        _end_group(launcher.pid)
         number, code, message = outcome(folder, code)
         if asked_to_stop and code not in (0, 130):
             code, message = 130, "stopped before the first step was over: nothing new was saved"
@@ -145,18 +148,23 @@ def _passed_on(folder: Path, launcher: subprocess.Popen) -> list[int]:
     return came
 
 
-def _watch(folder: Path, launcher: subprocess.Popen) -> int:
-    """Wait for the launcher, and end what is left once one process has ended; return the launcher's exit code."""
-    since = None
+def _watch(folder: Path, launcher: subprocess.Popen, processes: int | None) -> int:
+    """Wait for the launcher, and end what is left once one process has ended; return the launcher's exit code.
+
+    ``processes``: how many there are, None where other machines have some of them.
+    """
+    first_ended = all_ended = None
     while True:
         try:
             return launcher.wait(timeout=0.2)
         except subprocess.TimeoutExpired:
             pass
-        ended = [number for number, pid in pids(folder).items() if not _alive(pid)]
-        since = None if not ended else since or time.monotonic()
-        if since and time.monotonic() - since > GRACE:
-            _end(list(pids(folder).values()))
+        now, started = time.monotonic(), pids(folder)
+        ended = [number for number, pid in started.items() if not _alive(pid)]
+        first_ended = (first_ended or now) if ended else None
+        all_ended = (all_ended or now) if len(ended) == processes else None
+        if (first_ended and now - first_ended > GRACE) or (all_ended and now - all_ended > PARTING):
+            _end(list(started.values()))
             launcher.terminate()
 
 
@@ -165,6 +173,12 @@ def _end(started: list[int]) -> None:
     for pid in started:
         if _alive(pid):
             _send(pid, signal.SIGKILL)
+
+
+def _end_group(group: int) -> None:
+    """Kill what a launcher has left of its own helpers."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def _send(pid: int, number: int) -> None:

@@ -1,8 +1,9 @@
 """``python -m experiments.step_memory EXPERIMENT --crop 65 --images 2 2``: memory of a PyTorch training step, measured on a CPU.
 
-Two steps run on noise, with the experiment's network, method and settings; what PyTorch allocates and frees is added up, weights,
-gradients, momenta, teacher and banks included, and the batch itself. The largest sum is printed as JSON, a line for each crop. It does not depend on
-the machine. What a GPU's libraries take for themselves is not in it. ``--whole``: one step, and the memory of the whole process.
+A step on noise runs with each crop, in order, with the experiment's network, method and settings, after one that makes momenta;
+what PyTorch allocates and frees is added up, weights, gradients, momenta, teacher and banks included, and the batch itself. The
+largest sum in each step is printed as JSON, a line for each crop. It does not depend on the machine. What a GPU's libraries take
+for themselves is not in it. ``--whole``: one step alone, and the memory of the whole process, which ends beyond ``--limit`` GiB.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import resource
+import os
+import sys
+import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,28 +24,37 @@ from common.command_line import experiment_arguments, positive, run_command
 from common.config.schema import ExperimentConfig
 from common.experiment import compose
 from common.loading.samples import SampleMaker
+from common.machine import peak_memory
 from common.methods.interface import Batch, Clock
 
 SUBCLASSES_PER_CLASS = 6
 """About the published mean, for splits whose subclasses are counted from the data."""
 STEPS_PER_EPOCH = 100
+STEP = "measured step "
+"""What a step is called in the profile, before its number."""
+LAYERS = ("aten::convolution", "aten::convolution_backward", "aten::batch_norm", "aten::native_batch_norm_backward")
+"""Operators of the profile that come in every step equally often, whatever the losses pick and in how many strips they work."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     options = _parser().parse_intermixed_args(arguments)
-    for crop in options.crop:
-        config = small(options.experiment, options.overrides, crop, options.images)
-        found = whole(config, options.images) if options.whole else {"bytes": measure(config, options.images)}
+    configs = [small(options.experiment, options.overrides, crop, options.images) for crop in options.crop]
+    if options.whole:
+        figures = (whole(config, options.images, options.limit) for config in configs)
+    else:
+        figures = ({"bytes": int(held.bytes.max())} for held in measure(configs, options.images))
+    for found in figures:
         print(json.dumps(found), flush=True)
-        gc.collect()
 
 
-def small(experiment: str, overrides: Sequence[str], crop: int, images: Sequence[int]) -> ExperimentConfig:
-    """Return an experiment with crops of ``crop`` pixels and batches of ``images`` (labelled, and unlabelled if it has any)."""
+def small(
+    experiment: str, overrides: Sequence[str], crop: int, images: Sequence[int], processes: int = 1
+) -> ExperimentConfig:
+    """Return an experiment with crops of ``crop`` pixels and ``images`` of each process (labelled, and unlabelled if it has any)."""
     names = ("loader.batch_labelled", "loader.batch_unlabelled")
-    sizes = [f"{name}={count}" for name, count in zip(names, images)]
-    fixed = [f"augment.crop={crop}", *sizes, "trainer.device=cpu", "trainer.groups=1", "loader.workers=0"]
+    sizes = [f"{name}={count * processes}" for name, count in zip(names, images)]
+    fixed = [f"augment.crop={crop}", *sizes, "trainer.device=cpu", f"trainer.groups={processes}", "loader.workers=0"]
     if compose(experiment, overrides).network.encoder != "tiny":
         fixed.append("network.backbone_weights=null")
     config = compose(experiment, [*overrides, *fixed])
@@ -78,9 +90,10 @@ class DrawnImages:
     """Stands for the images that a method asks for in a step (:class:`common.loading.on_demand.ImagesOnDemand`)."""
 
     ids = ("drawn",)
+    side = 0
 
-    def __init__(self, config: ExperimentConfig, _name: str) -> None:
-        self._side = config.augment.crop
+    def __init__(self, _config: ExperimentConfig, _name: str) -> None:
+        pass
 
     def positions(self, ids: Sequence[str]) -> np.ndarray:
         """Return zeros, one for each of ``ids``."""
@@ -88,35 +101,74 @@ class DrawnImages:
 
     def load(self, positions: np.ndarray, _clock: Clock, _first_place: int = 0) -> np.ndarray:
         """Return black images float32 ``[n,3,S,S]``."""
-        return np.zeros((len(positions), 3, self._side, self._side), np.float32)
+        return np.zeros((len(positions), 3, self.side, self.side), np.float32)
 
 
-def measure(config: ExperimentConfig, images: Sequence[int]) -> int:
-    """Return the bytes that a step of the last epoch holds at once at most, everything that stays between steps included."""
-    from torch.profiler import ProfilerActivity, profile
+class Held(NamedTuple):
+    """``bytes`` held after each allocation and release in a step, int64, and at which of them each layer begins (``LAYERS``)."""
 
-    batch = noise(config, images)
+    bytes: np.ndarray
+    layers: np.ndarray
+
+
+def measure(configs: Sequence[ExperimentConfig], images: Sequence[int]) -> list[Held]:
+    """Return what is held during a step of the last epoch, for each of ``configs``, which differ in their crops.
+
+    What stays between steps is included: weights, momenta, teacher, banks; and so is the batch.
+    """
+    from torch.profiler import ProfilerActivity, profile, record_function
+
+    configs = [configs[0], *configs]  # the first step makes momenta
+    batches = [noise(config, images) for config in configs]
+    gc.collect()  # what is left of another method would count as released here
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        method = made(config)
-        for step in range(2):
-            run_step(method, config, batch, step)
-    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    arrays = (array for part in batch.values() for name, array in part.items() if name != "ids")
-    return int(np.cumsum(changes).max()) + sum(array.nbytes for array in arrays)
+        method = made(configs[0])
+        for step, (config, batch) in enumerate(zip(configs, batches)):
+            with record_function(f"{STEP}{step}"):
+                run_step(method, config, batch, step)
+    starts, changes, layers = {}, [], []
+    for event in profiled.profiler.kineto_results.events():
+        name, time_ns = event.name(), event.start_ns()
+        if name == "[memory]":
+            changes.append((time_ns, event.nbytes()))
+        elif name in LAYERS:
+            layers.append(time_ns)
+        elif name.startswith(STEP):
+            starts[int(name.removeprefix(STEP))] = time_ns
+    changes.sort()
+    times, sums = np.int64([time for time, _ in changes]), np.cumsum([size for _, size in changes])
+    cuts = np.searchsorted(times, [starts[step] for step in range(len(configs))]).tolist() + [len(times)]
+    places, found = np.searchsorted(times, np.sort(layers)), []
+    for batch, start, end in zip(batches[1:], cuts[1:], cuts[2:]):
+        arrays = (array for part in batch.values() for name, array in part.items() if name != "ids")
+        inside = places[(places >= start) & (places < end)] - start
+        found.append(Held(sums[start:end] + sum(array.nbytes for array in arrays), inside))
+    return found
 
 
-def whole(config: ExperimentConfig, images: Sequence[int]) -> dict[str, float]:
-    """Run one step without measuring tensors; return the most memory this process ever had, seconds, CPU seconds and the loss."""
+def whole(config: ExperimentConfig, images: Sequence[int], limit: float = np.inf) -> dict[str, float]:
+    """Run one step without measuring tensors; return the most memory this process ever had, seconds, CPU seconds and the loss.
+
+    Beyond ``limit`` GiB the process ends with one line and exit code 1.
+    """
+    threading.Thread(target=_guard, args=(limit,), daemon=True).start()
     batch, method = noise(config, images), made(config)
     started, spent = time.perf_counter(), time.process_time()
     losses = run_step(method, config, batch, 0)
     return {
-        "bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "bytes": int(peak_memory() * 2**20),
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - spent,
         "loss": losses["loss"],
     }
+
+
+def _guard(limit: float) -> None:
+    """End this process once it holds more than ``limit`` GiB."""
+    while peak_memory() <= limit * 2**10:
+        time.sleep(0.1)
+    print(f"error: the step needs more than the {limit:g} GiB of --limit", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def made(config: ExperimentConfig) -> Any:
@@ -135,6 +187,7 @@ def made(config: ExperimentConfig) -> Any:
 
 def run_step(method: Any, config: ExperimentConfig, batch: Batch, step: int) -> dict[str, float]:
     """Run one step of the last epoch."""
+    DrawnImages.side = config.augment.crop
     epochs = config.trainer.epochs
     iteration = (epochs - 1) * STEPS_PER_EPOCH + step
     clock = Clock(epoch=epochs - 1, step=step, iteration=iteration, epochs=epochs, iterations_per_epoch=STEPS_PER_EPOCH)
@@ -149,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
         "--images", type=positive, nargs="+", required=True, help="labelled, and unlabelled if there are any"
     )
     parser.add_argument("--whole", action="store_true", help="one step: the process's largest memory, time and loss")
+    parser.add_argument("--limit", type=positive, default=np.inf, metavar="GIB", help="with --whole: end beyond it")
     return parser
 
 

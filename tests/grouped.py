@@ -22,6 +22,7 @@ from common.loading.loader import Loader
 from common.methods.groups import Groups
 from common.methods.interface import Clock
 from common.splits.resolve import resolve
+from common.training.launched import end_here
 from tests.commands.methods import CASES
 
 STEPS = 4
@@ -72,13 +73,24 @@ METHODS = {
     "unimatch": ("unimatch", [*BOTH, "method.conf_thresh=0.3"]),
     "uccl": ("uccl", [*BOTH, "method.conf_thresh=0.3", "method.preset=authors", "trainer.seed=4"]),
     "uccl_fixed": ("uccl", [*BOTH, "method.conf_thresh=0.3", "method.preset=fixed"]),
+    "suponly_accumulate": ("suponly", ["trainer.accumulate=2"]),
+    "mean_teacher_accumulate": ("mean_teacher", [*BOTH, "trainer.accumulate=2"]),
+    "unimatch_recompute": ("unimatch", [*BOTH, "method.conf_thresh=0.3", "trainer.recompute=true"]),
 }  # fmt: skip
 """By name the method and its settings; losses of every kind, passes of every kind, and all that is gathered."""
 
 
+HALF = {
+    "suponly_fp16": ("suponly", ["trainer.precision=fp16"]),
+    "cps_fp16": ("cps", [*BOTH, "trainer.precision=fp16"]),
+    "suponly_bf16": ("suponly", ["trainer.precision=bf16"]),
+}
+"""The same in 16 bits, where a sum over processes is rounded otherwise than one over a batch."""
+
+
 def config_of(name: str, groups: int, framework: str = "torch") -> ExperimentConfig:
     """Return the experiment of a case with ``groups`` groups."""
-    method, settings = METHODS[name]
+    method, settings = (METHODS | HALF)[name]
     prepared = CASES[method].prepare() if method in CASES else ()
     config = compose(f"shapes/12/{method}", [*SETTINGS, *settings, *prepared, f"trainer.groups={groups}"])
     split = resolve(open_dataset(config.dataset), config.split)
@@ -86,7 +98,7 @@ def config_of(name: str, groups: int, framework: str = "torch") -> ExperimentCon
 
 
 def steps(framework: str, name: str, groups: int) -> dict[str, np.ndarray]:
-    """Return losses, the first step's gradients, and networks and state after :data:`STEPS` steps of this process's part."""
+    """Return losses, gradients of the optimisers' first step, and networks and state after :data:`STEPS` steps of this process's part."""
     config = config_of(name, groups, framework)
     method = made(framework, config)
     batches = loader(config, method.processes.index, method.processes.count)
@@ -99,7 +111,7 @@ def steps(framework: str, name: str, groups: int) -> dict[str, np.ndarray]:
         clock = Clock(epoch=epoch, step=place, iteration=step, epochs=4, iterations_per_epoch=2)
         losses = method.step(next(iter(batches.epoch(epoch, place))), clock)
         found |= {f"losses/{step}/{term}": np.float64(value) for term, value in losses.items()}
-        if step == 0:
+        if step + 1 == config.trainer.accumulate:
             found |= gradients(method)
     for role, tensors in method.networks().items():
         found |= {f"networks/{role}/{key}": value for key, value in tensors.items()}
@@ -185,12 +197,30 @@ BROKEN = {
 }  # fmt: skip
 
 
+def overflow(framework: str, patch: pytest.MonkeyPatch) -> None:
+    """Let a gradient of the process that has the last group overflow in the second step."""
+    processes = importlib.import_module(f"{framework}_impl.processes").Processes
+    sum_gradients, steps = processes.sum_gradients, []
+
+    def overflowing(self, gradients):
+        steps.append(True)
+        if len(steps) == 2 and self.groups.total - 1 in self.groups.numbers:
+            gradients[0][0] = np.inf
+        return sum_gradients(self, gradients)
+
+    patch.setattr(processes, "sum_gradients", overflowing)
+
+
+EVENTS = {"overflow": overflow}
+"""What happens to one process, and is not wrong."""
+
+
 @contextmanager
 def broken(framework: str, rule: str) -> Iterator[None]:
-    """Break the rule of this name, none for an empty one."""
+    """Break the rule or let the event happen that has this name, none for an empty one."""
     with pytest.MonkeyPatch.context() as patch:
         if rule:
-            BROKEN[rule](framework, patch)
+            (BROKEN | EVENTS)[rule](framework, patch)
         yield
 
 
@@ -213,6 +243,7 @@ def main(framework: str, groups: str, out: str, *cases: str) -> None:
     if index == 0:
         np.savez(out, **results)
     processes.stop()
+    end_here(0)
 
 
 def read(path: Path) -> dict[str, dict[str, np.ndarray]]:

@@ -40,8 +40,9 @@ def start(device: str = "auto") -> tuple[int, int]:
 
 
 def stop() -> None:
-    """Leave the other processes, which must be about to leave, too."""
+    """Leave the other processes together with them: whatever one does before it comes here is done when any goes on."""
     if dist.is_initialized():
+        Processes().wait()
         dist.destroy_process_group()
 
 

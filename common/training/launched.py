@@ -7,6 +7,7 @@ the lines and ends as a single process does.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -15,8 +16,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from common.command_line import run_command
 from common.files import write_json_atomic
@@ -47,9 +50,9 @@ class End:
 
 
 def run_process(main: Callable[[list[str] | None], int | None], number: int, leave: Callable[[], None]) -> int:
-    """Run a command's ``main`` in process ``number`` and return its exit code; without a launcher as :func:`run_command` does.
+    """Run a command's ``main`` in process ``number``; without a launcher return its exit code, as :func:`run_command` does.
 
-    ``leave`` is called at the end of a process that has come to it together with the others.
+    A process of a launch ends here. ``leave`` is called at a good end, to which all come.
     """
     if FOLDER not in os.environ:
         return run_command(main)
@@ -76,9 +79,19 @@ def run_process(main: Callable[[list[str] | None], int | None], number: int, lea
             traceback.print_exc()
     end = End(code=code, message=" ".join(said), lost=lost, late=late, time=time.time())
     write_json_atomic(folder / f"end-{number}", asdict(end))
-    if code in (0, 130):
-        leave()
-    return code
+    if code == 0:
+        with suppress(Exception):  # all is written, and another process may have been killed meanwhile
+            leave()
+    end_here(code)
+
+
+def end_here(code: int) -> NoReturn:
+    """End this process without the interpreter's way out, which may wait for processes that are gone, or fail after all is done."""
+    if code == 0:
+        atexit._run_exitfuncs()  # MindSpore takes leave of its scheduler there
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def ends(folder: Path) -> dict[int, End]:
@@ -103,9 +116,12 @@ def outcome(folder: Path, code: int) -> tuple[int | None, int, str]:
     """Return which process decides how a launch ended, whose launcher ended with ``code``, the exit code and the one line.
 
     That is the first process that failed by itself; else one that is gone without a word, which was killed; else one that
-    waited in vain. None: no process has begun.
+    waited in vain. None: no process has begun. Where all say that they ended well the launcher's own code counts for nothing:
+    a framework's way out of the interpreter may fail after everything is written.
     """
     known, started = ends(folder), pids(folder)
+    if started and started.keys() <= known.keys() and not any(end.code for end in known.values()):
+        return 0, 0, ""
 
     def first(lost: bool) -> int | None:
         numbers = [number for number, end in known.items() if end.code and end.lost == lost]

@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,41 +14,14 @@ import pytest
 pytest.importorskip("torch")
 
 from common.checkpoints.checkpoint import read  # noqa: E402
-from common.paths import PROJECT  # noqa: E402
 from common.runs.run_folder import RunFolder  # noqa: E402
-from tests.commands.methods import CASES, SHORT  # noqa: E402
-from tests.processes import PATIENCE  # noqa: E402
+from tests.commands.launches import LONG, SETTINGS, end, running, sabotage, start, wait_for_steps  # noqa: E402
+from tests.commands.methods import CASES  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = [
-    *SHORT, "trainer.save_every=1", "trainer.groups=2", "trainer.device=cpu", "trainer.threads=1",
-    "trainer.deterministic_dropout=true",
-]  # fmt: skip
-LONG = [*(s for s in SETTINGS if not s.startswith("trainer.epochs")), "trainer.epochs=100000"]
 LIMIT = 120
 """Seconds within which all ends after an event, on a busy machine; the slowest is a hang: ``--patience`` and the grace period."""
-
-EVENTS = {
-    "raise": "raise UserError('image b cannot be decoded')",
-    "kill": "os.kill(os.getpid(), 9)",
-    "hang": "time.sleep(100000)",
-    "nan": "batch['labelled']['image'][0, 0, 0, 0] = float('nan')",
-}
-SABOTAGE = """
-import os, time
-if os.environ.get("RANK") == "1":
-    from common.errors import UserError
-    from common.loading.loader import Loader
-    epoch = Loader.epoch
-    def sabotaged(self, number, first_step=0):
-        for step, batch in enumerate(epoch(self, number, first_step), first_step):
-            if (number, step) == (1, 1):
-                {event}
-            yield batch
-    Loader.epoch = sabotaged
-"""
-"""What the second process runs before everything else: something happens to it in the second step of the second epoch."""
 
 STOP = """
 import os
@@ -65,46 +36,6 @@ if os.environ.get("RANK") == "1":
 """Asks the second process to stop before the fourth step."""
 
 
-def start(
-    folder: Path, *options: str, settings=SETTINGS, experiment: str = "shapes/12/suponly", code: str = ""
-) -> subprocess.Popen:
-    """Start a run in ``folder``, whose processes run ``code`` before everything else."""
-    place = folder.with_name(f"{folder.name}_code")
-    place.mkdir(exist_ok=True)
-    (place / "sitecustomize.py").write_text(code)
-    command = ["bash", "experiments/train.sh", "torch", experiment, *settings, "--run-dir", str(folder), *options]
-    environment = {**os.environ, "PYTHONPATH": str(place)}
-    return subprocess.Popen(command, cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def end(process: subprocess.Popen, limit: float = PATIENCE) -> tuple[int, str]:
-    """Return the exit code and the last line."""
-    _, said = process.communicate(timeout=limit)
-    return process.returncode, said.strip().splitlines()[-1]
-
-
-def running(folder: Path) -> list[str]:
-    """Return the command lines that name ``folder``."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(folder) in text:
-            found.append(text)
-    return found
-
-
-def wait_for_steps(process: subprocess.Popen, folder: Path, steps: int = 2) -> None:
-    deadline, log = time.monotonic() + PATIENCE, folder / "log.jsonl"
-    while time.monotonic() < deadline and process.poll() is None:
-        if log.exists() and len(log.read_text().splitlines()) >= steps:
-            return
-        time.sleep(0.2)
-    raise AssertionError(process.communicate()[1])
-
-
 @pytest.mark.parametrize(
     ("event", "code", "line"),
     [
@@ -116,7 +47,7 @@ def wait_for_steps(process: subprocess.Popen, folder: Path, steps: int = 2) -> N
 )
 def test_what_happens_to_one_process_ends_all(event, code, line, tmp_path):
     folder = tmp_path / "run"
-    process = start(folder, "--processes", "2", "--patience", "10", code=SABOTAGE.format(event=EVENTS[event]))
+    process = start(folder, "--processes", "2", "--patience", "10", code=sabotage(event))
     wait_for_steps(process, folder)
     found, last_line = end(process, LIMIT)
     assert found == code and line in last_line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -22,8 +23,10 @@ def script(path: Path, text: str) -> Path:
     return path
 
 
-def run(*command: str, folder: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+def run(*command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHON"}
+    environment = {**inherited, **environment}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -86,6 +89,17 @@ def test_scripts_start_the_module_of_the_framework(checkout, name, frameworks):
             str(checkout / "experiments" / f"{name}.sh"), framework, "shapes/12/u2pl", "a.b=c d", folder=checkout.parent
         )
         assert done.stdout.split(":")[0].strip() == f"-m {framework}_impl.{name} shapes/12/u2pl a.b=c d {checkout}"
+
+
+def test_scripts_start_the_interpreter_that_is_asked_for(checkout):
+    script(checkout / ".venv" / "bin" / "python", "exit 1")
+    asked = script(checkout / "another" / "python", 'echo "$0" "$@"')
+    done = run("experiments/eval.sh", "onnx", "shapes/12/u2pl", folder=checkout, PYTHON=str(asked))
+    assert done.stdout.split() == [str(asked), "-m", "onnx_impl.eval", "shapes/12/u2pl"]
+    done = run("experiments/eval.sh", "onnx", "shapes/12/u2pl", folder=checkout, PYTHON=str(checkout / "absent"))
+    assert done.returncode == 2 and done.stderr.startswith(
+        f"error: {checkout / 'absent'} lacks this project's packages"
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,11 @@ from tests.grouped import apart  # noqa: E402
 pytestmark = [pytest.mark.slow, pytest.mark.mindspore]
 
 LOSSES, GRADIENTS, STATE = 1e-6, 1e-5, 1e-5
-CASES = ("suponly", "u2pl", "cpcl", "uccl_fixed")
+CASES = ("suponly", "u2pl", "cpcl", "uccl_fixed", "suponly_accumulate")
 CONTROL = ("suponly", "own_gradients")
+HALF, EVENT = "suponly_fp16", ("suponly_fp16", "overflow")
+HALF_LOSSES, HALF_STATE = 1e-2, 1e-2
+"""Gates in 16 bits, where sums over processes are rounded otherwise."""
 LIMIT = 900
 """Seconds for one launch: a minute and a half on a quiet machine, most of it to compile graphs."""
 
@@ -34,12 +37,12 @@ def two(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
         str(Path(sys.executable).with_name("msrun")), "--worker_num=2", "--local_worker_num=2", "--bind_core=True",
         "--master_addr=127.0.0.1", f"--master_port={free_port()}", f"--log_dir={folder / 'logs'}", "--join=True",
         str(PROJECT / "experiments" / "run_module.py"), "tests.grouped", "mindspore", "2", str(folder / "out.npz"),
-        *CASES, grouped.key(*CONTROL),
+        *CASES, grouped.key(*CONTROL), HALF, grouped.key(*EVENT),
     ]  # fmt: skip
     environment = {**os.environ, "PATH": with_python(), "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=LIMIT)
-    logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in (folder / "logs").glob("worker_*.log"))
-    assert done.returncode == 0, logs
+    logs = [f"{path.name}: {path.read_text(errors='replace')[-2000:]}" for path in (folder / "logs").glob("*.log")]
+    assert done.returncode == 0, "\n".join([done.stdout[-1000:], done.stderr[-3000:], *logs])
     return grouped.read(folder / "out.npz")
 
 
@@ -55,3 +58,15 @@ def test_two_processes_compute_what_one_does_with_two_groups(name, two):
 def test_gradients_that_are_not_summed_are_noticed(two):
     expected = grouped.steps("mindspore", CONTROL[0], 2)
     assert apart(two[grouped.key(*CONTROL)], expected, "gradients") > 100 * GRADIENTS
+
+
+def test_an_overflow_in_one_process_leaves_the_step_out_in_all(two):
+    """The second process's gradient is infinite in the second step; the first one halves the scale, too, and stays with it."""
+    usual, overflown = two[HALF], two[grouped.key(*EVENT)]
+    with grouped.broken("mindspore", EVENT[1]):
+        expected = grouped.steps("mindspore", HALF, 2)
+    scales = [part["state/loss_scale"].item() for part in (usual, overflown, expected)]
+    assert scales[1:] == [scales[0] / 2] * 2
+    assert apart(overflown, expected, "losses") < HALF_LOSSES
+    near = apart(overflown, expected, "networks")
+    assert near < HALF_STATE and apart(usual, expected, "networks") > 10 * near

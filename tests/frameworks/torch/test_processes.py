@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 from common.paths import PROJECT  # noqa: E402
 from tests import grouped  # noqa: E402
-from tests.grouped import BROKEN, METHODS, apart  # noqa: E402
+from tests.grouped import BROKEN, HALF, METHODS, apart  # noqa: E402
 from tests.processes import PATIENCE  # noqa: E402
 
 LOSSES, GRADIENTS = 1e-6, 1e-5
@@ -34,6 +34,12 @@ CONTROLS += [
 
 ALONE = ("uccl", "masks_not_by_stream")
 """A rule that is broken in the single process."""
+
+EVENT = ("suponly_fp16", "overflow")
+"""The second process's gradient is infinite in the second step."""
+
+HALF_LOSSES, HALF_STATE = 1e-2, 1e-2
+"""Gates in 16 bits, where sums over processes are rounded otherwise."""
 
 FOUR = ("u2pl", "uccl")
 """Cases in four processes."""
@@ -61,7 +67,7 @@ def alone(name: str, groups: int) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """Two processes: every case, and those with a broken rule."""
-    cases = [*METHODS, *(grouped.key(*control) for control in CONTROLS)]
+    cases = [*METHODS, *HALF, *(grouped.key(*special) for special in [*CONTROLS, EVENT])]
     return launched(tmp_path_factory.mktemp("two"), 2, 2, *cases)
 
 
@@ -85,6 +91,26 @@ def assert_equal(found, expected) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_compute_what_one_does_with_two_groups(name, two):
     assert_equal(two[name], alone(name, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HALF)
+def test_two_processes_in_16_bits_are_near_what_one_does(name, two):
+    found = differences(two[name], alone(name, 2))
+    assert found["losses"] < HALF_LOSSES and found["networks"] < HALF_STATE, found
+
+
+@pytest.mark.slow
+def test_an_overflow_in_one_process_leaves_the_step_out_in_all(two):
+    """The first process halves the scale, too, and stays with the second."""
+    usual, overflown = two[EVENT[0]], two[grouped.key(*EVENT)]
+    with grouped.broken("torch", EVENT[1]):
+        expected = grouped.steps("torch", EVENT[0], 2)
+    scales = [part["state/loss_scale"].item() for part in (usual, overflown, expected)]
+    assert scales[1:] == [scales[0] / 2] * 2
+    assert apart(overflown, expected, "losses") < HALF_LOSSES
+    near = apart(overflown, expected, "networks")
+    assert near < HALF_STATE and apart(usual, expected, "networks") > 10 * near
 
 
 @pytest.mark.slow
