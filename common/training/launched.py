@@ -87,10 +87,12 @@ def run_process(main: Callable[[list[str] | None], int | None], number: int, lea
 
 def end_here(code: int) -> NoReturn:
     """End this process without the interpreter's way out, which may wait for processes that are gone, or fail after all is done."""
-    if code == 0:
-        atexit._run_exitfuncs()  # MindSpore takes leave of its scheduler there
     sys.stdout.flush()
     sys.stderr.flush()
+    if code == 0:
+        with open(os.devnull, "w") as nowhere:  # the last line is the command's, not what a framework says of its threads
+            os.dup2(nowhere.fileno(), 2)
+        atexit._run_exitfuncs()  # MindSpore takes leave of its scheduler there
     os._exit(code)
 
 
