@@ -90,7 +90,9 @@ def end_here(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     if code == 0:
-        with open(os.devnull, "w") as nowhere:  # the last line is the command's, not what a framework says of its threads
+        with open(
+            os.devnull, "w"
+        ) as nowhere:  # the last line is the command's, not what a framework says of its threads
             os.dup2(nowhere.fileno(), 2)
         atexit._run_exitfuncs()  # MindSpore takes leave of its scheduler there
     os._exit(code)
