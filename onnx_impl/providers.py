@@ -63,9 +63,8 @@ class ProviderOptions:
             )
         for name, takes in USED_BY.items():
             if getattr(self, name) not in (None, False) and self.provider not in takes:
-                raise UserError(
-                    f"--{name.replace('_', '-')} is for --provider {' or '.join(takes)}, not {self.provider}; leave it out"
-                )
+                flag = "engine-cache" if name == "cache" else name.replace("_", "-")
+                raise UserError(f"--{flag} is for --provider {' or '.join(takes)}, not {self.provider}; leave it out")
 
     @property
     def name(self) -> str:

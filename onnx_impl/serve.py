@@ -32,29 +32,44 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
+    name, predictor, app = open_model(options)
+
+    from onnx_impl.serving.listening import ended_by_signals, listen, server_of
+
+    with listen(options.host, options.port) as listener:
+        host, port = listener.getsockname()[:2]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        server = server_of(app, limits_of(options))
+        with ended_by_signals(server):
+            print(f"{name} on {predictor.runtime.device}: {address}/ and {address}/v2/models/{name}", flush=True)
+            server.run(sockets=[listener])
+    print("stopped")
+
+
+def open_model(options: argparse.Namespace) -> tuple[str, OnnxPredictor, Any]:
+    """Return the name, the predictor and the ASGI application of the model that the command's options name.
+
+    All that is read of a folder is read here, but for the files of its page. Raises :class:`UserError`.
+    """
     file = model_file(options.model, "onnx")
     name = options.name or (options.model.resolve().name if options.model.is_dir() else file.stem)
     if not NAME.fullmatch(name):
         raise UserError(f"{name!r} cannot stand in an address; name the model with --name, letters, digits, . _ -")
 
     from onnx_impl.predictor import OnnxPredictor
-    from onnx_impl.serving.listening import ended_by_signals, listen, server_of
 
     predictor = OnnxPredictor(file, provider_options(options, options.threads))
     table = colours(options.palette or palette_of(home_of(options.model)), predictor.classes)
-    limits = Limits(
+    return name, predictor, application(predictor, name, table, limits_of(options), options.model)
+
+
+def limits_of(options: argparse.Namespace) -> Limits:
+    """Return the limits that the command's options name."""
+    return Limits(
         bytes=options.max_bytes, pixels=options.max_pixels, queue=options.queue, seconds=options.timeout,
         connections=options.connections,
     )  # fmt: skip
-    with listen(options.host, options.port) as listener:
-        host, port = listener.getsockname()[:2]
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        server = server_of(application(predictor, name, table, limits, options.model), limits)
-        with ended_by_signals(server):
-            print(f"{name} on {predictor.runtime.device}: {address}/ and {address}/v2/models/{name}", flush=True)
-            server.run(sockets=[listener])
-    print("stopped")
 
 
 def application(predictor: OnnxPredictor, name: str, table: np.ndarray, limits: Limits, model: Path) -> Any:
@@ -100,43 +115,44 @@ def palette_of(home: Path) -> str:
     return load(home / CONFIG).dataset.palette if is_model_folder(home) else "voc"
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
     defaults = Limits()
-    parser = argparse.ArgumentParser(
+    made = argparse.ArgumentParser(
         prog="python -m onnx_impl.serve", description="Serve an exported model over HTTP, with a page to try it."
     )
-    parser.add_argument(
+    made.add_argument(
         "model", type=user_path, metavar="FOLDER", help="a packaged model's folder, or a .onnx file (of one)"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
-    parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one (default: %(default)s)")
-    parser.add_argument("--name", help="the model's name in addresses (default: the folder's)")
-    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
-    parser.add_argument(
+    made.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
+    made.add_argument("--port", type=_port, default=8000, help="0 takes a free one (default: %(default)s)")
+    made.add_argument("--name", help="the model's name in addresses (default: the folder's)")
+    made.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
+    made.add_argument(
         "--max-bytes", type=mebibytes, default=defaults.bytes, metavar="MIB",
         help=f"largest body (default: {defaults.bytes >> 20})",
     )  # fmt: skip
-    parser.add_argument(
+    made.add_argument(
         "--max-pixels", type=positive, default=defaults.pixels, metavar="N",
         help="most pixels in a request, looked at before decoding (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
+    made.add_argument(
         "--queue", type=positive, default=defaults.queue, metavar="N",
         help="requests that may wait; the next one is answered with 503 (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
+    made.add_argument(
         "--timeout", type=_seconds, default=defaults.seconds, metavar="S",
         help="seconds for a body, and then for its answer (default: %(default)g)",
     )  # fmt: skip
-    parser.add_argument(
+    made.add_argument(
         "--connections", type=positive, default=defaults.connections, metavar="N",
         help="most clients at a time (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
+    made.add_argument(
         "--palette", choices=("voc", "cityscapes", "camvid"), help="colours (default: a packaged model's own, else voc)"
     )
-    add_provider_options(parser)
-    return parser
+    add_provider_options(made)
+    return made
 
 
 def _port(text: str) -> int:

@@ -65,11 +65,11 @@ def write_label_png(path: str | os.PathLike, ids: np.ndarray, palette: np.ndarra
         temporary.write_bytes(label_png(ids, palette))
 
 
-def label_png(ids: np.ndarray, palette: np.ndarray) -> bytes:
-    """Return the PNG file that :func:`write_label_png` writes."""
+def label_png(ids: np.ndarray, palette: np.ndarray, level: int = 6) -> bytes:
+    """Return the PNG file that :func:`write_label_png` writes; ``level`` is how much time zlib takes to make it small, 0..9."""
     if ids.dtype != np.uint8 or ids.ndim != 2:
         raise TypeError(f"class ids must be uint8 [H,W], not {ids.dtype} with {ids.ndim} axes")
     picture, file = Image.fromarray(ids, mode="P"), io.BytesIO()
     picture.putpalette(palette.tobytes())
-    picture.save(file, format="PNG")
+    picture.save(file, format="PNG", compress_level=level)
     return file.getvalue()

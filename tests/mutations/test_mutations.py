@@ -78,6 +78,11 @@ CHECKPOINT = (
     Command("torch_impl.predict", ("{file}", "{home}/pictures/a.jpg", *PREDICT), False, ("out",)),
     *(evaluation(framework, SUPONLY, *SETTINGS, "--checkpoint", "{file}") for framework in ("torch", "mindspore")),
 )  # fmt: skip
+PAGES = Command(
+    "converters.package",
+    ("{home}/run", "{home}/new", "--parity", "{home}/parity.json", "--web", "{home}/ort.tgz", "--triton"), silent=False,
+)  # fmt: skip
+SERVE = Command("tests.mutations.served", ("{home}/model", "--threads", "1"), silent=False)
 RUN = (
     training("torch", SUPONLY, "run", "--resume"), evaluation("torch", SUPONLY, *SETTINGS, "--run-dir", "{home}/run"),
 )  # fmt: skip
@@ -165,7 +170,12 @@ KINDS = {
     ),
     "packaging": Kind(
         ("run/result.json", "parity.json", "run/config.yaml"), (*m.ANY, *[m.text] * 4, *[m.meta_value] * 4),
-        (Command("converters.package", ("{home}/run", "{home}/new", "--parity", "{home}/parity.json"), silent=False),),
+        (Command("converters.package", ("{home}/run", "{home}/new", "--parity", "{home}/parity.json"), silent=False), PAGES),
+    ),
+    "npm package": Kind(("ort.tgz",), (*m.ANY, *[m.hostile_archive] * 6), (PAGES,)),
+    "served folder": Kind(
+        ("model/model.onnx", "model/config.yaml", "model/web/page.json"),
+        (*m.BYTES, m.swap, m.become_something_else, m.oversize, *[m.text] * 4, *[m.meta_value] * 2, *[m.graph] * 6), (SERVE,),
     ),
 }  # fmt: skip
 
@@ -186,7 +196,7 @@ def drawn(seed: int, home: Path) -> tuple[Command, Path, str]:
 
 SUFFIXES = {
     m.array: (".npy", ".npz"), m.picture: (".jpg", ".png", ".bmp", ".webp", ".tif", ".ppm"), m.safetensors_header: (".safetensors",),
-    m.text: (".yaml", ".json", ".jsonl", ".txt", ".md"), m.hostile_pickle: (".pth",), m.hostile_archive: (".zip", ".tar", ".tgz", ".npz"),
+    m.text: (".yaml", ".json", ".jsonl", ".txt", ".md"), m.graph: (".onnx",), m.hostile_pickle: (".pth",), m.hostile_archive: (".zip", ".tar", ".tgz", ".npz"),
 }  # fmt: skip
 
 

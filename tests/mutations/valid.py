@@ -32,6 +32,7 @@ from common.runs.run_folder import RunFolder
 from common.segmenting.video import VideoFile
 from experiments.campaign.plan import read_campaign, runs_of
 from experiments.campaign.rows import Rows
+from tests.npm import npm_package
 from tests.torch_files import tar_of
 
 SETTINGS = [
@@ -73,7 +74,9 @@ def build(home: Path) -> None:
     np.savez(home / "prototypes.npz", prototypes=np.random.default_rng(0).random((21, 3, 48), np.float32))
     scores = {"miou_percent": 1.0, "device": "cpu", "version": "1", "images": 2}
     write_json_atomic(home / "parity.json", {"scores": {"torch": scores}})
-    succeed(package.main, str(home / "run"), str(home / "model"), "--parity", str(home / "parity.json"))
+    npm_package(home / "ort.tgz")
+    with_pages = ["--web", str(home / "ort.tgz"), "--triton"]
+    succeed(package.main, str(home / "run"), str(home / "model"), "--parity", str(home / "parity.json"), *with_pages)
 
 
 def succeed(main, *arguments: str) -> None:

@@ -134,6 +134,7 @@ def test_results_name_what_changes_their_numbers():
         ({"provider": "cuda", "exact_sums": True}, "--exact-sums is for --provider cpu, not cuda"),
         ({"provider": "cuda", "profile": PROFILE}, "--profile is for --provider tensorrt, not cuda"),
         ({"memory_limit": 1}, "--memory-limit is for"),
+        ({"cache": Path("engines")}, "--engine-cache is for --provider tensorrt, not cpu"),
     ],
 )
 def test_an_option_that_nothing_reads_is_refused(options, message):

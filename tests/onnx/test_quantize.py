@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,19 +87,49 @@ def test_it_scores_what_its_gates_say(exported, int8, config):
     assert score.plain() == {key: gates[key] for key in score.plain()}
 
 
-def test_scales_times_sixteen_trip_the_gate(exported, int8, config, tmp_path):
-    model = onnx.load(int8)
-    scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+def with_scales(path: Path, factor: float, operators: set[str]) -> None:
+    """Multiply the scales that nodes of these types read in an int8 file."""
+    model = onnx.load(path)
+    scales = {node.input[1] for node in model.graph.node if node.op_type in operators}
     for tensor in model.graph.initializer:
         if tensor.name in scales:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(16), tensor.name))
-    onnx.save(model, tmp_path / "coarse.onnx")
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), tensor.name))
+    onnx.save(model, path)
+
+
+def test_scales_of_activations_times_sixteen_change_many_more_pixels(exported, int8, config, tmp_path):
+    coarse = Path(shutil.copy(int8, tmp_path / "coarse.onnx"))
+    with_scales(coarse, 16, {"QuantizeLinear"})
     dataset = open_dataset(config.dataset)
     exact = ProviderOptions(threads=1, exact_sums=True)  # the finer scales could overflow, and then be the worse ones
-    predictors = [OnnxPredictor(path, exact) for path in (exported.model, int8, tmp_path / "coarse.onnx")]
+    predictors = [OnnxPredictor(path, exact) for path in (exported.model, int8, coarse)]
     _, right, wrong = compare(predictors, dataset, dataset.val_ids, config)
     limits = Limits(drop=100, class_drop=100, flips=1.5 * right.flips)
     assert right.beyond(limits) == [] and "change class" in wrong.beyond(limits)[0]
+
+
+def test_every_scale_times_four_trips_the_gate_even_with_generous_limits(exported, tmp_path, monkeypatch, capsys):
+    command = [
+        str(exported.model),
+        str(tmp_path / "int8.onnx"),
+        *EXPERIMENT,
+        "--images",
+        "2",
+        "--limit",
+        "2",
+        *GENEROUS,
+    ]
+    quantise = recipes.quantise
+
+    def spoiled(source, target, *rest) -> None:
+        quantise(source, target, *rest)
+        with_scales(target, 4, {"QuantizeLinear", "DequantizeLinear"})
+
+    monkeypatch.setattr(recipes, "quantise", spoiled)
+    assert run_command(main, [*command, "--exact-sums"]) == 1
+    assert "int8.onnx was not written" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    assert run_command(main, [*command, "--exact-sums"]) == 0
 
 
 def test_a_picture_model_gives_the_same_classes_as_the_image_model(exported, int8, tmp_path):

@@ -7,6 +7,7 @@ import http.server
 import json
 import shutil
 import subprocess
+import tarfile
 import threading
 from pathlib import Path
 
@@ -47,7 +48,18 @@ def int8(exported, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("form", ["logits", "class ids", "int8"])
+@pytest.fixture(scope="module")
+def fp16(exported, tmp_path_factory) -> Path:
+    """The float16 form of the logits model."""
+    from onnx_impl.halve import main
+
+    out = tmp_path_factory.mktemp("fp16") / "fp16.onnx"
+    limits = ["--max-drop", "100", "--max-class-drop", "100", "--max-flips", "1"]
+    main([str(exported.model), str(out), "shapes/12/suponly", "dataset.images=[20, 2]", *limits])
+    return out
+
+
+@pytest.mark.parametrize("form", ["logits", "class ids", "int8", "fp16"])
 def test_a_picture_graph_gives_the_predictors_answer(exported, request, form, tmp_path):
     sources = {"logits": lambda: exported.model, "class ids": lambda: exported.ids_model}
     source = sources.get(form, lambda: request.getfixturevalue("int8"))()
@@ -163,7 +175,7 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def package(exported, int8, onnxruntime_web, tmp_path_factory) -> Path:
+def package(exported, int8, fp16, onnxruntime_web, tmp_path_factory) -> Path:
     """As much of a packaged model as the server needs, with its folder for browsers."""
     from common.experiment import dump
 
@@ -171,7 +183,7 @@ def package(exported, int8, onnxruntime_web, tmp_path_factory) -> Path:
     folder.mkdir()
     shutil.copyfile(exported.model, folder / "model.onnx")
     (folder / "config.yaml").write_text(dump(exported.experiment))
-    write_web(folder / "web", "shapes", "voc", [exported.model, int8], onnxruntime_web)
+    write_web(folder / "web", "shapes", "voc", [exported.model, int8, fp16], onnxruntime_web)
     return folder
 
 
@@ -187,6 +199,33 @@ def pictures(tmp_path_factory) -> list[Path]:
     smooth[1].save(folder / "b.jpg", quality=85)
     smooth[2].save(folder / "c.jpg", quality=95, exif=tag)
     return sorted(folder.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "fp16", "fp32"])
+def test_the_pages_network_gives_pythons_answer_without_a_browser(
+    package, onnxruntime_web, pictures, precision, tmp_path
+):
+    if shutil.which("node") is None:
+        pytest.skip("Node is not installed")
+    folder = shutil.copytree(package / "web", tmp_path / "web")
+    (folder / "package.json").write_text('{"type": "module"}')
+    # A browser finds this in the bundle, Node looks for it beside.
+    with tarfile.open(onnxruntime_web) as archive:
+        loader = archive.extractfile("package/dist/ort-wasm-simd-threaded.mjs").read()
+    (folder / "runtime/ort-wasm-simd-threaded.mjs").write_bytes(loader)
+    predictor = OnnxPredictor(folder / f"{precision}.onnx", EXACT)
+    for path in pictures:
+        picture = read_rgb(path)
+        (tmp_path / "rgb").write_bytes(picture.tobytes())
+        arguments = [folder, f"{precision}.onnx", *picture.shape[:2], tmp_path / "rgb"]
+        script = Path(__file__).with_name("network.mjs")
+        subprocess.run(["node", script, *map(str, arguments)], check=True, timeout=PATIENCE)
+        found = np.fromfile(tmp_path / "rgb.ids", np.uint8).reshape(picture.shape[:2])
+        expected = predictor.picture_class_ids(picture[None])[0]
+        assert (found != expected).sum() == 0 and len(np.unique(found)) > 1, path.name
+        picture[:, :, 0] ^= 8
+        assert (found != predictor.picture_class_ids(picture[None])[0]).any(), "another picture has another answer"
 
 
 class Page:
@@ -237,7 +276,7 @@ def static(package):
 @pytest.mark.slow
 def test_the_browser_gives_pythons_answer_to_the_pixel(chromium, static, package, pictures):
     page = Page(chromium, static)
-    for file, title in (("int8.onnx", "browser, int8"), ("fp32.onnx", "browser, fp32")):
+    for file, title in (("int8.onnx", "browser, int8"), ("fp16.onnx", "browser, fp16"), ("fp32.onnx", "browser, fp32")):
         page.choose(title)
         predictor = OnnxPredictor(package / "web" / file, EXACT)
         for path in pictures:
