@@ -33,9 +33,10 @@ class GlobalBatchNorm(nn.BatchNorm2d):
         self.total, self.processes = ops.AllReduce(), place()[1]
 
     def construct(self, x: Tensor) -> Tensor:
-        """Normalise ``[B,C,H,W]``."""
+        """Normalise ``[B,C,H,W]``; statistics are float32."""
         if not self.training:
             return super().construct(x)
+        kind, x = x.dtype, x.astype(ms.float32)
         batch, channels, height, width = x.shape
         count, shape = batch * height * width * self.processes, (1, channels, 1, 1)
         mean = self.total(x.sum((0, 2, 3))) / count
@@ -46,7 +47,7 @@ class GlobalBatchNorm(nn.BatchNorm2d):
         ops.assign(self.moving_mean, kept * self.moving_mean + (1 - kept) * ops.stop_gradient(mean))
         ops.assign(self.moving_variance, kept * self.moving_variance + (1 - kept) * unbiased)
         scale = ops.rsqrt(variance + self.eps) * self.gamma
-        return centred * scale.reshape(shape) + self.beta.reshape(shape)
+        return (centred * scale.reshape(shape) + self.beta.reshape(shape)).astype(kind)
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
