@@ -19,7 +19,7 @@ TO_EVALUATE = [EXPERIMENT, "dataset.images=[200, 8]"]
 SUFFIX = {name: framework.writes for name, framework in FRAMEWORKS.items()}
 
 
-BOTH = pytest.mark.parametrize("trained", ["torch", "mindspore"], indirect=True)
+BOTH = pytest.mark.parametrize("trained", ["torch", pytest.param("mindspore", marks=pytest.mark.slow)], indirect=True)
 """What the frameworks have a part in; the rest is the same code for both."""
 
 

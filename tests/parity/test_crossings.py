@@ -81,7 +81,11 @@ TESTERS = {
 """The file of the tests of whole steps that has batches and settings of each method."""
 
 
-@pytest.fixture(params=TESTERS)
+QUICK = ("u2pl", "cpcl", "pcr", "usrn", "uccl")
+"""One of each family; the others are left to the slow tests."""
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in TESTERS])
 def case(request):
     """Return a method's configuration, in which its first steps do all that later ones do, and the tester with its batches."""
     module = importlib.import_module(f"tests.parity.methods.test_{TESTERS[request.param]}")

@@ -15,6 +15,8 @@ METHODS = {
     "pcr": ["method.sup_only_epochs=1", "method.select_granularity=8", "method.confidence_threshold=0.19"],
 }
 
+MAKERS = [in_torch, pytest.param(in_mindspore, marks=pytest.mark.slow)]
+
 
 def after_first_semi_supervised_step(make, name: str, *overrides: str) -> dict[str, dict[str, np.ndarray]]:
     """Return student and teacher after the step in which the teacher is made and, with decay 0, moved to the student."""
@@ -38,13 +40,13 @@ def distance(networks: dict[str, dict[str, np.ndarray]]) -> float:
     return together(*([networks[role][name] for name in names] for role in ("teacher", "student")))
 
 
-@pytest.mark.parametrize("make", [in_torch, in_mindspore])
+@pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("name", METHODS)
 def test_teacher_starts_with_the_students_statistics(name, make):
     assert distance(after_first_semi_supervised_step(make, name)) <= 1e-5
 
 
-@pytest.mark.parametrize("make", [in_torch, in_mindspore])
+@pytest.mark.parametrize("make", MAKERS)
 def test_released_teacher_starts_with_its_own(make):
     networks = after_first_semi_supervised_step(make, "u2pl", "method.ema_first_statistics=own")
     assert distance(networks) >= 0.1
