@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -177,8 +178,8 @@ def made(config: ExperimentConfig) -> Any:
     from torch_impl.methods.u2pl import u2pl_ael
     from torch_impl.session import Session
 
-    u2pl_ael.ImagesOnDemand = DrawnImages
-    method = method_class(config.method.name)(config, Session(config))
+    with mock.patch.object(u2pl_ael, "ImagesOnDemand", DrawnImages):
+        method = method_class(config.method.name)(config, Session(config))
     if hasattr(method, "set_prototypes"):
         shape = method.student.prototypes.shape
         method.set_prototypes(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
