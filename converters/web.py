@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import shutil
 import tarfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import parse_json, sha256, write_json_atomic
+from common.files import parse_json, require_ordinary, sha256, write_json_atomic
 from common.reports.palettes import colours
 
 WEB = "web"
@@ -57,6 +58,7 @@ def copy_runtime(package: Path, folder: Path) -> dict[str, Any]:
             for name, path in members.items():
                 shutil.copyfile(package / path, folder / name)
         else:
+            require_ordinary(package)
             with tarfile.open(package) as archive:
                 for name, path in members.items():
                     file = archive.extractfile(f"package/{path}")
@@ -67,7 +69,7 @@ def copy_runtime(package: Path, folder: Path) -> dict[str, Any]:
         described = parse_json((folder / "package.json").read_bytes())
         if described["name"] != "onnxruntime-web":
             raise KeyError(described["name"])
-    except (OSError, KeyError, TypeError, ValueError, EOFError, tarfile.TarError) as error:
+    except (OSError, KeyError, TypeError, ValueError, EOFError, tarfile.TarError, zlib.error) as error:
         raise UserError(f"{package} is not the npm package onnxruntime-web ({error}); get it with {NPM}") from None
     (folder / "package.json").unlink()
     return {

@@ -115,11 +115,11 @@ def launch(asked: argparse.Namespace, arguments: list[str]) -> int:
         shown = threading.Thread(target=_show, args=(folder / "said-0", launcher), daemon=True)
         shown.start()
         asked_to_stop = _passed_on(folder, launcher)
-        code = _watch(folder, launcher, asked.processes if asked.nodes == 1 else None)
+        code, gone = _watch(folder, launcher, asked.processes if asked.nodes == 1 else None)
         shown.join(2)
         _end(list(pids(folder).values()))
         _end_group(launcher.pid)
-        number, code, message = outcome(folder, code)
+        number, code, message = outcome(folder, code, gone)
         if asked_to_stop and code not in (0, 130):
             code, message = 130, "stopped before the first step was over: nothing new was saved"
         if number is None and code:
@@ -148,19 +148,21 @@ def _passed_on(folder: Path, launcher: subprocess.Popen) -> list[int]:
     return came
 
 
-def _watch(folder: Path, launcher: subprocess.Popen, processes: int | None) -> int:
+def _watch(folder: Path, launcher: subprocess.Popen, processes: int | None) -> tuple[int, list[int]]:
     """Wait for the launcher, and end what is left once one process has ended; return the launcher's exit code.
 
-    ``processes``: how many there are, None where other machines have some of them.
+    ``processes``: how many there are, None where other machines have some of them. The numbers of those that have ended come
+    with the code, in the order in which they were seen to be gone.
     """
-    first_ended = all_ended = None
+    first_ended, all_ended, gone = None, None, []
     while True:
         try:
-            return launcher.wait(timeout=0.2)
+            return launcher.wait(timeout=0.2), gone
         except subprocess.TimeoutExpired:
             pass
         now, started = time.monotonic(), pids(folder)
         ended = [number for number, pid in started.items() if not _alive(pid)]
+        gone += [number for number in ended if number not in gone]
         first_ended = (first_ended or now) if ended else None
         all_ended = (all_ended or now) if len(ended) == processes else None
         if (first_ended and now - first_ended > GRACE) or (all_ended and now - all_ended > PARTING):

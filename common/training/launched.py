@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,11 +116,11 @@ def pids(folder: Path) -> dict[int, int]:
     return found
 
 
-def outcome(folder: Path, code: int) -> tuple[int | None, int, str]:
+def outcome(folder: Path, code: int, gone: Sequence[int] = ()) -> tuple[int | None, int, str]:
     """Return which process decides how a launch ended, whose launcher ended with ``code``, the exit code and the one line.
 
-    That is the first process that failed by itself; else one that is gone without a word, which was killed; else one that
-    waited in vain. None: no process has begun. Where all say that they ended well the launcher's own code counts for nothing:
+    That is the first process that failed by itself; else one that is gone without a word, which was killed (the first of
+    ``gone``, which are in the order in which they ended: a launcher may kill the others then); else one that waited in vain. None: no process has begun. Where all say that they ended well the launcher's own code counts for nothing:
     a framework's way out of the interpreter may fail after everything is written.
     """
     known, started = ends(folder), pids(folder)
@@ -132,7 +132,8 @@ def outcome(folder: Path, code: int) -> tuple[int | None, int, str]:
         return min(numbers, key=lambda number: known[number].time, default=None)
 
     failed, waited = first(lost=False), first(lost=True)
-    silent = min(started.keys() - known.keys(), default=None)
+    wordless = started.keys() - known.keys()
+    silent = next((number for number in gone if number in wordless), min(wordless, default=None))
     if failed is None and silent is not None and not (waited is not None and known[waited].late):
         return (
             silent,

@@ -48,5 +48,9 @@ def test_a_process_that_is_gone_without_a_word_was_killed(other, tmp_path):
     assert (number, code) == (1, 137) and "process 1 of 2 was killed" in message
 
 
+def test_the_first_that_is_gone_was_killed_and_the_launcher_killed_the_rest(tmp_path):
+    assert outcome(launch_of(tmp_path, [None, None]), 137, gone=[1, 0])[0] == 1
+
+
 def test_a_launcher_that_starts_nothing(tmp_path):
     assert outcome(tmp_path, 3) == (None, 3, "the launcher ended with code 3")
