@@ -14,8 +14,8 @@ GRAPH, PROPERTIES, NODE, INITIALIZER = 7, 14, 1, 5
 """Field numbers of ``ModelProto`` and ``GraphProto`` (onnx.proto3)."""
 KEY, VALUE = 1, 2
 """Of ``StringStringEntryProto``."""
-INPUT, OPERATOR = 1, 4
-"""Of ``NodeProto.input`` and ``NodeProto.op_type``."""
+INPUT, OUTPUT, NODE_NAME, OPERATOR = 1, 2, 3, 4
+"""Of ``NodeProto.input``, ``output``, ``name`` and ``op_type``."""
 DATA_TYPE, NAME = 2, 8
 """Of ``TensorProto.data_type`` and ``TensorProto.name``."""
 
@@ -75,6 +75,8 @@ def _node(data: memoryview) -> tuple[str, list[str]]:
             inputs.append(str(value, "utf-8"))
         elif number == OPERATOR:
             operator = str(value, "utf-8")
+        elif number in (OUTPUT, NODE_NAME):
+            str(value, "utf-8")  # raises for what is no text: the package onnx would take it for bytes
     return operator, inputs
 
 
