@@ -89,6 +89,9 @@ HALF = {
 }
 """The same in 16 bits, where a sum over processes is rounded otherwise than one over a batch."""
 
+HALF_LOSSES, HALF_STATE = 2e-3, 5e-4
+"""Gates of these: relative difference of every loss, and of all weights and statistics together."""
+
 
 def again_of(name: str) -> str:
     """Return the name of the case of :data:`AGAIN`."""

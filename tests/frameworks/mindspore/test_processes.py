@@ -15,7 +15,7 @@ pytest.importorskip("mindspore")
 from common.paths import PROJECT  # noqa: E402
 from experiments.launch import free_port, with_python  # noqa: E402
 from tests import grouped  # noqa: E402
-from tests.grouped import apart  # noqa: E402
+from tests.grouped import HALF_LOSSES, HALF_STATE, apart  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.mindspore]
 
@@ -23,8 +23,6 @@ LOSSES, GRADIENTS, STATE = 1e-6, 1e-5, 1e-5
 CASES = ("suponly", "u2pl", "cpcl", "uccl_fixed", "suponly_accumulate")
 CONTROL = ("suponly", "own_gradients")
 HALF, EVENT = "suponly_fp16", ("suponly_fp16", "overflow")
-HALF_LOSSES, HALF_STATE = 2e-3, 5e-4
-"""Gates in 16 bits, where sums over processes are rounded otherwise."""
 LIMIT = 900
 """Seconds for one launch: a minute and a half on a quiet machine, most of it to compile graphs."""
 

@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 from common.paths import PROJECT  # noqa: E402
 from tests import grouped  # noqa: E402
-from tests.grouped import BROKEN, HALF, METHODS, apart  # noqa: E402
+from tests.grouped import BROKEN, HALF, HALF_LOSSES, HALF_STATE, METHODS, apart  # noqa: E402
 from tests.processes import PATIENCE  # noqa: E402
 
 LOSSES, GRADIENTS = 1e-6, 1e-5
@@ -37,9 +37,6 @@ ALONE = ("uccl", "masks_not_by_stream")
 
 EVENT = ("suponly_fp16", "overflow")
 """The second process's gradient is infinite in the second step."""
-
-HALF_LOSSES, HALF_STATE = 2e-3, 5e-4
-"""Gates in 16 bits, where sums over processes are rounded otherwise."""
 
 FOUR = ("u2pl", "uccl")
 """Cases in four processes."""
