@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from common.experiment import compose
 from common.loading.loader import Loader
 from common.methods.groups import Groups
 from common.methods.interface import Clock
+from common.paths import PROJECT
 from common.splits.resolve import resolve
-from common.training.launched import end_here
+from common.training.launched import FOLDER, outcome, run_process
+from experiments.launch import with_python
 from tests.commands.methods import CASES
 
 STEPS = 4
@@ -240,10 +243,10 @@ def key(name: str, rule: str) -> str:
     return f"{name}-{rule}" if rule else name
 
 
-def main(framework: str, groups: str, out: str, *cases: str) -> None:
-    """Run ``cases`` (``NAME`` or ``NAME-RULE``) one after the other and let the first process write what came of them."""
-    processes = importlib.import_module(f"{framework}_impl.processes")
-    index, _ = processes.start("cpu")
+def main(arguments: Sequence[str]) -> int:
+    """Run cases (``NAME`` or ``NAME-RULE``) one after the other and let the first process write what came of them."""
+    framework, groups, out, *cases = arguments
+    index, _ = importlib.import_module(f"{framework}_impl.processes").start("cpu")
     results = {}
     for case in cases:
         name, _, rule = case.partition("-")
@@ -253,8 +256,32 @@ def main(framework: str, groups: str, out: str, *cases: str) -> None:
         print(index, case, flush=True)
     if index == 0:
         np.savez(out, **results)
-    processes.stop()
-    end_here(0)
+    return 0
+
+
+def launched(
+    command: Sequence[str], framework: str, groups: int, cases: Sequence[str], folder: Path, limit: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return what the first process has after ``cases``, all in one launch: ``command`` starts a module; ``limit`` in seconds.
+
+    As for training, each process says how it ended: a launcher counts a signal on the way out of the interpreter as a failure.
+    """
+    arguments = ["tests.grouped", framework, str(groups), str(folder / "out.npz"), *cases]
+    environment = {
+        **os.environ,
+        "PATH": with_python(),
+        "PYTHONPATH": str(PROJECT),
+        "OMP_NUM_THREADS": "1",
+        FOLDER: str(folder),
+    }
+    done = subprocess.run(
+        [*command, *arguments], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=limit
+    )
+    _, code, message = outcome(folder, done.returncode)
+    assert code == 0, "\n".join(
+        [message, *(path.read_text()[-3000:] for path in folder.glob("said-*")), done.stderr[-3000:]]
+    )
+    return read(folder / "out.npz")
 
 
 def read(path: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -268,5 +295,5 @@ def read(path: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 if __name__ == "__main__":
-    os.environ.update(OMP_NUM_THREADS="1")
-    main(*sys.argv[1:])
+    number = int(os.environ.get("RANK", os.environ.get("RANK_ID", "0")))
+    run_process(lambda _: main(sys.argv[1:]), number, importlib.import_module(f"{sys.argv[1]}_impl.processes").stop)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 pytest.importorskip("mindspore")
 
 from common.paths import PROJECT  # noqa: E402
-from experiments.launch import free_port, with_python  # noqa: E402
+from experiments.launch import free_port  # noqa: E402
 from tests import grouped  # noqa: E402
 from tests.grouped import HALF_LOSSES, HALF_STATE, apart  # noqa: E402
 
@@ -34,14 +32,10 @@ def two(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     command = [
         str(Path(sys.executable).with_name("msrun")), "--worker_num=2", "--local_worker_num=2", "--bind_core=True",
         "--master_addr=127.0.0.1", f"--master_port={free_port()}", f"--log_dir={folder / 'logs'}", "--join=True",
-        str(PROJECT / "experiments" / "run_module.py"), "tests.grouped", "mindspore", "2", str(folder / "out.npz"),
-        *CASES, grouped.key(*CONTROL), HALF, grouped.key(*EVENT),
+        str(PROJECT / "experiments" / "run_module.py"),
     ]  # fmt: skip
-    environment = {**os.environ, "PATH": with_python(), "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=LIMIT)
-    logs = [f"{path.name}: {path.read_text(errors='replace')[-2000:]}" for path in (folder / "logs").glob("*.log")]
-    assert done.returncode == 0, "\n".join([done.stdout[-1000:], done.stderr[-3000:], *logs])
-    return grouped.read(folder / "out.npz")
+    cases = [*CASES, grouped.key(*CONTROL), HALF, grouped.key(*EVENT)]
+    return grouped.launched(command, "mindspore", 2, cases, folder, LIMIT)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +11,6 @@ import pytest
 
 pytest.importorskip("torch")
 
-from common.paths import PROJECT  # noqa: E402
 from tests import grouped  # noqa: E402
 from tests.grouped import BROKEN, HALF, HALF_LOSSES, HALF_STATE, METHODS, apart  # noqa: E402
 from tests.processes import PATIENCE  # noqa: E402
@@ -44,15 +41,8 @@ FOUR = ("u2pl", "uccl")
 
 def launched(folder: Path, processes: int, groups: int, *cases: str) -> dict[str, dict[str, np.ndarray]]:
     """Return what the first of so many processes has after steps of ``cases``, all in one launch."""
-    out = folder / "out.npz"
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "tests.grouped",
-        "torch", str(groups), str(out), *cases,
-    ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return grouped.read(out)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    return grouped.launched(command, "torch", groups, cases, folder, PATIENCE)
 
 
 @functools.cache
