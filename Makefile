@@ -15,7 +15,7 @@ demo: $(INSTALLED)
 
 # What answers quickly; everything but the slowest; the slowest.
 check: $(INSTALLED)
-	$(RUN) -m pytest $(SHARED_OUT) -m "not (slow or mindspore or onnx or deep)"
+	$(RUN) -m pytest $(SHARED_OUT) -m "not (slow or runs or mindspore or onnx or deep)"
 
 test: $(INSTALLED)
 	$(RUN) -m pytest $(SHARED_OUT) -m "not slow"

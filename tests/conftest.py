@@ -1,7 +1,7 @@
 """How the tests run: one thread per process, files shared out to workers, memory that goes back after each.
 
-A test of the markers ``mindspore``, ``onnx`` and ``deep`` compiles a graph, exports a model or runs a network of a paper's depth;
-``slow`` ones are left to ``make test-slow``.
+A test of the markers ``mindspore``, ``onnx`` and ``deep`` compiles a graph, exports a model or runs a network of a paper's depth,
+one of ``runs`` starts trainings or workers: ``make check`` leaves these out. ``slow`` ones are left to ``make test-slow``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ released = {"memory": 0}
 """What the process had in memory after :func:`release`."""
 
 PARITY, ONNX, GOLDENS = "tests/parity/", "tests/onnx/", "tests/goldens/test_goldens.py"
+RUNS = ("tests/commands/", "tests/common/loading/", "tests/experiments/test_campaign.py")
 SHARING = (ONNX, "tests/mutations/")
 """Folders whose files all use what is made once for them."""
 
@@ -72,6 +73,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.mindspore)
         if item.nodeid.startswith(ONNX):
             item.add_marker(pytest.mark.onnx)
+        if item.nodeid.startswith(RUNS):
+            item.add_marker(pytest.mark.runs)
     groups = [group(item.nodeid) for item in items]
     compiling = {name for name, item in zip(groups, items) if item.get_closest_marker("mindspore")}
     places = {name: (name not in compiling, place) for place, name in reversed(list(enumerate(groups)))}

@@ -25,7 +25,7 @@ FORMATS = {"torch": ".pth", "mindspore": ".ckpt", "onnx": ".safetensors"}
 """Each runtime reads the authors' weights from another one of our formats."""
 
 MARKS = {
-    "torch": [pytest.mark.deep],
+    "torch": [pytest.mark.deep, pytest.mark.slow],
     "mindspore": [pytest.mark.deep, pytest.mark.mindspore, pytest.mark.slow],
     "onnx": [pytest.mark.deep, pytest.mark.onnx, pytest.mark.slow],
 }

@@ -8,10 +8,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from tests.goldens.frameworks import Framework
+from tests.goldens.frameworks import FRAMEWORKS, Framework
 from tests.goldens.golden import Golden
 from tests.goldens.kinds import file_name, find_kind, kinds_of
+
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name == "mindspore")) for name in FRAMEWORKS]
+"""The frameworks in which a rule is broken: MindSpore, which compiles for every rule, is left to ``make test-slow``."""
 
 
 def differing(path: Path, framework: Framework | None, method: str) -> list[str]:

@@ -26,7 +26,7 @@ CheckFunction = Callable[[Golden, Framework | None], list[Check]]
 class Kind:
     """``check`` runs our code on a file's inputs, in each of ``frameworks``; ``pending`` says why there is none yet.
 
-    ``deep``: it runs a network of the depth of the papers. Then MindSpore's turn is left to ``make test-slow``.
+    ``deep``: it runs a network of the depth of the papers, which is left to ``make test-slow``.
     """
 
     check: CheckFunction | None = None
@@ -37,12 +37,13 @@ class Kind:
 
 @dataclass(frozen=True)
 class Case:
-    """One file in one framework; ``kind`` None: nobody knows this file."""
+    """One file in one framework; ``kind`` None: nobody knows this file. ``first``: of the files of its kind."""
 
     method: str
     path: Path
     kind: Kind | None
     framework: str
+    first: bool = True
 
     @property
     def id(self) -> str:
@@ -51,9 +52,10 @@ class Case:
 
     @property
     def marks(self) -> list[pytest.MarkDecorator]:
-        """What the test of this file needs."""
+        """What the test of this file needs. MindSpore compiles for every file, so one of a kind is enough for ``make test``."""
         deep = self.kind is not None and self.kind.deep
-        return [pytest.mark.deep] * deep + [pytest.mark.slow] * (deep and self.framework == "mindspore")
+        slow = deep or (self.framework == "mindspore" and not self.first)
+        return [pytest.mark.deep] * deep + [pytest.mark.slow] * slow
 
     def run(self) -> list[Check]:
         """Return all comparisons of this file."""
@@ -68,12 +70,13 @@ def cases(folder: Path) -> list[Case]:
         raise FileNotFoundError(f"{folder} holds no folder of golden files (one per method, e.g. {folder / 'u2pl'})")
     found = []
     for method in methods:
-        kinds = kinds_of(method.name)
+        kinds, seen = kinds_of(method.name), []
         for path in sorted(method.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts and not ignored(path):
                 kind = find_kind(file_name(path, method.name), kinds)
                 frameworks = kind.frameworks if kind else ("unknown kind",)
-                found += [Case(method.name, path, kind, framework) for framework in frameworks]
+                found += [Case(method.name, path, kind, name, kind not in seen) for name in frameworks]
+                seen.append(kind)
     return found
 
 

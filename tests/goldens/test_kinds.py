@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.goldens.golden import Check, close, exact
-from tests.goldens.kinds import Case, Kind
+from tests.goldens.kinds import Case, Kind, cases
 from tests.goldens.test_goldens import test_golden as check_golden
 from tests.places import PROJECT as ROOT
 
@@ -42,6 +42,15 @@ def test_a_pending_kind_is_skipped_with_its_reason() -> None:
     case = Case("u2pl", FILES / "metric_a.npz", Kind(pending="the method is not there yet"), "torch")
     with pytest.raises(pytest.skip.Exception, match="not there yet"):
         check_golden(case, lambda *_: None)
+
+
+def test_make_test_runs_every_small_kind_in_every_framework() -> None:
+    """Of the golden files left to the slow tests each is deep, or MindSpore's and not the first of its kind."""
+    found = cases(FILES.parent)
+    quick = [case for case in found if pytest.mark.slow not in case.marks]
+    small = {(case.method, id(case.kind), case.framework) for case in found if not case.kind.deep}
+    assert small == {(case.method, id(case.kind), case.framework) for case in quick}
+    assert all(case in quick for case in found if not case.kind.deep and case.framework != "mindspore")
 
 
 def test_a_method_without_kinds_fails(tmp_path) -> None:

@@ -34,13 +34,14 @@ class StepParity:
     """A method's file says what is its own: settings, batches, first steps to compare, rules to break.
 
     ``BROKEN`` are functions of a method in PyTorch and pytest's ``monkeypatch`` that break one rule, which ``BROKEN_STEPS`` steps
-    must show. ``METHODS`` are the settings of the methods that these batches are for.
+    must show. ``METHODS`` are the settings of the methods that these batches are for. The 20 steps are a slow test without ``QUICK_CURVE``.
     """
 
     CONFIG: ClassVar[ExperimentConfig]
     FIRST_STEPS: ClassVar[Mapping[str, ExperimentConfig]]
     BROKEN: ClassVar[Sequence[Callable[[Any, pytest.MonkeyPatch], None]]]
     BROKEN_STEPS: ClassVar[int] = STEPS
+    QUICK_CURVE: ClassVar[bool] = False
     METHODS: ClassVar[Mapping[str, ExperimentConfig]]
 
     def __init_subclass__(cls) -> None:

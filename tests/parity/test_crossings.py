@@ -81,8 +81,8 @@ TESTERS = {
 """The file of the tests of whole steps that has batches and settings of each method."""
 
 
-QUICK = ("u2pl", "cpcl", "pcr", "usrn", "uccl")
-"""One of each family; the others are left to the slow tests."""
+QUICK = ("u2pl",)
+"""The others are left to the slow tests."""
 
 
 @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in TESTERS])

@@ -123,7 +123,7 @@ def test_zero_features_and_prototypes_give_zeros_and_no_gradient():
     assert float(value) == 0 and not gradient.asnumpy().any()
 
 
-@pytest.mark.parametrize("make", [steps.in_torch, steps.in_mindspore])
+@pytest.mark.parametrize("make", [steps.in_torch, pytest.param(steps.in_mindspore, marks=pytest.mark.slow)])
 def test_without_any_label_training_goes_on(make):
     """Labels all ignored, in the images that prototypes start from and in the batch: zero prototypes, zero losses."""
     method = make(

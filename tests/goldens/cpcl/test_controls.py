@@ -15,7 +15,7 @@ from tests.goldens import controls
 from tests.goldens.controls import ohem_below_threshold, other_batch_norm_momentum, save_changed
 from tests.goldens.cpcl import data as cpcl_data
 from tests.goldens.cpcl import steps as cpcl_steps
-from tests.goldens.frameworks import FRAMEWORKS, Framework, installed, load_framework
+from tests.goldens.frameworks import Framework, installed, load_framework
 from tests.goldens.golden import Golden
 
 FILES = Path(__file__).parent
@@ -26,7 +26,7 @@ def differing(path: Path, framework: Framework | None) -> list[str]:
     return controls.differing(path, framework, "cpcl")
 
 
-@pytest.fixture(params=FRAMEWORKS)
+@pytest.fixture(params=controls.EACH)
 def framework(request) -> Framework:
     """Each installed framework."""
     if not installed(request.param):

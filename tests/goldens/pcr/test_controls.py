@@ -14,7 +14,7 @@ from common.images.mixing import box_mask
 from common.methods.pcr import pcr as settings
 from tests.goldens import controls
 from tests.goldens.controls import half_pixel_resize, ohem_below_threshold, save_changed
-from tests.goldens.frameworks import FRAMEWORKS, Framework, installed, load_framework
+from tests.goldens.frameworks import Framework, installed, load_framework
 from tests.goldens.golden import Golden
 from tests.goldens.kinds import NEUTRAL, find_kind, ignored
 from tests.goldens.pcr import data as pcr_data
@@ -30,7 +30,7 @@ def differing(path: Path, framework: Framework | None) -> list[str]:
     return controls.differing(path, framework, "pcr")
 
 
-@pytest.fixture(params=FRAMEWORKS)
+@pytest.fixture(params=controls.EACH)
 def framework(request) -> Framework:
     """Each installed framework."""
     if not installed(request.param):

@@ -18,7 +18,7 @@ from tests.goldens.controls import (
     other_batch_norm_momentum,
     save_changed,
 )
-from tests.goldens.frameworks import FRAMEWORKS, Framework, installed, load_framework
+from tests.goldens.frameworks import Framework, installed, load_framework
 from tests.goldens.golden import Golden
 from tests.goldens.kinds import NEUTRAL, find_kind
 from tests.goldens.u2pl import settings as u2pl_settings
@@ -33,7 +33,7 @@ def differing(path: Path, framework: Framework | None) -> list[str]:
     return controls.differing(path, framework, "u2pl")
 
 
-@pytest.fixture(params=FRAMEWORKS)
+@pytest.fixture(params=controls.EACH)
 def framework(request) -> Framework:
     """Each installed framework; cases that ran with the right rules, or ran with a broken one, are forgotten."""
     if not installed(request.param):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from common.methods.u2pl import u2pl_ael as ael
+from tests.goldens import controls
 from tests.goldens.controls import differing
-from tests.goldens.frameworks import FRAMEWORKS, Framework, installed, load_framework
+from tests.goldens.frameworks import Framework, installed, load_framework
 from tests.goldens.u2pl import ael as kinds
 
 FILES = Path(__file__).parent
@@ -121,7 +122,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("name", FRAMEWORKS)
+@pytest.mark.parametrize("name", controls.EACH)
 @pytest.mark.parametrize("rule", RULES)
 def test_a_broken_rule_of_a_framework_turns_the_check_red(rule: str, name: str, monkeypatch) -> None:
     """Exactly the quantity that the rule decides, and what follows from it, differs."""

@@ -15,7 +15,7 @@ from common.methods.uccl.uccl import UCCLSettings
 from common.methods.uccl.unimatch import UniMatchSettings
 from tests.goldens import controls
 from tests.goldens.controls import half_pixel_resize, ohem_below_threshold, save_changed
-from tests.goldens.frameworks import FRAMEWORKS, Framework, installed, load_framework
+from tests.goldens.frameworks import Framework, installed, load_framework
 
 FILES = Path(__file__).parent
 
@@ -25,7 +25,7 @@ def differing(path: Path, framework: Framework | None) -> list[str]:
     return controls.differing(path, framework, "uccl")
 
 
-@pytest.fixture(params=FRAMEWORKS)
+@pytest.fixture(params=controls.EACH)
 def framework(request) -> Framework:
     """Each installed framework."""
     if not installed(request.param):

@@ -17,7 +17,7 @@ from common.prediction import protocols
 from common.training.schedules import poly
 from tests.goldens import controls
 from tests.goldens.controls import half_pixel_resize, save_changed
-from tests.goldens.frameworks import FRAMEWORKS, Framework, installed, load_framework
+from tests.goldens.frameworks import Framework, installed, load_framework
 from tests.goldens.golden import Golden
 from tests.goldens.kinds import NEUTRAL, find_kind
 from tests.goldens.usrn import data as usrn_data
@@ -32,7 +32,7 @@ def differing(path: Path, framework: Framework | None) -> list[str]:
     return controls.differing(path, framework, "usrn")
 
 
-@pytest.fixture(params=FRAMEWORKS)
+@pytest.fixture(params=controls.EACH)
 def framework(request) -> Framework:
     """Each installed framework."""
     if not installed(request.param):

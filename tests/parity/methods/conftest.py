@@ -7,6 +7,13 @@ import pytest
 from tests.parity.steps import in_mindspore
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave curves to the slow tests, but for those classes that say so."""
+    for item in items:
+        if "curve" in item.fixturenames and not item.cls.QUICK_CURVE:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make one test per entry of the class's tables."""
     for argument, table in (("first_step", "FIRST_STEPS"), ("name", "METHODS")):

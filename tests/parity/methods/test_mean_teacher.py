@@ -43,6 +43,7 @@ class TestMeanTeacher(StepParity):
     CONFIG = CONFIG
     FIRST_STEPS = {"mean_teacher": CONFIG}
     BROKEN = (wrong_decay, wrong_weight)
+    QUICK_CURVE = True
 
     def batches(self, count: int) -> list[dict]:
         return batches(count)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 
 import numpy as np
+import pytest
 
 from common.config.schema import CriterionConfig, ExperimentConfig
 from common.experiment import compose
@@ -116,6 +117,7 @@ class TestU2PLAEL(StepParity):
         assert sum(ours.bank.counts) and sum(step["contra"] > 0 for step in losses[STEPS_PER_EPOCH:]) >= 10
 
 
+@pytest.mark.slow
 def test_one_labelled_and_one_mixed_image_per_batch():
     ours, theirs = in_torch(CONFIG), in_mindspore(CONFIG)
     expected, found = (steps.run(method, batches(2, images=1, seed=30)) for method in (ours, theirs))
