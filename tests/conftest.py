@@ -1,7 +1,8 @@
 """How the tests run: one thread per process, files shared out to workers, memory that goes back after each.
 
-A test of the markers ``mindspore``, ``onnx`` and ``deep`` compiles a graph, exports a model or runs a network of a paper's depth,
-one of ``runs`` starts trainings or workers: ``make check`` leaves these out. ``slow`` ones are left to ``make test-slow``.
+A test of the markers ``mindspore``, ``onnx`` and ``deep`` compiles a graph, exports a model or runs a network of a paper's depth;
+one of ``runs`` starts trainings, workers or tests, or reads whole data sets. ``make check`` leaves these out. ``slow`` ones
+are left to ``make test-slow``.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ released = {"memory": 0}
 """What the process had in memory after :func:`release`."""
 
 PARITY, ONNX, GOLDENS = "tests/parity/", "tests/onnx/", "tests/goldens/test_goldens.py"
-RUNS = ("tests/commands/", "tests/common/loading/", "tests/experiments/test_campaign.py")
+RUNS = (
+    "tests/commands/", "tests/common/loading/", "tests/experiments/test_campaign.py", "tests/benchmarks/",
+    "tests/common/datasets/test_real_data.py", "tests/goldens/test_kinds.py",
+)  # fmt: skip
 SHARING = (ONNX, "tests/mutations/")
 """Folders whose files all use what is made once for them."""
 

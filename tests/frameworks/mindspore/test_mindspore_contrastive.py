@@ -19,6 +19,7 @@ from mindspore_impl.methods.u2pl.memory_bank import MemoryBank  # noqa: E402
 CLASSES, WIDTH, SIZE = 5, 6, (9, 11)
 
 
+@pytest.mark.mindspore
 def test_keys_are_gathered_in_powers_of_two(monkeypatch):
     """MindSpore keeps an operator for every shape that it ever met, and every step has other numbers of keys."""
     start("cpu")
