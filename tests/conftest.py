@@ -38,7 +38,7 @@ released = {"memory": 0}
 PARITY, ONNX, GOLDENS = "tests/parity/", "tests/onnx/", "tests/goldens/test_goldens.py"
 RUNS = (
     "tests/commands/", "tests/common/loading/", "tests/experiments/test_campaign.py", "tests/benchmarks/",
-    "tests/common/datasets/test_real_data.py", "tests/goldens/test_kinds.py",
+    "tests/common/datasets/test_real_data.py", "tests/goldens/test_kinds.py", "tests/converters/test_authors_checkpoints.py",
 )  # fmt: skip
 SHARING = (ONNX, "tests/mutations/")
 """Folders whose files all use what is made once for them."""

@@ -72,8 +72,8 @@ def whole_run(tmp_path_factory):
     return get
 
 
-QUICK_IN_MINDSPORE = ("mean_teacher",)
-"""What this one needs all do; the others are left to the slow tests."""
+QUICK_IN_MINDSPORE = ("u2pl",)
+"""One with a teacher and a memory bank; the others are left to the slow tests."""
 
 
 def param(method: str, framework: str, *more):

@@ -155,7 +155,6 @@ WRAPPED = {
 WRAPPED |= {"pcr": WRAPPED["u2pl"], "unimatch": WRAPPED["uccl"], "pcr-mindspore": {}}
 
 
-@pytest.mark.deep
 @pytest.mark.parametrize(
     ("dialect", "method", "path"), MANIFESTS, ids=[f"{dialect}-{path.stem}" for dialect, _, path in MANIFESTS]
 )

@@ -81,7 +81,7 @@ TESTERS = {
 """The file of the tests of whole steps that has batches and settings of each method."""
 
 
-QUICK = ("u2pl",)
+QUICK = ("mean_teacher",)
 """The others are left to the slow tests."""
 
 

@@ -42,6 +42,7 @@ SIZES = [
     ((64, 50), (17, 13)),
 ]
 RNG = np.random.default_rng(0)
+IN_EACH = pytest.mark.parametrize("make", [steps.in_torch, pytest.param(steps.in_mindspore, marks=pytest.mark.slow)])
 
 
 def fused(*shape: int) -> np.ndarray:
@@ -123,7 +124,7 @@ def test_zero_features_and_prototypes_give_zeros_and_no_gradient():
     assert float(value) == 0 and not gradient.asnumpy().any()
 
 
-@pytest.mark.parametrize("make", [steps.in_torch, pytest.param(steps.in_mindspore, marks=pytest.mark.slow)])
+@IN_EACH
 def test_without_any_label_training_goes_on(make):
     """Labels all ignored, in the images that prototypes start from and in the batch: zero prototypes, zero losses."""
     method = make(
@@ -146,7 +147,7 @@ def test_without_any_label_training_goes_on(make):
     assert np.isfinite(method.step(batches(2)[1], steps.clock(1))["loss"])
 
 
-@pytest.mark.parametrize("make", [steps.in_torch, steps.in_mindspore])
+@IN_EACH
 def test_absent_class_and_few_pixels(make):
     """One class has no labelled pixel, another fewer than prototypes."""
     method = make(dataclasses.replace(CONFIG, method=dataclasses.replace(CONFIG.method, sup_only_epochs=0)))

@@ -122,6 +122,7 @@ class TestPCR(StepParity):
         notes = [make(config).before_epoch(steps.clock(0), iter(LABELLED)) for make in (in_torch, in_mindspore)]
         assert notes[0] == notes[1] and "3 images" in notes[0][0]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("teacher_bn", "teacher_copy"), [("ema", "whole_epoch"), ("copy", "once")])
     def test_other_teachers(self, teacher_bn, teacher_copy):
         """Four steps, the teacher's running statistics included, which are its own without a pass in train mode."""

@@ -87,7 +87,6 @@ class TestU2PL(StepParity):
     FIRST_STEPS = FIRST_STEPS
     BROKEN = (wrong_decay, wrong_norm, wrong_momentum)
     METHODS = {"u2pl": CONFIG, "suponly": FIRST_STEPS["supervised"]}
-    QUICK_CURVE = True
 
     def batches(self, count: int) -> list[dict]:
         # With this seed no entropy lies within rounding of a percentile, whatever the step.

@@ -136,6 +136,7 @@ def test_passes_whose_graph_nobody_reads_have_none(monkeypatch):
     assert recorded == ["weak1", "weak2", "weak", "strong"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["nothing certain", "all labels ignored", "all padding"])
 def test_training_goes_on_without_anything_to_learn_from(case):
     batch = batches(1)[0]

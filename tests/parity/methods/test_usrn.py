@@ -95,7 +95,7 @@ def test_the_order_of_passes_shows_in_the_running_statistics():
     assert np.abs(means[0] - means[1]).max() > 1e-4
 
 
-@pytest.mark.parametrize("framework", ["torch", "mindspore"])
+@pytest.mark.parametrize("framework", ["torch", pytest.param("mindspore", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sizes", [((5, 9), (33, 17)), ((9, 5), (9, 20)), ((1, 4), (7, 13))])
 def test_subclass_cross_entropy_in_blocks(framework, sizes):
     """Value and gradient are those of the plain form, whatever the number of rows in a block."""
