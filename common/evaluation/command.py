@@ -140,6 +140,7 @@ def _evaluate_file(request: EvalRequest, path: Path, out: Path) -> dict[str, Any
         raise UserError(f"no checkpoint at {path}; check the path")
     config, dataset = request.config, open_dataset(request.config.dataset)
     ids = request.ids(dataset)
+    _try_folder(out, "--out")
     predictor, role = request.load(path)
     _make_folder(out, "--out")
     print(f"{config.name}: {path} ({role}), {len(ids)} images of the {request.list} list", file=sys.stderr, flush=True)
@@ -222,6 +223,14 @@ def _make_folder(path: Path, option: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{option} {path} cannot be made ({error.strerror}); choose another folder") from None
+
+
+def _try_folder(path: Path, option: str) -> None:
+    """Make a folder and take it back: what cannot be made is said before the network is loaded, which may leave nothing behind."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    _make_folder(path, option)
+    for folder in new:
+        folder.rmdir()
 
 
 def _dumper(request: EvalRequest, predictor: Predictor) -> OnImage | None:

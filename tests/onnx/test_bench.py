@@ -20,6 +20,7 @@ pytest.importorskip("onnxruntime")
 QUICK = ["--size", "32", "48", "--threads", "1", "--runs", "3", "--warm-up", "1"]
 
 
+@pytest.mark.slow
 def test_the_report_is_complete(exported, tmp_path, capsys):
     files = [str(exported.model), str(exported.ids_model)]
     drawn = bench.charts.available()

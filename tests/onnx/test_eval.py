@@ -162,6 +162,16 @@ def test_what_does_not_fit_is_named(exported, tmp_path, capsys, main, changes, a
     assert not (tmp_path / "result.json").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_said_before_the_network_is_loaded(tmp_path, capsys):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"no checkpoint")
+    assert evaluate(torch_impl.eval.main, broken, Path("/proc/none")) == 2
+    assert "--out /proc/none cannot be made" in capsys.readouterr().err
+    assert evaluate(torch_impl.eval.main, broken, tmp_path / "new" / "folder") == 2
+    assert "broken.safetensors" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.safetensors"]
+
+
 def test_a_model_of_another_role_or_class_list_is_refused(exported, tmp_path, capsys):
     assert evaluate(onnx_impl.eval.main, exported.model, tmp_path, "--role", "student") == 2
     assert "holds the network teacher, not student" in capsys.readouterr().err

@@ -51,6 +51,7 @@ def result(main, folder, *arguments: str) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_graphs_say_whose_logits_they_give(models):
     from onnx_impl.predictor import OnnxPredictor
 
@@ -64,6 +65,7 @@ def test_graphs_say_whose_logits_they_give(models):
         heads["prototype"].logits(images, (20, 28))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["linear", "prototype"])
 @pytest.mark.parametrize("protocol", [(), ("evaluation.protocol=slide", "evaluation.size=48", "evaluation.stride=32")])
 def test_both_runtimes_count_the_same_pixels(models, tmp_path, head, protocol):
@@ -77,6 +79,7 @@ def test_both_runtimes_count_the_same_pixels(models, tmp_path, head, protocol):
     assert found["miou_percent"] == pytest.approx(expected["miou_percent"], abs=0.05)
 
 
+@pytest.mark.slow
 def test_heads_are_different_networks_to_the_metric(models, tmp_path):
     from torch_impl.eval import main
 
@@ -87,6 +90,7 @@ def test_heads_are_different_networks_to_the_metric(models, tmp_path):
     assert scores[0] != scores[1]
 
 
+@pytest.mark.slow
 def test_a_graph_of_the_other_head_is_refused(models, tmp_path, capsys):
     from onnx_impl.eval import main
 

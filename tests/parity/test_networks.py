@@ -165,6 +165,7 @@ def difference(first: dict, second: dict) -> float:
     return relative_error(first["logits"], second["logits"])
 
 
+@pytest.mark.slow
 def test_compiled_graph_of_every_option():
     """What a compiled graph contains beyond the tiny network: deep stem, summed pyramid, subclass branch, gradients."""
     options = {"stem": "deep", "stem_pool": "ceil", "aspp": "sum", "subclasses": 5, "auxiliary": True, "width": 16}
