@@ -86,6 +86,7 @@ def _certainty(logits: Tensor) -> tuple[Tensor, Tensor]:
     return confidence, label.astype(ms.uint8)
 
 
+@ms.jit
 def certain_loss(logits: Tensor, label: Tensor, confidence: Tensor, ignore: Tensor, threshold: float) -> Tensor:
     """Return the cross entropy over the certain pixels that are no padding, divided by the number of all that are none.
 
@@ -97,6 +98,7 @@ def certain_loss(logits: Tensor, label: Tensor, confidence: Tensor, ignore: Tens
     return kept_cross_entropy(logits, target, shown.astype(ms.float32).sum().clamp(min=1))
 
 
+@ms.jit
 def certain_share(confidence: Tensor, ignore: Tensor, threshold: float) -> Tensor:
     """Return the share of certain pixels among those that are no padding; arguments as in :func:`certain_loss`."""
     shown = ignore != IGNORE

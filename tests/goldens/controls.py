@@ -24,6 +24,12 @@ def differing(path: Path, framework: Framework | None, method: str) -> list[str]
     return [check.quantity for check in checks if not check.passed]
 
 
+def forget_graphs() -> None:
+    """Let MindSpore compile anew: a graph keeps the functions that it was compiled with, whatever takes their place."""
+    if "mindspore" in sys.modules:
+        sys.modules["mindspore"].ms_memory_recycle()
+
+
 def save_changed(source: Path, path: Path, quantity: str | None) -> Path:
     """Write a copy of ``source`` to ``path`` with the middle entry of ``quantity`` one larger (None: a true copy)."""
     arrays = dict(Golden(source).arrays)

@@ -12,7 +12,6 @@ ce_p of the strong logits against A over all valid pixels. These are the closed 
 from __future__ import annotations
 
 import mindspore as ms
-import numpy as np
 from mindspore import Tensor, ops
 
 from common.arrays import Size
@@ -34,20 +33,22 @@ def ignored_at(ignore: Tensor, size: Size, rule: str) -> Tensor:
     does not.
     """
     if rule == "equal":  # MindSpore's own operator rounds otherwise than the released program's
-        return _equal(ignore == IGNORE, *corners_of_white(ignore.shape[1:], size))
+        return _equal(ignore == IGNORE, *map(ms.Tensor, corners_of_white(ignore.shape[1:], size)))
     return resize(ignore.astype(ms.float32).expand_dims(1), size).squeeze(1) > ALL_PADDING
 
 
-def _equal(white: Tensor, rows: np.ndarray, columns: np.ndarray, stays: np.ndarray) -> Tensor:
+@ms.jit
+def _equal(white: Tensor, rows: Tensor, columns: Tensor, stays: Tensor) -> Tensor:
     """Return bool ``[B,h,w]`` by the four source pixels of each; see :func:`common.images.pytorch_resize.corners_of_white`."""
     pattern = 0
-    for row in rows:
-        for column in columns:
-            corner = ops.gather(ops.gather(white.astype(ms.int32), ms.Tensor(row), 1), ms.Tensor(column), 2)
+    for row in range(2):
+        for column in range(2):
+            corner = ops.gather(ops.gather(white.astype(ms.int32), rows[row], 1), columns[column], 2)
             pattern = 2 * pattern + corner
-    return ops.gather_elements(ms.Tensor(stays), 0, pattern)
+    return ops.gather_elements(stays, 0, pattern)
 
 
+@ms.jit
 def cosine(a: Tensor, b: Tensor, dim: int) -> Tensor:
     """Return the cosine along ``dim``, both norms at least 1e-6."""
     return (a * b).sum(dim) / (_norm(a, dim) * _norm(b, dim))
@@ -86,15 +87,21 @@ def scrambled_rows(feature: Tensor) -> Tensor:
     return feature.reshape(len(feature), -1, feature.shape[1])
 
 
+@ms.jit
 def class_knowledge(
-    weak_feature: Tensor, strong_feature: Tensor, weak_logits: Tensor, ignored: Tensor, mode: str = "rows"
+    weak_feature: Tensor,
+    strong_feature: Tensor,
+    weak_logits: Tensor,
+    ignored: Tensor,
+    mode: str = "rows",
+    detach_weights: bool = False,
 ) -> Tensor:
-    """Return CKR of one view; gradient goes to ``strong_feature`` and ``weak_logits``.
+    """Return CKR of one view; gradient goes to ``strong_feature`` and, without ``detach_weights``, to ``weak_logits``.
 
     Features ``[B,C,h,w]``, logits ``[B,K,h,w]``, ``ignored`` bool ``[B,h,w]``. ``mode``: ignored pixels count with their
     :func:`scrambled_rows` (``rows``) or the mean runs over the valid pixels only (``exclude``; 0 without any).
     """
-    weights, counts = position_weights(weak_logits, ignored)
+    weights, counts = position_weights(ops.stop_gradient(weak_logits) if detach_weights else weak_logits, ignored)
     weak_means = class_means(ops.stop_gradient(weak_feature), ops.stop_gradient(weights))
     distance = (counts * (1 - cosine(weak_means, class_means(strong_feature, weights), 2))).sum()
     if mode == "exclude":
@@ -103,6 +110,7 @@ def class_knowledge(
     return (distance + (rows * _flat(ignored).astype(rows.dtype)).sum()) / ignored.size
 
 
+@ms.jit
 def semantic_update(
     similarity: Tensor,
     weak_logits: Tensor,

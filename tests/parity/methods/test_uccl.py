@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import mindspore as ms
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from common.config.schema import CriterionConfig, ExperimentConfig
 from common.experiment import compose
 from common.methods.uccl.augment import draw_area_box, inside
 from common.methods.uccl.uccl import CKRSettings, SBUSettings
+from mindspore_impl.methods.uccl.ckr_sbu import class_knowledge
 from tests.parity import steps
 from tests.parity.step_parity import StepParity
 from tests.parity.steps import (
@@ -154,3 +156,21 @@ def test_training_goes_on_without_anything_to_learn_from(case):
         case, ["strong", "feature", "sbu", "certain"]
     )
     assert apart(losses[1:], losses[:1]) <= FIRST_STEP and not any(losses[0][name] for name in empty)
+
+
+def test_detached_weights_in_mindspore_leave_later_gradients_as_they_are():
+    """A compiled function that was called with a gradient to some arguments loses that to others, without a word."""
+    rng = np.random.default_rng(0)
+    weak, strong, logits = (ms.Tensor(rng.standard_normal((2, n, 7, 11)).astype(np.float32)) for n in (16, 16, 6))
+    ignored = ms.Tensor(rng.random((2, 7, 11)) < 0.3)
+
+    def gradients(detached: bool) -> list[np.ndarray]:
+        def loss(strong, logits=logits):
+            return class_knowledge(weak, strong * 1, logits * 1, ignored, "exclude", detached)
+
+        found = ms.grad(loss, 0 if detached else (0, 1))(*[strong] if detached else (strong, logits))
+        return [found.asnumpy()] if detached else [gradient.asnumpy() for gradient in found]
+
+    alone, _, first, second = [gradients(detached) for detached in (True, True, False, False)]
+    assert all(map(np.array_equal, first, second)) and all(gradient.any() for gradient in first)
+    np.testing.assert_allclose(alone[0], first[0], rtol=1e-5, atol=1e-9)

@@ -69,14 +69,19 @@ def scrambled_rows(feature: Tensor) -> Tensor:
 
 
 def class_knowledge(
-    weak_feature: Tensor, strong_feature: Tensor, weak_logits: Tensor, ignored: Tensor, mode: str = "rows"
+    weak_feature: Tensor,
+    strong_feature: Tensor,
+    weak_logits: Tensor,
+    ignored: Tensor,
+    mode: str = "rows",
+    detach_weights: bool = False,
 ) -> Tensor:
-    """Return CKR of one view; gradient goes to ``strong_feature`` and ``weak_logits``.
+    """Return CKR of one view; gradient goes to ``strong_feature`` and, without ``detach_weights``, to ``weak_logits``.
 
     Features ``[B,C,h,w]``, logits ``[B,K,h,w]``, ``ignored`` bool ``[B,h,w]``. ``mode``: ignored pixels count with their
     :func:`scrambled_rows` (``rows``) or the mean runs over the valid pixels only (``exclude``; 0 without any).
     """
-    weights, counts = position_weights(weak_logits, ignored)
+    weights, counts = position_weights(weak_logits.detach() if detach_weights else weak_logits, ignored)
     weak_means = class_means(weak_feature.detach(), weights.detach())
     distance = (counts * (1 - cosine(weak_means, class_means(strong_feature, weights), 2))).sum()
     if mode == "exclude":

@@ -38,15 +38,19 @@ class UCCL(UniMatch):
     def _context_passes(self, inputs: Inputs) -> dict[int, Outputs]:
         """Run the passes over mixed weak images, by view, and the released program's two whose outputs nobody reads."""
         views, clock, settings = inputs.views, inputs.clock, self.settings
-        gradient = settings.beta_ckr > 0 and not settings.ckr.detach_weights
         passed = {
-            view: self.forward("student", views.mixed_weak(view), clock, f"weak{view + 1}", gradient=gradient)
+            view: self.forward("student", views.mixed_weak(view), clock, f"weak{view + 1}", gradient=not self._detached)
             for view in range(2)
         }
         if settings.bn_extra_passes:
             self.forward("student", views.weak, clock, "extra1", gradient=False, wanted=())
             self.forward("student", views.strong[0], clock, "extra2", gradient=False, wanted=())
         return passed
+
+    @property
+    def _detached(self) -> bool:
+        """Whether CKR gives no gradient to the passes over mixed weak images."""
+        return self.settings.beta_ckr == 0 or self.settings.ckr.detach_weights
 
     def _context_terms(self, weak: dict[int, Outputs], strong: Outputs, inputs: Inputs) -> dict[str, Tensor]:
         """Return ``sbu`` and ``ckr`` of a group; see the formula."""
@@ -65,4 +69,5 @@ class UCCL(UniMatch):
         similarity = cosine(weak_feature, feature, 1)
         threshold, support = settings.sbu.conf_thresh, settings.sbu.support
         sbu = semantic_update(similarity, weak_logits.detach(), logits, ignored, threshold, support)
-        return sbu, class_knowledge(weak_feature, feature, weak_logits, ignored, settings.ckr.ignored)
+        mode, detached = settings.ckr.ignored, self._detached
+        return sbu, class_knowledge(weak_feature, feature, weak_logits, ignored, mode, detached)
