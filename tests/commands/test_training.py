@@ -27,7 +27,7 @@ SUFFIX = {name: framework.writes for name, framework in FRAMEWORKS.items()}
 SHORT = CASES["u2pl"].options
 
 
-@pytest.fixture(params=["torch", "mindspore"])
+@pytest.fixture(params=["torch", pytest.param("mindspore", marks=pytest.mark.slow)])
 def framework(request):
     pytest.importorskip(request.param)
     return request.param
@@ -72,8 +72,8 @@ def whole_run(tmp_path_factory):
     return get
 
 
-QUICK_IN_MINDSPORE = ("u2pl",)
-"""One with a teacher and a memory bank; the others are left to the slow tests."""
+QUICK_IN_MINDSPORE = ("suponly",)
+"""The others are left to the slow tests."""
 
 
 def param(method: str, framework: str, *more):

@@ -121,7 +121,8 @@ def fast_trace(traced, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("config", [SUM, pytest.param(DEEP, marks=pytest.mark.slow)], ids=["sum", "deep"])
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [SUM, DEEP], ids=["sum", "deep"])
 def test_the_graph_gives_the_answers_of_pytorch(config, tmp_path):
     source = checkpoint(tmp_path / "best.safetensors", config)
     done = export(source, tmp_path / "model.onnx", stages=True)

@@ -177,6 +177,7 @@ def test_the_page_s_programs_run(packaged, index, tmp_path, monkeypatch):
         assert len(lines) <= 5
 
 
+@pytest.mark.slow
 def test_a_precision_that_loses_too_much_is_not_packaged(packaged, tmp_path, monkeypatch, capsys):
     from onnx_impl.scores import Limits
 

@@ -43,6 +43,7 @@ def test_the_report_is_complete(exported, tmp_path, capsys):
     assert not drawn or ElementTree.parse(tmp_path / "bench.svg").getroot().tag.endswith("svg")
 
 
+@pytest.mark.slow
 def test_bytes_to_class_ids_and_memory_can_be_measured(exported, tmp_path):
     command = [str(exported.model), *QUICK, "--end-to-end", "--memory", "--json", str(tmp_path / "b.json")]
     assert run_command(bench.main, command) == 0

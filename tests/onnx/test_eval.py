@@ -57,7 +57,7 @@ def test_the_result_says_what_was_judged(exported, reference):
     assert sum(sum(row) > 0 for row in np.transpose(found["confusion_matrix"]).tolist()) > 2
 
 
-@pytest.mark.parametrize("kind", ["model", "ids_model", "checkpoint"])
+@pytest.mark.parametrize("kind", ["model", "ids_model", pytest.param("checkpoint", marks=pytest.mark.slow)])
 def test_onnx_counts_the_same_pixels(exported, reference, tmp_path, kind, capsys):
     checkpoint = getattr(exported, kind)
     assert evaluate(onnx_impl.eval.main, checkpoint, tmp_path) == 0

@@ -39,6 +39,9 @@ NETWORKS = {
     "usrn": network_config("usrn", subclasses=12),
     "uccl": network_config("uccl"),
 }
+DEEP = ("u2pl", "cpcl", "usrn", "uccl")
+"""Networks of the depth of the papers."""
+
 HEADS = {
     "tiny": ["representation", "aux"],
     "resnet18": ["aux"],
@@ -75,7 +78,7 @@ def names(first, second) -> tuple[dict, dict]:
     return tuple({n: a.shape for n, a in table.items() if not n.endswith("num_batches_tracked")} for table in tables)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in DEEP)) for n in NETWORKS])
 def test_network(name):
     """Names are bijective; every output agrees; MindSpore is as close to float64 as PyTorch's float32."""
     first, second = pair(NETWORKS[name])
