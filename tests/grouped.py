@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.command_line import project_environment
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import open_dataset
 from common.experiment import compose
@@ -267,13 +268,7 @@ def launched(
     As for training, each process says how it ended: a launcher counts a signal on the way out of the interpreter as a failure.
     """
     arguments = ["tests.grouped", framework, str(groups), str(folder / "out.npz"), *cases]
-    environment = {
-        **os.environ,
-        "PATH": with_python(),
-        "PYTHONPATH": str(PROJECT),
-        "OMP_NUM_THREADS": "1",
-        FOLDER: str(folder),
-    }
+    environment = project_environment() | {"PATH": with_python(), "OMP_NUM_THREADS": "1", FOLDER: str(folder)}
     done = subprocess.run(
         [*command, *arguments], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=limit
     )

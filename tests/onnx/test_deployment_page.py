@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from common.command_line import project_environment
 from common.experiment import compose
 from tests.onnx import servers
 from tests.places import PROJECT
@@ -37,11 +37,11 @@ def commands() -> list[list[str]]:
 
 
 def test_a_run_is_served_in_five_commands(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-
     def run(module: str, *words: str) -> str:
         command = [sys.executable, "-m", module, *words]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=project_environment(), capture_output=True, text=True, timeout=PATIENCE
+        )
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr[-2000:]}"
         return done.stdout
 

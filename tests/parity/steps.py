@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import pytest
 
 import mindspore_impl.methods
 import mindspore_impl.session
@@ -61,6 +62,10 @@ def in_mindspore(config: ExperimentConfig):
     """Return the method in MindSpore at its start; all share their networks, so only the latest is usable."""
     with compiled_once():
         return mindspore_impl.methods.method_class(config.method.name)(config, mindspore_impl.session.Session(config))
+
+
+IN_EACH = pytest.mark.parametrize("make", [in_torch, pytest.param(in_mindspore, marks=pytest.mark.slow)])
+"""Once in either framework; MindSpore, which compiles, is left to the slow tests."""
 
 
 def run(method, batches: list[dict], start: int = 0) -> list[dict[str, float]]:

@@ -42,7 +42,6 @@ SIZES = [
     ((64, 50), (17, 13)),
 ]
 RNG = np.random.default_rng(0)
-IN_EACH = pytest.mark.parametrize("make", [steps.in_torch, pytest.param(steps.in_mindspore, marks=pytest.mark.slow)])
 
 
 def fused(*shape: int) -> np.ndarray:
@@ -124,7 +123,7 @@ def test_zero_features_and_prototypes_give_zeros_and_no_gradient():
     assert float(value) == 0 and not gradient.asnumpy().any()
 
 
-@IN_EACH
+@steps.IN_EACH
 def test_without_any_label_training_goes_on(make):
     """Labels all ignored, in the images that prototypes start from and in the batch: zero prototypes, zero losses."""
     method = make(
@@ -147,7 +146,7 @@ def test_without_any_label_training_goes_on(make):
     assert np.isfinite(method.step(batches(2)[1], steps.clock(1))["loss"])
 
 
-@IN_EACH
+@steps.IN_EACH
 def test_absent_class_and_few_pixels(make):
     """One class has no labelled pixel, another fewer than prototypes."""
     method = make(dataclasses.replace(CONFIG, method=dataclasses.replace(CONFIG.method, sup_only_epochs=0)))

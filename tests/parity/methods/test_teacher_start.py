@@ -7,15 +7,13 @@ import pytest
 
 from common.experiment import compose
 from common.networks.tensors import is_counter
-from tests.parity.steps import STEPS_PER_EPOCH, Checkerboards, clock, in_mindspore, in_torch, together
+from tests.parity.steps import IN_EACH, STEPS_PER_EPOCH, Checkerboards, clock, together
 
 SMALL = ["trainer.device=cpu", "trainer.threads=1", "trainer.epochs=4", "augment.crop=33", "network.width=16"]
 METHODS = {
     "u2pl": ["method.sup_only_epochs=1", "network.representation=16"],
     "pcr": ["method.sup_only_epochs=1", "method.select_granularity=8", "method.confidence_threshold=0.19"],
 }
-
-MAKERS = [in_torch, pytest.param(in_mindspore, marks=pytest.mark.slow)]
 
 
 def after_first_semi_supervised_step(make, name: str, *overrides: str) -> dict[str, dict[str, np.ndarray]]:
@@ -40,13 +38,13 @@ def distance(networks: dict[str, dict[str, np.ndarray]]) -> float:
     return together(*([networks[role][name] for name in names] for role in ("teacher", "student")))
 
 
-@pytest.mark.parametrize("make", MAKERS)
+@IN_EACH
 @pytest.mark.parametrize("name", METHODS)
 def test_teacher_starts_with_the_students_statistics(name, make):
     assert distance(after_first_semi_supervised_step(make, name)) <= 1e-5
 
 
-@pytest.mark.parametrize("make", MAKERS)
+@IN_EACH
 def test_released_teacher_starts_with_its_own(make):
     networks = after_first_semi_supervised_step(make, "u2pl", "method.ema_first_statistics=own")
     assert distance(networks) >= 0.1
