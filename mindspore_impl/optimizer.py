@@ -1,4 +1,4 @@
-"""SGD with an encoder and a head group, and the teacher's moving average; the PyTorch file mirrors this one."""
+"""SGD or AdamW with an encoder and a head group; the PyTorch file mirrors this one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+from mindspore.experimental.optim import AdamW
 
 from common.checkpoints.dialects import torch_norms
 from common.config.schema import OptimizerConfig, Precision
@@ -17,9 +18,14 @@ from common.training.loss_scale import LossScale
 from common.training.schedules import learning_rate
 from mindspore_impl.processes import Processes
 
+BETA, EPSILON = 0.999, 1e-8
+"""AdamW's second beta, and what it adds to a root; the first beta is ``optimizer.momentum``."""
+BUFFERS = {"sgd": {"momentum": "accum"}, "adamw": {"momentum": "exp_avg", "square": "exp_avg_sq"}}
+"""By rule the names that a parameter's buffers have in a saved run, and MindSpore's own."""
+
 
 class Optimizer:
-    """SGD with momentum and weight decay on every parameter or on kernels only; names that start with ``encoder.`` learn at
+    """SGD with momentum, or AdamW, and weight decay on every parameter or on kernels only; names that start with ``encoder.`` learn at
     the base rate, all others ``head_lr_times`` faster; poly schedule (``specs/u2pl.md`` section 10, ``cpcl.md`` 7).
 
     ``accumulate`` calls of :meth:`step` make one step with the mean of their gradients. With ``precision`` fp16 the loss is scaled;
@@ -47,20 +53,22 @@ class Optimizer:
         self.running_means = [p for name, p in network.parameters_and_names() if name.endswith("moving_mean")]
         self.gradients: tuple[Tensor, ...] = ()
         # Groups, because in a plain list of parameters MindSpore exempts BatchNorm's from weight decay.
-        self.sgd = nn.SGD(
-            [
-                {
-                    "params": list(groups[key].values()),
-                    "lr": config.lr,
-                    "weight_decay": 0.0 if key[1] else config.weight_decay,
-                }
-                for key in self._groups
-            ],
-            config.lr,
-            momentum=config.momentum,
-        )
-        sizes = [len(groups[key]) for key in self._groups]
-        self._firsts = [sum(sizes[:index]) for index in range(len(sizes))]
+        parts = [
+            {
+                "params": list(groups[key].values()),
+                "lr": config.lr,
+                "weight_decay": 0.0 if key[1] else config.weight_decay,
+            }
+            for key in self._groups
+        ]
+        if config.type == "adamw":
+            self.rule = AdamW(parts, config.lr, (config.momentum, BETA), EPSILON)
+            self._rates = self.rule.lrs
+        else:
+            self.rule = nn.SGD(parts, config.lr, momentum=config.momentum)
+            sizes = [len(groups[key]) for key in self._groups]
+            # One entry per parameter, shared within a group.
+            self._rates = [self.rule.learning_rate[sum(sizes[:index])] for index in range(len(sizes))]
 
     def group(self, name: str, dimensions: int) -> tuple[bool, bool]:
         """Return whether a parameter learns at the heads' rate and whether it is spared from weight decay."""
@@ -115,10 +123,9 @@ class Optimizer:
         if self.scale and not self._unscaled():
             return True
         rates = self.rates(clock)
-        for first, (heads, _) in zip(self._firsts, self._groups):
-            shared = self.sgd.learning_rate[first]  # one entry per parameter, shared within a group
-            ops.assign(shared, ms.Tensor(rates[heads], ms.float32))  # set_data would be ignored by the compiled update
-        self.sgd(self.gradients)
+        for rate, (heads, _) in zip(self._rates, self._groups):
+            ops.assign(rate, ms.Tensor(rates[heads], ms.float32))  # set_data would be ignored by the compiled update
+        self.rule(self.gradients)
         return True
 
     def _unscaled(self) -> bool:
@@ -129,17 +136,33 @@ class Optimizer:
         return finite
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return the momentum of every parameter as ``momentum.NAME`` (none before the first step) and fp16's scale."""
-        buffers = zip(self.names, self.sgd.accum, self.sgd.stat)
-        state = {f"momentum.{name}": b.asnumpy().copy() for name, b, unused in buffers if not unused.asnumpy().any()}
+        """Return of every parameter that has learned ``momentum.NAME``, with AdamW ``square.NAME`` and ``steps.NAME``; and fp16's scale."""
+        state: dict[str, np.ndarray] = {}
+        for index, name in enumerate(self.names):
+            if self._steps(index):
+                for saved, buffers in BUFFERS[self.config.type].items():
+                    state[f"{saved}.{name}"] = getattr(self.rule, buffers)[index].asnumpy().copy()
+                if self.config.type == "adamw":
+                    state[f"steps.{name}"] = np.int64([self._steps(index)])
         return state | (self.scale.state() if self.scale else {})
+
+    def _steps(self, index: int) -> int:
+        """Return how many steps a parameter has made; with SGD, whether it has made one."""
+        if self.config.type == "adamw":
+            return int(self.rule.state_step.item())
+        return int(not self.rule.stat[index].asnumpy().any())
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Take back what :meth:`state` returned."""
-        for name, buffer, unused in zip(self.names, self.sgd.accum, self.sgd.stat):
-            momentum = state.get(f"momentum.{name}")
-            ops.assign(unused, ops.full_like(unused, float(momentum is None)))  # while 1, SGD overwrites the momentum
-            if momentum is not None:
-                ops.assign(buffer, ms.Tensor(momentum))
+        for index, name in enumerate(self.names):
+            if self.config.type == "sgd":
+                unused = self.rule.stat[index]  # while 1, SGD overwrites the momentum
+                ops.assign(unused, ops.full_like(unused, float(f"momentum.{name}" not in state)))
+            for saved, buffers in BUFFERS[self.config.type].items():
+                buffer, value = getattr(self.rule, buffers)[index], state.get(f"{saved}.{name}")
+                ops.assign(buffer, ops.zeros_like(buffer) if value is None else ms.Tensor(value))
+        if self.config.type == "adamw":  # one counter for all parameters
+            steps = max((int(value[0]) for name, value in state.items() if name.startswith("steps.")), default=0)
+            ops.assign(self.rule.state_step, ms.Tensor(steps, ms.int32))
         if self.scale and "loss_scale" in state:
             self.scale.restore(state)

@@ -1,4 +1,4 @@
-"""SGD with an encoder and a head group, and the teacher's moving average; the MindSpore file mirrors this one."""
+"""SGD or AdamW with an encoder and a head group; the MindSpore file mirrors this one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from common.methods.interface import Clock
 from common.training.schedules import learning_rate
 from torch_impl.processes import Processes
 
+BETA, EPSILON = 0.999, 1e-8
+"""AdamW's second beta, and what it adds to a root; the first beta is ``optimizer.momentum``."""
+BUFFERS = {"sgd": {"momentum": "momentum_buffer"}, "adamw": {"momentum": "exp_avg", "square": "exp_avg_sq"}}
+"""By rule the names that a parameter's buffers have in a saved run, and PyTorch's own."""
+
 
 class Optimizer:
-    """SGD with momentum and weight decay on every parameter or on kernels only; names that start with ``encoder.`` learn at
+    """SGD with momentum, or AdamW, and weight decay on every parameter or on kernels only; names that start with ``encoder.`` learn at
     the base rate, all others ``head_lr_times`` faster; poly schedule (``specs/u2pl.md`` section 10, ``cpcl.md`` 7).
 
     ``accumulate`` calls of :meth:`step` make one step with the mean of their gradients. With ``precision`` fp16 the loss is scaled;
@@ -38,14 +43,16 @@ class Optimizer:
         for name, parameter in network.named_parameters():
             groups.setdefault(self.group(name, parameter.dim()), []).append(parameter)
         self._groups = sorted(groups)
-        self.sgd = torch.optim.SGD(
-            [{"params": groups[key], "weight_decay": 0.0 if key[1] else config.weight_decay} for key in self._groups],
-            lr=config.lr,
-            momentum=config.momentum,
-            # On a CPU one pass over the values instead of one per operation; elsewhere PyTorch's choice. Not with a scaler: where
-            # the first step overflows, a fused one would leave its momenta without values.
-            fused=True if kind == "cpu" and precision != "fp16" else None,
-        )
+        parts = [
+            {"params": groups[key], "weight_decay": 0.0 if key[1] else config.weight_decay} for key in self._groups
+        ]
+        # On a CPU one pass over the values instead of one per operation; elsewhere PyTorch's choice. Not with a scaler: where
+        # the first step overflows, a fused one would leave its momenta without values.
+        fused = True if kind == "cpu" and precision != "fp16" else None
+        if config.type == "adamw":
+            self.rule = torch.optim.AdamW(parts, config.lr, (config.momentum, BETA), EPSILON, fused=fused)
+        else:
+            self.rule = torch.optim.SGD(parts, config.lr, config.momentum, fused=fused)
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
 
     def group(self, name: str, dimensions: int) -> tuple[bool, bool]:
@@ -70,7 +77,7 @@ class Optimizer:
         have been called. All come from the device in one transfer.
         """
         if not add and not self._added:
-            self.sgd.zero_grad(set_to_none=True)  # those of the last step need not stay in memory during this one
+            self.rule.zero_grad(set_to_none=True)  # those of the last step need not stay in memory during this one
         values: dict[str, Tensor] = {}
         for part in parts:
             terms = part()
@@ -89,16 +96,22 @@ class Optimizer:
         if self.processes:
             self.processes.sum_gradients([p.grad for p in self.parameters if p.grad is not None])
         rates = self.rates(clock)
-        for group, (heads, _) in zip(self.sgd.param_groups, self._groups):
+        for group, (heads, _) in zip(self.rule.param_groups, self._groups):
             group["lr"] = rates[heads]
-        self.scaler.step(self.sgd)
+        self.scaler.step(self.rule)
         self.scaler.update()
         return True
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return the momentum of every parameter as ``momentum.NAME`` (none before the first step) and fp16's scale."""
-        buffers = {name: self.sgd.state[p].get("momentum_buffer") for name, p in zip(self.names, self.parameters)}
-        state = {f"momentum.{name}": b.cpu().numpy().copy() for name, b in buffers.items() if b is not None}
+        """Return of every parameter that has learned ``momentum.NAME``, with AdamW ``square.NAME`` and ``steps.NAME``; and fp16's scale."""
+        state: dict[str, np.ndarray] = {}
+        for name, parameter in zip(self.names, self.parameters):
+            kept = self.rule.state[parameter]
+            for saved, buffer in BUFFERS[self.config.type].items():
+                if kept.get(buffer) is not None:
+                    state[f"{saved}.{name}"] = kept[buffer].cpu().numpy().copy()
+            if "step" in kept:
+                state[f"steps.{name}"] = np.int64([int(kept["step"])])
         if self.scaler.is_enabled():
             scaler = self.scaler.state_dict()
             state |= {
@@ -110,12 +123,13 @@ class Optimizer:
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Take back what :meth:`state` returned."""
         for name, parameter in zip(self.names, self.parameters):
-            momentum = state.get(f"momentum.{name}")
-            if momentum is None:
-                self.sgd.state.pop(parameter, None)
-            else:
-                kept = torch.empty_like(parameter, requires_grad=False).copy_(torch.from_numpy(momentum))
-                self.sgd.state[parameter]["momentum_buffer"] = kept
+            self.rule.state.pop(parameter, None)
+            for saved, buffer in BUFFERS[self.config.type].items():
+                if f"{saved}.{name}" in state:
+                    value = torch.from_numpy(state[f"{saved}.{name}"])
+                    self.rule.state[parameter][buffer] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+            if f"steps.{name}" in state:
+                self.rule.state[parameter]["step"] = torch.tensor(float(state[f"steps.{name}"][0]))
         if self.scaler.is_enabled() and "loss_scale" in state:
             scale, steps = float(state["loss_scale"][0]), int(state["loss_scale_steps"][0])
             self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": scale, "_growth_tracker": steps})

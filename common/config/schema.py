@@ -193,13 +193,16 @@ class AugmentConfig(Normalisation):
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """SGD with weight decay; the heads learn ``head_lr_times`` faster than the encoder; poly schedule.
+    """SGD or AdamW with weight decay; the heads learn ``head_lr_times`` faster than the encoder; poly schedule.
 
+    ``type: adamw`` has ``momentum`` as its first beta, 0.999 as the second, 1e-8 as epsilon; its weight decay is that of the weights
+    themselves (Loshchilov and Hutter 2019), so 0.01 is a usual value.
     ``decay_on``: all parameters decay, or ``kernels`` only (no BatchNorm, no bias). ``warmup``: iterations during which
     the rate rises linearly from 0. ``poly_lag`` delays the schedule by so many steps; UniMatch and UCCL set the rate after a
     step, for the next one: 1.
     """
 
+    type: Literal["sgd", "adamw"] = "sgd"
     lr: float = ranged(0.001, low=0.0)
     head_lr_times: float = ranged(10.0, low=0.0)
     momentum: float = ranged(0.9, low=0.0, high=1.0)

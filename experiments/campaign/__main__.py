@@ -46,14 +46,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _is_chosen(run: Run, options: argparse.Namespace) -> bool:
-    return run.framework in options.frameworks and (not options.only or any(part in run.name for part in options.only))
+    parts = [part.replace("/", "-") for part in options.only]
+    return run.framework in options.frameworks and (not parts or any(part in run.name for part in parts))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.campaign", description=__doc__.splitlines()[0])
     parser.add_argument("campaign", type=user_path, metavar="FILE.yaml", help="which runs, e.g. results/shapes.yaml")
     parser.add_argument(
-        "--only", nargs="+", default=[], metavar="TEXT", help="only runs whose name has one of these texts"
+        "--only", nargs="+", default=[], metavar="TEXT", help="only runs with one of these in their name, e.g. shapes/12/u2pl"
     )
     parser.add_argument("--frameworks", nargs="+", choices=FRAMEWORKS, default=list(FRAMEWORKS), help="default: both")
     parser.add_argument(

@@ -21,9 +21,10 @@ def normalised(x: Tensor, norm: str = "torch") -> Tensor:
 @ms.jit
 def _over_norms(x: Tensor, floor: float) -> Tensor:
     square = (x * x).sum(-1, keepdims=True)
-    large = square > floor
-    length = ops.sqrt(ops.where(large, square, ops.full_like(square, floor)))
-    return ops.where(large, x, ops.stop_gradient(x)) / length
+    large, zero = square > floor, ops.zeros_like(square)
+    inverse = ops.where(large, 1 / ops.sqrt(ops.where(large, square, ops.ones_like(square))), zero)
+    constant = ops.where(large, zero, ops.full_like(square, floor**-0.5))
+    return x * inverse + ops.stop_gradient(x * constant)  # products: the gradients of a quotient take twice the memory
 
 
 def prototype_logits(

@@ -60,6 +60,13 @@ def test_runs_are_named_once_and_in_the_order_of_the_file(tmp_path):
     assert [run.config.trainer.seed for run in runs] == [1, 1, 2, 2, 1]
 
 
+@pytest.mark.parametrize(("only", "count"), [("shapes/12/suponly", 2), ("12-fixmatch-seed2", 1), ("torch", 4)])
+def test_only_takes_parts_of_names_with_slashes_or_hyphens(only, count, tmp_path, capsys):
+    file = campaign_file(tmp_path, TWO_METHODS)
+    assert run_command(main, [str(file), "--list", "--only", only]) == 0
+    assert f"0 of {count} runs are there" in capsys.readouterr().out
+
+
 def put_row(rows: Rows, run, miou: float, last: float | None = None, steps: int = 4, monkeypatch=None) -> None:
     """Keep a finished run with made-up scores."""
     folder = RunFolder(rows.folder / "runs" / run.name)

@@ -79,7 +79,7 @@ def plain_step(method: CPCL, batch: Batch, clock: Clock, draws: Draws) -> dict[s
         per_pixel = F.cross_entropy(scores, label, ignore_index=255, reduction="none")
         losses[name] = settings.unsup_weight * (per_pixel * weights).mean()
     for optimizer in method.optimizers.values():
-        optimizer.sgd.zero_grad(set_to_none=True)
+        optimizer.rule.zero_grad(set_to_none=True)
     total = sum(losses.values())
     total.backward()
     return {name: loss.item() for name, loss in losses.items()} | {"loss": total.item()}

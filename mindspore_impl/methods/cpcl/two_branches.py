@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
@@ -82,10 +84,35 @@ class TwoBranches(Method):
 @contextmanager
 def unmoved_statistics(network: nn.Cell) -> Iterator[None]:
     """Give all running statistics of ``network`` back the values that they have now."""
-    statistics = [p for p in network.get_parameters() if p.name.endswith(("moving_mean", "moving_variance"))]
-    before = [parameter.value().copy() for parameter in statistics]
+    statistics = tuple(p for p in network.get_parameters() if p.name.endswith(("moving_mean", "moving_variance")))
+    keep, give_back = _compiled_copies(statistics)
+    keep()
     try:
         yield
     finally:
-        for parameter, value in zip(statistics, before):
-            ops.assign(parameter, value)
+        give_back()
+
+
+@lru_cache(maxsize=1)
+def _compiled_copies(parameters: tuple[ms.Parameter, ...]) -> tuple[Callable[[], tuple], Callable[[], tuple]]:
+    """Return a compiled graph that copies all ``parameters``, and one that gives them the copies back."""
+    copies = [ms.Parameter(p.asnumpy().copy(), name=f"{p.name}.copy", requires_grad=False) for p in parameters]
+    sides = ms.ParameterTuple(copies), ms.ParameterTuple(parameters)
+
+    def compiled(targets: ms.ParameterTuple, sources: ms.ParameterTuple) -> Callable[[], tuple]:
+        @ms.jit
+        def copy() -> tuple[Tensor, ...]:
+            # All results are returned: what a graph does not return it need not compute.
+            return _EACH(_ASSIGN, targets, sources)
+
+        return copy
+
+    return compiled(*sides), compiled(*reversed(sides))
+
+
+_EACH, _ASSIGN = ops.HyperMap(), ops.MultitypeFuncGraph("assign")
+
+
+@_ASSIGN.register("Tensor", "Tensor")
+def _assign(target: Tensor, source: Tensor) -> Tensor:
+    return ops.assign(target, source)

@@ -21,20 +21,14 @@ from mindspore_impl.losses import one_hot
 def pixel_features(features: Tensor, pixels: np.ndarray, size: Size) -> Tensor:
     """Return rows ``[B*n,C]`` of ``features`` ``[B,C,h,w]`` resized to ``size``, at flat ``pixels`` ``[n]`` of every image."""
     positions, weights = neighbours(pixels, size, features.shape[2:])
-    return _weighted_corners(features, ms.Tensor(positions.astype(np.int32)), ms.Tensor(weights))
-
-
-@ms.jit
-def _weighted_corners(features: Tensor, positions: Tensor, weights: Tensor) -> Tensor:
-    """Return rows ``[B*n,C]``: the sums of ``features`` ``[B,C,h,w]`` at ``positions`` ``[r,n]``, flat, times ``weights`` ``[r,n]``."""
     batch, width, height, columns = features.shape
-    rows = features.transpose(0, 2, 3, 1).reshape(
-        -1, width
-    )  # whole rows of channels: gathered fast, and so is their gradient
-    first = (ops.arange(batch) * (height * columns)).astype(ms.int32).reshape(-1, 1, 1)
-    corners = ops.gather(rows, (positions.expand_dims(0) + first).reshape(-1), 0)
-    corners = corners.reshape((batch,) + positions.shape + (width,))
-    return (corners * weights.expand_dims(2)).sum(1).reshape(-1, width)
+    first = np.arange(batch)[:, None] * (height * columns)
+    # Whole rows of channels are gathered fast, and so are their gradients. One compiled graph would take four times the memory.
+    rows, total = features.transpose(0, 2, 3, 1).reshape(-1, width), 0
+    for position, weight in zip(positions, weights):
+        place = ms.Tensor((position + first).reshape(-1).astype(np.int32))
+        total = total + ops.gather(rows, place, 0) * ms.Tensor(np.tile(weight, batch)[:, None])
+    return total
 
 
 def pixel_labels(labels: Tensor, pixels: np.ndarray) -> Tensor:

@@ -76,7 +76,7 @@ def wrong_norm(method, monkeypatch) -> None:
 
 def wrong_decay(method, monkeypatch) -> None:
     """Let BatchNorm and biases of branch 1 decay, too, and so much that 20 steps show it."""
-    for group in method.optimizers["branch1"].sgd.param_groups:
+    for group in method.optimizers["branch1"].rule.param_groups:
         group["weight_decay"] = group["weight_decay"] or 1.0
 
 

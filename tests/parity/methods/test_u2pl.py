@@ -79,7 +79,7 @@ def wrong_norm(method, monkeypatch) -> None:
 
 def wrong_momentum(method, monkeypatch) -> None:
     """Give the heads less momentum."""
-    method.optimizer.sgd.param_groups[1]["momentum"] = 0.8
+    method.optimizer.rule.param_groups[1]["momentum"] = 0.8
 
 
 class TestU2PL(StepParity):
