@@ -204,7 +204,7 @@ def _float32(outputs: Outputs) -> Outputs:
     """Return the outputs in float32, whatever number format the network computes in.
 
     To ask for a format waits until the compiled pass is launched. That is meant, also for outputs that nobody wants: the next
-    ``value_and_grad`` would wait for it spinning, which cost PCR's step a fifth of its processor time.
+    ``value_and_grad`` would wait for it spinning, which costs processor time (PCR's teacher).
     """
     return {name: value if value.dtype == ms.float32 else value.astype(ms.float32) for name, value in outputs.items()}
 

@@ -23,7 +23,7 @@ def pixel_features(features: Tensor, pixels: np.ndarray, size: Size) -> Tensor:
     positions, weights = neighbours(pixels, size, features.shape[2:])
     batch, width, height, columns = features.shape
     first = np.arange(batch)[:, None] * (height * columns)
-    # Whole rows of channels are gathered fast, and so are their gradients. One compiled graph would take four times the memory.
+    # Whole rows of channels are gathered fast, and so are their gradients. One compiled graph would take several times the memory.
     rows, total = features.transpose(0, 2, 3, 1).reshape(-1, width), 0
     for position, weight in zip(positions, weights):
         place = ms.Tensor((position + first).reshape(-1).astype(np.int32))
