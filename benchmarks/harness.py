@@ -87,6 +87,8 @@ def measure(forms: Mapping[str, Form], turns: int, threads: int = 1, warm: int =
             # Every other turn goes backwards: what runs first after a pause is not always the same.
             for name in sorted(workers, key=list(workers).index, reverse=turn % 2 == 1):
                 taken[name].append(_once(name, workers[name]))
+            if len({runs[-1].get("digest") for runs in taken.values()}) > 1:
+                raise CheckFailed(f"the results of the forms {', '.join(forms)} differ")
     load.append(os.getloadavg()[0])
     counted = {name: runs[warm:] for name, runs in taken.items()}
     peaks = {name: max(run["mib"] for run in runs) for name, runs in taken.items()}
@@ -130,17 +132,6 @@ def summary(measured: Mapping[str, Any]) -> str:
             f"{ratios['wall']['median']:.2f}, memory {ratios['memory']:.2f}"
         )
     return "; ".join(parts)
-
-
-def compared(seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Return medians, the ratios of ``other`` and ``control`` to ``this`` turn by turn, and one line of text."""
-    ratios = {name: [round(b / a, 3) for a, b in zip(seconds["this"], seconds[name])] for name in ("other", CONTROL)}
-    medians = {name: round(statistics.median(values), 3) for name, values in seconds.items()}
-    shown = "  ".join(
-        f"{name} / this {statistics.median(values):.3f} ({min(values):.3f} - {max(values):.3f})"
-        for name, values in ratios.items()
-    )
-    return {"seconds": medians, "ratios": ratios, "text": f"{medians['this']:.3f} s; {shown}"}
 
 
 @contextmanager

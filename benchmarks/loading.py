@@ -1,136 +1,90 @@
-"""``python -m benchmarks.loading --against COMMIT``: CPU seconds of one training sample of every recipe, beside another commit's.
+"""``python -m benchmarks.loading --against COMMIT``: training samples of every recipe, beside another commit's.
 
-Images as large as VOC's and Cityscapes' are drawn; one process in this tree, one in a worktree of the other commit and a second
-one in this tree make the same samples in turns, without workers. What the second one of this tree shows is noise. The samples of
-both sides must be equal to the bit.
+Images as large as VOC's and Cityscapes' are drawn; each form makes samples without workers. Those of both sides must be equal to the bit.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.drawn_trees import draw_cityscapes, draw_voc
-from benchmarks.harness import compared, worktree
+from benchmarks.harness import Form, measure, options, summary, worktree
 from benchmarks.machine import save
 from common.command_line import positive, run_command
 from common.errors import CheckFailed
 from common.paths import PROJECT
 
 RECIPES = {
-    "U2PL VOC 513 labelled": ("voc", "u2pl", "labelled", "augment.crop=513"),
-    "U2PL VOC 513 unlabelled": ("voc", "u2pl", "unlabelled", "augment.crop=513"),
-    "UniMatch VOC 321 labelled": ("voc", "unimatch", "labelled", "augment.crop=321"),
-    "UniMatch VOC 321 unlabelled": ("voc", "unimatch", "unlabelled", "augment.crop=321"),
-    "CPCL VOC 512 labelled": ("voc", "cpcl", "labelled", "augment.crop=512"),
-    "CPCL VOC 512 unlabelled": ("voc", "cpcl", "unlabelled", "augment.crop=512"),
-    "USRN VOC 320 labelled": ("voc", "usrn_baseline", "labelled", "augment.crop=320"),
-    "USRN VOC 320 unlabelled": ("voc", "usrn", "unlabelled", "augment.crop=320"),
-    "U2PL Cityscapes 769 labelled": ("cityscapes", "u2pl", "labelled", "augment.crop=769"),
-    "U2PL Cityscapes 769 unlabelled": ("cityscapes", "u2pl", "unlabelled", "augment.crop=769"),
-    "UniMatch Cityscapes 801 labelled": ("cityscapes", "unimatch", "labelled", "augment.crop=801"),
-    "UniMatch Cityscapes 801 unlabelled": ("cityscapes", "unimatch", "unlabelled", "augment.crop=801"),
-    "CPCL Cityscapes 800 labelled": ("cityscapes", "cpcl", "labelled", "augment.crop=800"),
-    "USRN Cityscapes 720 labelled": ("cityscapes", "usrn_baseline", "labelled", "augment.crop=720"),
-    "USRN Cityscapes 720 unlabelled": ("cityscapes", "usrn", "unlabelled", "augment.crop=720"),
+    "U2PL VOC 513 labelled": ("voc/366/u2pl", "labelled", 513),
+    "U2PL VOC 513 unlabelled": ("voc/366/u2pl", "unlabelled", 513),
+    "UniMatch VOC 321 labelled": ("voc/366/unimatch", "labelled", 321),
+    "UniMatch VOC 321 unlabelled": ("voc/366/unimatch", "unlabelled", 321),
+    "CPCL VOC 512 labelled": ("voc/366/cpcl", "labelled", 512),
+    "CPCL VOC 512 unlabelled": ("voc/366/cpcl", "unlabelled", 512),
+    "USRN VOC 320 labelled": ("voc/366/usrn_baseline", "labelled", 320),
+    "USRN VOC 320 unlabelled": ("voc/366/usrn", "unlabelled", 320),
+    "U2PL Cityscapes 769 labelled": ("cityscapes/186/u2pl", "labelled", 769),
+    "U2PL Cityscapes 769 unlabelled": ("cityscapes/186/u2pl", "unlabelled", 769),
+    "UniMatch Cityscapes 801 labelled": ("cityscapes/186/unimatch", "labelled", 801),
+    "UniMatch Cityscapes 801 unlabelled": ("cityscapes/186/unimatch", "unlabelled", 801),
+    "CPCL Cityscapes 800 labelled": ("cityscapes/186/cpcl", "labelled", 800),
+    "USRN Cityscapes 720 labelled": ("cityscapes/186/usrn_baseline", "labelled", 720),
+    "USRN Cityscapes 720 unlabelled": ("cityscapes/186/usrn", "unlabelled", 720),
 }
-"""Data set, method, stream and crop of the recipes that the authors' programs were timed with, and of their other rows."""
-SPLITS = {"voc": "366", "cityscapes": "186"}
-IMAGES = {"voc": 60, "cityscapes": 12}
+"""Experiment, stream and crop of the recipes that the authors' programs were timed with, and of their other rows."""
+IDS = {
+    "voc": [f"2007_{index:06}" for index in range(60)],
+    "cityscapes": [f"drawn_{index:06}_000000" for index in range(12)],
+}
+DRAWS = {"voc": draw_voc, "cityscapes": draw_cityscapes}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    options = _parser().parse_args(arguments)
-    chosen = [name for name in RECIPES if not options.only or options.only in name]
-    if not chosen:
-        raise CheckFailed(f"--only {options.only} is in no recipe's name: {', '.join(RECIPES)}")
-    figures = {}
-    with ExitStack() as stack:
-        roots = _draw(Path(stack.enter_context(tempfile.TemporaryDirectory())), chosen)
-        other = stack.enter_context(worktree(options.against))
-        sides = {
-            name: stack.enter_context(_side(tree))
-            for name, tree in (("this", PROJECT), ("other", other), ("control", PROJECT))
-        }
-        for name in chosen:
-            figures[name] = _timed(name, sides, roots, options)
-            print(f"{name:36} {figures[name]['text']}", flush=True)
-    command = f"python -m benchmarks.loading {' '.join(sys.argv[1:] if arguments is None else arguments)}"
-    if not options.only:
-        save("loading", command, {"against": options.against, "recipes": figures})
-
-
-def _timed(name: str, sides: dict[str, subprocess.Popen], roots: dict[str, Path], options: argparse.Namespace) -> dict:
-    dataset, method, stream, crop = RECIPES[name]
-    ids = [f"2007_{index:06}" for index in range(IMAGES["voc"])]
-    if dataset == "cityscapes":
-        ids = [f"drawn_{index:06}_000000" for index in range(IMAGES["cityscapes"])]
-    recipe = {
-        "experiment": f"{dataset}/{SPLITS[dataset]}/{method}", "stream": stream, "overrides": [crop], "ids": ids,
-        "root": str(roots[dataset]), "both": method != "usrn_baseline", "count": options.samples or IMAGES[dataset],
-    }  # fmt: skip
-    for side in sides.values():
-        _ask(side, recipe | {"count": 2})
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    for turn in range(options.turns):
-        order = list(sides) if turn % 2 == 0 else list(sides)[::-1]
-        answers = {side: _ask(sides[side], recipe) for side in order}
-        if len({answer["digest"] for answer in answers.values()}) > 1:
-            raise CheckFailed(f"{name}: the samples of this tree and of {options.against} differ")
-        for side, answer in answers.items():
-            seconds[side].append(answer["seconds"])
-    return compared(seconds)
-
-
-def _ask(side: subprocess.Popen, recipe: dict) -> dict:
-    side.stdin.write(json.dumps(recipe) + "\n")
-    side.stdin.flush()
-    answer = side.stdout.readline()
-    if not answer:
-        raise CheckFailed(f"{recipe['experiment']}: the process that makes samples ended; its message is above")
-    return json.loads(answer)
-
-
-@contextmanager
-def _side(tree: Path) -> Iterator[subprocess.Popen]:
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    script = PROJECT / "benchmarks" / "loading_side.py"
-    with subprocess.Popen(
-        [sys.executable, str(script)], cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)} | threads,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        try:
-            yield process
-        finally:
-            process.stdin.close()
-
-
-def _draw(folder: Path, chosen: list[str]) -> dict[str, Path]:
-    """Draw the data sets that are needed; return their folders."""
-    draws = {"voc": draw_voc, "cityscapes": draw_cityscapes}
-    roots = {dataset: folder / dataset for dataset in draws}
-    for dataset in {RECIPES[name][0] for name in chosen}:
-        draws[dataset](roots[dataset], IMAGES[dataset])
-    return roots
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.loading", description=__doc__.splitlines()[0])
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = options("loading", __doc__.splitlines()[0].partition(": ")[2].capitalize(), turns=4)
     parser.add_argument("--against", default="HEAD", metavar="COMMIT", help="the other side (default: HEAD)")
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="recipes whose name has this in it; nothing is saved"
     )
     parser.add_argument("--samples", type=positive, help="samples of a turn (default: 60 of VOC, 12 of Cityscapes)")
-    parser.add_argument("--turns", type=positive, default=4, help="default: 4")
-    return parser
+    parsed = parser.parse_args(given)
+    chosen = {name: recipe for name, recipe in RECIPES.items() if parsed.only in name}
+    if not chosen:
+        raise CheckFailed(f"--only {parsed.only} is in no recipe's name: {', '.join(RECIPES)}")
+    figures = {}
+    datasets = {experiment.split("/")[0] for experiment, *_ in chosen.values()}
+    with _drawn(datasets) as roots, worktree(parsed.against) as other:
+        for name, recipe in chosen.items():
+            command = _command(*recipe, roots, parsed.samples)
+            forms = {"this": Form(command), parsed.against: Form(command, other)}
+            figures[name] = measure(forms, parsed.turns, parsed.threads)
+            print(f"{name}: {summary(figures[name])}", flush=True)
+    if not parsed.only:
+        save("loading", " ".join(["python -m benchmarks.loading", *given]), figures)
+
+
+def _command(experiment: str, stream: str, crop: int, roots: dict[str, Path], count: int | None) -> list[str]:
+    """Return the command line of a form's process."""
+    dataset = experiment.split("/")[0]
+    ids = IDS[dataset]
+    batch = ["loader.batch_labelled=1"] + ["loader.batch_unlabelled=1"] * ("usrn_baseline" not in experiment)
+    settings = [f"dataset.root={roots[dataset]}", f"augment.crop={crop}", *batch]
+    worker = str(PROJECT / "benchmarks" / "worker.py")
+    return [sys.executable, worker, "samples", experiment, stream, str(count or len(ids)), ",".join(ids), *settings]
+
+
+@contextmanager
+def _drawn(datasets: set[str]) -> Iterator[dict[str, Path]]:
+    """Draw these data sets; yield their folders."""
+    with tempfile.TemporaryDirectory() as folder:
+        for dataset in datasets:
+            DRAWS[dataset](Path(folder) / dataset, len(IDS[dataset]))
+        yield {dataset: Path(folder) / dataset for dataset in datasets}
 
 
 if __name__ == "__main__":

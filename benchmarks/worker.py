@@ -2,13 +2,17 @@
 
 ``benchmarks/harness.py`` starts it and talks to it. Only the standard library is imported here, so that this file also runs as a
 program beside the code of another commit, which ``PYTHONPATH`` names: ``python benchmarks/worker.py step FRAMEWORK EXPERIMENT BATCH
-[a.b=c ...]`` makes one training step for every line of standard input, ``evaluation EXPERIMENT [a.b=c ...]`` evaluates once.
+[a.b=c ...]`` makes one training step for every line of standard input, ``evaluation EXPERIMENT [a.b=c ...]`` evaluates once,
+``samples EXPERIMENT STREAM COUNT IDS [a.b=c ...]`` makes so many training samples, ``batches COUNT [a.b=c ...]`` receives so many
+batches from worker processes.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
+import hashlib
 import importlib
 import json
 import sys
@@ -16,16 +20,18 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 CONFIDENCE = 0.67
 """Mean confidence of the networks of a training step, in which every class occurs, as in the midst of a training."""
 
 
-def serve(run: Callable[[], Any]) -> None:
+def serve(run: Callable[[], Any], compared: bool = False) -> None:
     """Call ``run`` once for every line of standard input and answer with what that took, as JSON.
 
-    ``cpu`` and ``wall`` are seconds, ``mib`` the most memory during the call beyond what the process had before the first one.
+    ``cpu`` and ``wall`` are seconds of this process, ``mib`` the most memory during the call beyond what the process had before the
+    first one. With ``compared`` the answer has a ``digest`` of what ``run`` returned, a list of dictionaries of arrays.
     """
     gc.collect()
     with suppress(OSError, AttributeError):
@@ -34,9 +40,10 @@ def serve(run: Callable[[], Any]) -> None:
     for _ in sys.stdin:
         _forget_peak()
         wall, cpu = time.perf_counter(), time.process_time()
-        run()
+        result = run()
         taken = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-        print(json.dumps(taken | {"mib": _memory("VmHWM") - built}), flush=True)
+        taken["mib"] = _memory("VmHWM") - built
+        print(json.dumps(taken | ({"digest": _digest(result)} if compared else {})), flush=True)
 
 
 def training_step(framework: str, experiment: str, batch: str, *overrides: str) -> Callable[[], Any]:
@@ -105,6 +112,86 @@ def evaluation(experiment: str, *overrides: str) -> Callable[[], Any]:
     torch.manual_seed(0)
     predictor = TorchPredictor(Small())
     return lambda: evaluate(predictor, dataset, dataset.train_ids, config, progress=False)
+
+
+def samples(experiment: str, stream: str, count: str, ids: str, *overrides: str) -> Callable[[], Any]:
+    """Return a function that makes the next ``count`` training samples of a stream from the images ``ids`` (with commas), without workers."""
+    import cv2
+
+    cv2.setNumThreads(0)
+    settings = ("loader.workers=0", "trainer.iterations_per_epoch=1000000", *overrides)
+    loader, *_ = _loader(experiment, settings, ids.split(","), ids.split(","), stream)
+    batches = loader.epoch(0)
+    return lambda: [next(iter(next(batches).values())) for _ in range(int(count))]
+
+
+def batches(count: str, *overrides: str) -> Callable[[], Any]:
+    """Return a function that receives the next ``count`` batches of U2PL from worker processes in which the samples lie ready."""
+    loader, streams, crop = _loader("shapes/12/u2pl", (*overrides, "trainer.iterations_per_epoch=100000"))
+    loader._maker = _Ready(streams, crop)
+    atexit.register(loader.close)
+    epoch = loader.epoch(0)
+
+    def receive() -> list[dict[str, Any]]:
+        return [{"last": next(epoch)["unlabelled"]["image"][-1, -1, -1, -1].copy()} for _ in range(int(count))]
+
+    return receive
+
+
+class _Ready:
+    """Takes the place of what makes samples: gives every task of a stream the same arrays at once."""
+
+    def __init__(self, streams: list[Any], crop: int) -> None:
+        self.streams = {stream.name: stream for stream in streams}
+        self.made = {name: self._sample(stream, crop) for name, stream in self.streams.items()}
+
+    @staticmethod
+    def _sample(stream: Any, crop: int) -> dict[str, Any]:
+        import numpy as np
+
+        image = np.random.default_rng(0).normal(size=(3, crop, crop)).astype(np.float32)
+        return {"image": image, **{name: np.zeros((crop, crop), np.uint8) for name in stream.labels}}
+
+    def make(self, task: Any) -> dict[str, Any]:
+        """Return the sample of a task."""
+        return self.made[task.stream]
+
+    def blank(self, stream: str) -> dict[str, Any]:
+        """Return the sample of a stream."""
+        return self.made[stream]
+
+
+def _loader(
+    experiment: str, settings: Any, labelled: Any = None, unlabelled: Any = None, stream: str | None = None
+) -> tuple[Any, list[Any], int]:
+    """Return the loader of all streams, or of one, of an experiment, these streams, and the crop.
+
+    Its images are ``labelled`` and ``unlabelled``, or those of the drawn data set.
+    """
+    from common.experiment import compose
+
+    try:
+        from common.datasets.file_dataset import open_dataset
+        from common.loading.loader import Loader
+    except ImportError:  # until November 2026
+        from common.data.datasets import open_dataset
+        from common.data.loader import Loader
+    config = compose(experiment, [*_one_group(), *settings])
+    streams = config.streams() if hasattr(config, "streams") else config.method.streams()
+    chosen = [entry for entry in streams if stream in (None, entry.name)]
+    dataset = open_dataset(config.dataset)
+    lists = labelled or dataset.train_ids[:12], unlabelled or dataset.train_ids[12:]
+    split = SimpleNamespace(id="drawn", labelled=lists[0], unlabelled=lists[1])
+    return Loader(dataset, split, chosen, config), chosen, config.augment.crop
+
+
+def _digest(result: list[dict[str, Any]]) -> str:
+    """Return a digest of arrays by name, ids left out."""
+    digest = hashlib.sha256()
+    for part in result:
+        for name in sorted(set(part) - {"ids"}):
+            digest.update(name.encode() + part[name].tobytes())
+    return digest.hexdigest()
 
 
 def _one_group() -> list[str]:
@@ -187,4 +274,5 @@ def _forget_peak() -> None:
 
 
 if __name__ == "__main__":
-    serve({"step": training_step, "evaluation": evaluation}[sys.argv[1]](*sys.argv[2:]))
+    work = {"step": training_step, "evaluation": evaluation, "samples": samples, "batches": batches}
+    serve(work[sys.argv[1]](*sys.argv[2:]), compared=sys.argv[1] in ("samples", "batches"))

@@ -51,3 +51,17 @@ def test_batches_of_a_step_have_what_the_method_reads(method):
     batch = made_up_batch(method, classes=21, count=2, size=33)
     assert all(len(array) == 2 and array.shape[-1] == 33 for array in batch.values())
     assert {"labelled/image", "labelled/label"} <= set(batch)
+
+
+@pytest.mark.parametrize(("value", "equal"), [("1.0", True), ("2.0", False)])
+def test_forms_that_tell_their_results_must_agree(value, equal):
+    def form(number: str) -> Form:
+        work = f"lambda: [{{'ids': ['a'], 'image': numpy.float32([{number}])}}]"
+        return Form([sys.executable, "-c", f"import numpy; from benchmarks.worker import serve; serve({work}, True)"])
+
+    forms = {"this": form("1.0"), "other": form(value)}
+    if equal:
+        assert measure(forms, 1)["turns"] == 1
+    else:
+        with pytest.raises(CheckFailed, match="results of the forms this, other differ"):
+            measure(forms, 1)
