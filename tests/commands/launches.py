@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from common.checkpoints.checkpoint import read
 from common.paths import PROJECT
-from tests.commands.methods import SHORT
+from common.runtimes import FRAMEWORKS
+from tests.commands.methods import CASES, SHORT
 from tests.processes import PATIENCE
 
 SETTINGS = [
@@ -40,6 +45,18 @@ if os.environ.get("{number}") == "1":
             yield batch
     Loader.epoch = sabotaged
 """
+
+STOP = """
+import os
+if os.environ.get("{number}") == "1":
+    from common.training.trainer import Trainer
+    step = Trainer._step
+    def stopped(self, batch):
+        self.stop_asked = self.iteration == 3
+        step(self, batch)
+    Trainer._step = stopped
+"""
+"""Asks the second process to stop before the fourth step."""
 
 
 def sabotage(event: str, framework: str = "torch") -> str:
@@ -92,3 +109,36 @@ def wait_for_steps(process: subprocess.Popen, folder: Path, steps: int = 2) -> N
         time.sleep(0.2)
     process.terminate()
     raise AssertionError(process.communicate()[1])
+
+
+def assert_goes_on_with_other_processes(folder: Path, method: str, framework: str) -> None:
+    """Stop a run of two processes after its second epoch and resume it: with two bit for bit, with one within rounding."""
+    case, suffix = CASES[method], FRAMEWORKS[framework].writes
+    settings = [s for s in (*SETTINGS, *case.settings) if "batch_unlabelled" not in s]
+    settings += ["loader.batch_unlabelled=4", "loader.batch_labelled=4"]
+
+    def run(name: str, *options: str, code: str = "") -> int:
+        return end(
+            start(
+                folder / name, *options, settings=settings, experiment=case.experiment, code=code, framework=framework
+            )
+        )[0]
+
+    assert run("whole", "--processes", "2") == 0
+    assert run("parts", "--processes", "2", code=STOP.format(number=NUMBER[framework])) == 130
+    assert read(folder / "parts" / f"last{suffix}").meta.iteration == 4
+    for name, options in {"one": (), "two": ("--processes", "2")}.items():
+        shutil.copytree(folder / "parts", folder / name)
+        assert run(name, "--resume", *options) == 0
+    whole, one, two = (_tensors(folder / name / f"last{suffix}") for name in ("whole", "one", "two"))
+    for name, value in two.items():
+        np.testing.assert_array_equal(value, whole[name], err_msg=name)
+    names = [name for name in whole if "momentum" not in name]
+    ours, expected = (np.concatenate([np.ravel(t[n]).astype(np.float64) for n in names]) for t in (one, whole))
+    assert np.linalg.norm(ours - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+def _tensors(path: Path) -> dict[str, np.ndarray]:
+    checkpoint = read(path)
+    parts = {f"{role}/{name}": value for role, part in checkpoint.networks.items() for name, value in part.items()}
+    return parts | checkpoint.state

@@ -11,7 +11,16 @@ pytest.importorskip("mindspore")
 
 from common.checkpoints.checkpoint import read  # noqa: E402
 from common.runs.run_folder import RunFolder  # noqa: E402
-from tests.commands.launches import LONG, SETTINGS, end, running, sabotage, start, wait_for_steps  # noqa: E402
+from tests.commands.launches import (  # noqa: E402
+    LONG,
+    SETTINGS,
+    assert_goes_on_with_other_processes,
+    end,
+    running,
+    sabotage,
+    start,
+    wait_for_steps,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.mindspore]
 
@@ -38,7 +47,7 @@ def test_what_happens_to_one_process_ends_all(event, code, line, tmp_path):
     assert not running(folder)
 
 
-def test_sigterm_to_the_launcher_saves_once_and_resume_continues(tmp_path):
+def test_sigterm_to_the_launcher_saves_once(tmp_path):
     """MindSpore's launcher does not pass signals on; the command does. The run then goes to its end, which is no failure."""
     folder = tmp_path / "run"
     process = start(folder, "--processes", "2", settings=LONG, framework="mindspore")
@@ -57,3 +66,7 @@ def test_a_run_to_its_end_is_no_failure(tmp_path):
     process = start(folder, "--processes", "2", settings=SETTINGS, framework="mindspore")
     found, line = end(process)
     assert found == 0 and line.startswith("done: best mIoU") and not running(folder)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
+    assert_goes_on_with_other_processes(tmp_path, "cpcl", "mindspore")

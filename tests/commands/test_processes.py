@@ -4,7 +4,6 @@ nothing running; a run goes on with another number of processes."""
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from pathlib import Path
 
@@ -15,25 +14,21 @@ pytest.importorskip("torch")
 
 from common.checkpoints.checkpoint import read  # noqa: E402
 from common.runs.run_folder import RunFolder  # noqa: E402
-from tests.commands.launches import LONG, SETTINGS, end, running, sabotage, start, wait_for_steps  # noqa: E402
-from tests.commands.methods import CASES  # noqa: E402
+from tests.commands.launches import (  # noqa: E402
+    LONG,
+    SETTINGS,
+    assert_goes_on_with_other_processes,
+    end,
+    running,
+    sabotage,
+    start,
+    wait_for_steps,
+)
 
 pytestmark = pytest.mark.slow
 
 LIMIT = 120
 """Seconds within which all ends after an event, on a busy machine; the slowest is a hang: ``--patience`` and the grace period."""
-
-STOP = """
-import os
-if os.environ.get("RANK") == "1":
-    from common.training.trainer import Trainer
-    step = Trainer._step
-    def stopped(self, batch):
-        self.stop_asked = self.iteration == 3
-        step(self, batch)
-    Trainer._step = stopped
-"""
-"""Asks the second process to stop before the fourth step."""
 
 
 @pytest.mark.parametrize(
@@ -92,37 +87,9 @@ def folder_of(process: Path) -> Path | None:
     return Path(words[words.index("--run-dir") + 1]) if "--run-dir" in words else None
 
 
-def tensors(path: Path) -> dict[str, np.ndarray]:
-    checkpoint = read(path)
-    found = {f"{role}/{name}": value for role, part in checkpoint.networks.items() for name, value in part.items()}
-    return found | checkpoint.state
-
-
 @pytest.mark.parametrize("method", ["cpcl", "pcr"])
 def test_a_run_goes_on_with_another_number_of_processes(method, tmp_path):
-    """Stopped after the second epoch: with as many processes bit for bit, with one within rounding."""
-    case = CASES[method]
-    settings = [*SETTINGS, *case.settings]
-    settings = [s for s in settings if "batch_unlabelled" not in s] + [
-        "loader.batch_unlabelled=4",
-        "loader.batch_labelled=4",
-    ]
-    whole = tmp_path / "whole"
-    assert end(start(whole, "--processes", "2", settings=settings, experiment=case.experiment))[0] == 0
-    parts = tmp_path / "parts"
-    first = start(parts, "--processes", "2", settings=settings, experiment=case.experiment, code=STOP)
-    assert end(first)[0] == 130 and read(parts / "last.pth").meta.iteration == 4
-    copies = {n: Path(shutil.copytree(parts, tmp_path / f"with_{n}")) for n in (1, 2)}
-    for processes, folder in copies.items():
-        options = ["--resume", *(["--processes", "2"] if processes == 2 else [])]
-        assert end(start(folder, *options, settings=settings, experiment=case.experiment))[0] == 0
-    expected = tensors(whole / "last.pth")
-    for name, value in tensors(copies[2] / "last.pth").items():
-        np.testing.assert_array_equal(value, expected[name], err_msg=name)
-    found = tensors(copies[1] / "last.pth")
-    names = [name for name in expected if "momentum" not in name]
-    ours, theirs = (np.concatenate([np.ravel(t[n]).astype(np.float64) for n in names]) for t in (found, expected))
-    assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
+    assert_goes_on_with_other_processes(tmp_path, method, "torch")
 
 
 def test_a_number_of_processes_that_does_not_divide_the_groups(tmp_path):
