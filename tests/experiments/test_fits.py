@@ -42,12 +42,17 @@ def test_the_estimate_is_within_15_percent_of_a_larger_step(method):
 
 @pytest.mark.slow
 @pytest.mark.deep
-@pytest.mark.parametrize("name", ["voc/366/unimatch", "voc/662/cpcl"])
-def test_the_estimate_holds_for_deep_networks(name):
-    overrides = ["network.encoder=resnet50"]
+@pytest.mark.parametrize(
+    ("name", "overrides", "side"),
+    [
+        ("voc/366/unimatch", ["network.encoder=resnet50"], 257),
+        ("voc/662/cpcl", ["network.encoder=resnet50"], 256),
+        ("cityscapes/744/u2pl", ["trainer.precision=bf16"], 193),
+    ],
+)
+def test_the_estimate_holds_for_deep_networks(name, overrides, side):
     config = compose(name, overrides)
     step = estimated(name, overrides)
-    side = 257 - (config.augment.crop % 2 == 0)
     peak = peak_of(name, overrides, side, [2, 2])
     assert abs(step.gib(extent(config, side), 2) * fits.GIB / peak - 1) < 0.15
 
