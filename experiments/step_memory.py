@@ -28,7 +28,9 @@ from common.loading.samples import SampleMaker
 from common.machine import peak_memory
 from common.methods.interface import Batch, Clock
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler would say on standard error when it starts and stops
+os.environ.setdefault(
+    "KINETO_LOG_LEVEL", "99"
+)  # PyTorch's profiler would say on standard error when it starts and stops
 
 SUBCLASSES_PER_CLASS = 6
 """About the published mean, for splits whose subclasses are counted from the data."""

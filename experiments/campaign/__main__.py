@@ -54,7 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.campaign", description=__doc__.splitlines()[0])
     parser.add_argument("campaign", type=user_path, metavar="FILE.yaml", help="which runs, e.g. results/shapes.yaml")
     parser.add_argument(
-        "--only", nargs="+", default=[], metavar="TEXT", help="only runs with one of these in their name, e.g. shapes/12/u2pl"
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="TEXT",
+        help="only runs with one of these in their name, e.g. shapes/12/u2pl",
     )
     parser.add_argument("--frameworks", nargs="+", choices=FRAMEWORKS, default=list(FRAMEWORKS), help="default: both")
     parser.add_argument(
