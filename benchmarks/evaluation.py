@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.drawn_trees import draw_cityscapes, draw_voc
-from benchmarks.harness import Form, measure, options, summary, worktree
+from benchmarks.harness import WORKER, Form, measure, options, summary, worktree
 from benchmarks.machine import save
 from common.command_line import positive, run_command
 from common.paths import PROJECT
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name in chosen:
             experiment, *settings = PROTOCOLS[name]
             root = folder / experiment.partition("/")[0]
-            command = [sys.executable, str(PROJECT / "benchmarks" / "worker.py"), "evaluation", experiment]
+            command = [*WORKER, "evaluation", experiment]
             command += [f"dataset.root={root}", *settings]
             figures[name] = measure({form: Form(command, tree) for form, tree in trees.items()}, parsed.turns)
             print(f"{name}: {summary(figures[name])}", flush=True)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.harness import Form, measure, options, summary, worktree
+from benchmarks.harness import WORKER, Form, measure, options, summary, worktree
 from benchmarks.machine import save
 from common.command_line import positive, run_command
-from common.paths import PROJECT
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -26,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batches", type=positive, default=20, help="batches of a turn (default: 20)")
     parsed = parser.parse_args(given)
     command = [
-        sys.executable, str(PROJECT / "benchmarks" / "worker.py"), "batches", str(parsed.batches),
+        *WORKER, "batches", str(parsed.batches),
         f"augment.crop={parsed.crop}", f"loader.batch_labelled={parsed.images}",
         f"loader.batch_unlabelled={parsed.images}", f"loader.workers={parsed.workers}", "loader.prefetch=2",
     ]  # fmt: skip

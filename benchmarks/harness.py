@@ -29,6 +29,8 @@ from common.paths import PROJECT
 
 CONTROL = "control"
 KINDS = ("cpu", "wall")
+WORKER = [sys.executable, str(PROJECT / "benchmarks" / "worker.py")]
+"""The beginning of the command of a form that runs beside the code of another commit (:mod:`benchmarks.worker`)."""
 Builder = Callable[[argparse.Namespace], Callable[[], Any]]
 """Makes the inputs of a form and returns the function that is measured."""
 

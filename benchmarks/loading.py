@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.drawn_trees import draw_cityscapes, draw_voc
-from benchmarks.harness import Form, measure, options, summary, worktree
+from benchmarks.harness import WORKER, Form, measure, options, summary, worktree
 from benchmarks.machine import save
 from common.command_line import positive, run_command
 from common.errors import CheckFailed
-from common.paths import PROJECT
 
 RECIPES = {
     "U2PL VOC 513 labelled": ("voc/366/u2pl", "labelled", 513),
@@ -74,8 +73,7 @@ def _command(experiment: str, stream: str, crop: int, roots: dict[str, Path], co
     ids = IDS[dataset]
     batch = ["loader.batch_labelled=1"] + ["loader.batch_unlabelled=1"] * ("usrn_baseline" not in experiment)
     settings = [f"dataset.root={roots[dataset]}", f"augment.crop={crop}", *batch]
-    worker = str(PROJECT / "benchmarks" / "worker.py")
-    return [sys.executable, worker, "samples", experiment, stream, str(count or len(ids)), ",".join(ids), *settings]
+    return [*WORKER, "samples", experiment, stream, str(count or len(ids)), ",".join(ids), *settings]
 
 
 @contextmanager

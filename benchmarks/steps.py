@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import Form, measure, options, summary, worktree
+from benchmarks.harness import WORKER, Form, measure, options, summary, worktree
 from benchmarks.machine import save
 from common.command_line import positive, run_command
 from common.experiment import compose
-from common.paths import PROJECT
 from common.runtimes import FRAMEWORKS
 
 EXPERIMENTS = {
@@ -35,7 +34,6 @@ EXPERIMENTS = {
     "unimatch": "voc/366/unimatch",
     "fixmatch": "voc/366/fixmatch",
 }
-WORKER = PROJECT / "benchmarks" / "worker.py"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,8 +57,7 @@ def _forms(method: str, batch: Path, parsed: argparse.Namespace, other: Path | N
     """Yield the forms that take turns: in every framework this tree's, the extra ones that are asked for, the other tree's."""
     for framework in parsed.frameworks:
         command = [
-            sys.executable,
-            str(WORKER),
+            *WORKER,
             "step",
             framework,
             EXPERIMENTS[method],

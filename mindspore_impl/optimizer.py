@@ -138,19 +138,15 @@ class Optimizer:
     def state(self) -> dict[str, np.ndarray]:
         """Return of every parameter that has learned ``momentum.NAME``, with AdamW ``square.NAME`` and ``steps.NAME``; and fp16's scale."""
         state: dict[str, np.ndarray] = {}
+        adamw = self.config.type == "adamw"
+        steps = int(self.rule.state_step.item()) if adamw else 0  # one counter for all parameters
         for index, name in enumerate(self.names):
-            if self._steps(index):
+            if steps if adamw else not self.rule.stat[index].asnumpy().any():
                 for saved, buffers in BUFFERS[self.config.type].items():
                     state[f"{saved}.{name}"] = getattr(self.rule, buffers)[index].asnumpy().copy()
-                if self.config.type == "adamw":
-                    state[f"steps.{name}"] = np.int64([self._steps(index)])
+                if adamw:
+                    state[f"steps.{name}"] = np.int64([steps])
         return state | (self.scale.state() if self.scale else {})
-
-    def _steps(self, index: int) -> int:
-        """Return how many steps a parameter has made; with SGD, whether it has made one."""
-        if self.config.type == "adamw":
-            return int(self.rule.state_step.item())
-        return int(not self.rule.stat[index].asnumpy().any())
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Take back what :meth:`state` returned."""
@@ -161,7 +157,7 @@ class Optimizer:
             for saved, buffers in BUFFERS[self.config.type].items():
                 buffer, value = getattr(self.rule, buffers)[index], state.get(f"{saved}.{name}")
                 ops.assign(buffer, ops.zeros_like(buffer) if value is None else ms.Tensor(value))
-        if self.config.type == "adamw":  # one counter for all parameters
+        if self.config.type == "adamw":
             steps = max((int(value[0]) for name, value in state.items() if name.startswith("steps.")), default=0)
             ops.assign(self.rule.state_step, ms.Tensor(steps, ms.int32))
         if self.scale and "loss_scale" in state:
