@@ -8,7 +8,7 @@ from common.command_line import positive, run_command, user_path
 from common.errors import CheckFailed, UserError
 from common.paths import PROJECT
 from common.runtimes import FRAMEWORKS
-from experiments.campaign.page import write_page
+from experiments.campaign.page import write_page, write_parts
 from experiments.campaign.plan import Run, read_campaign, runs_of
 from experiments.campaign.rows import Rows
 from experiments.campaign.runner import Runner, say
@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     file = options.campaign
     campaign = read_campaign(file)
-    rows = Rows(file.with_suffix(""))
+    rows = Rows.of(file, campaign)
     runs = runs_of(campaign)
     chosen = [run for run in runs if _is_chosen(run, options)]
     if not chosen:
@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         finally:
             write_page(file, campaign, runs, rows)
     write_page(file, campaign, runs, rows)
+    write_parts(campaign, runs, rows)
     say(f"page: {file.with_suffix('.md')}")
     if failed:
         raise CheckFailed(f"{len(failed)} of {len(missing)} runs failed: {', '.join(failed)}")

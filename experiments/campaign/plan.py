@@ -23,7 +23,8 @@ MACHINE_KEYS = {"trainer": ("device", "threads", "health_images"), "loader": ("w
 class Group:
     """Experiments that are run alike: every one with each of the seeds of each framework.
 
-    ``overrides`` are settings ``a.b=c`` over the experiments' own; ``label`` names what they change ("without mixing").
+    ``overrides`` are settings ``a.b=c`` over the experiments' own; ``label`` names what they change ("without mixing"). ``page``
+    is a page of the project that shows these experiments, too, in its part "campaign".
     """
 
     experiments: tuple[str, ...]
@@ -31,6 +32,7 @@ class Group:
     mindspore: tuple[int, ...] = ()
     overrides: tuple[str, ...] = ()
     label: str = ""
+    page: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class Campaign:
     """``title`` and ``text`` head the page; gains are over the method ``baseline`` on the same split.
 
     ``band`` is how far, in points of mIoU, a row may lie from a score that its authors publish. ``overrides`` hold for all
-    groups.
+    groups. ``rows_of`` names campaigns beside this one whose rows count here where the recipe is the same.
     """
 
     title: str
@@ -46,17 +48,19 @@ class Campaign:
     baseline: str = "suponly"
     band: float = ranged(1.0, low=0)
     overrides: tuple[str, ...] = ()
+    rows_of: tuple[str, ...] = ()
     groups: tuple[Group, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training: ``settings`` are all overrides, the seed last; ``config`` is what they compose to."""
+    """One training: ``settings`` are all overrides, the seed last; ``config`` is what they compose to; ``page``: see the group."""
 
     experiment: str
     framework: str
     seed: int
     label: str
+    page: str
     settings: tuple[str, ...]
     config: ExperimentConfig
 
@@ -102,8 +106,8 @@ def runs_of(campaign: Campaign) -> list[Run]:
                 for experiment in group.experiments:
                     settings = (*campaign.overrides, *group.overrides, f"trainer.seed={seed}")
                     run = Run(
-                        experiment=experiment, framework=framework, seed=seed, label=group.label, settings=settings,
-                        config=compose(experiment, settings),
+                        experiment=experiment, framework=framework, seed=seed, label=group.label, page=group.page,
+                        settings=settings, config=compose(experiment, settings),
                     )  # fmt: skip
                     if run.name in runs:
                         raise UserError(f"{campaign.title}: the run {run.name} is named twice; give one group a label")

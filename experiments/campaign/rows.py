@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from common.files import parse_json, read_bytes, write_text_atomic
 from common.machine import describe
 from common.paths import PROJECT
 from common.runs.run_folder import RunFolder
-from experiments.campaign.plan import Run, digest, recipe
+from experiments.campaign.plan import Campaign, Run, digest, recipe
 
 SHOWN = {
     "run": (str,), "miou": (int, float), "last_miou": (int, float), "iterations": (int,), "threads": (int,), "device": (str,),
@@ -28,10 +29,15 @@ SHOWN = {
 
 
 class Rows:
-    """The rows and logs of one campaign in ``folder``."""
+    """The rows and logs of one campaign in ``folder``, and those of ``others``, which are only read."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.file, self.logs = folder, folder / "rows.jsonl", folder / "logs"
+    def __init__(self, folder: Path, others: Sequence[Rows] = ()) -> None:
+        self.folder, self.file, self.logs, self.others = folder, folder / "rows.jsonl", folder / "logs", others
+
+    @classmethod
+    def of(cls, file: Path, campaign: Campaign) -> Rows:
+        """The rows beside the campaign's ``file``, and those of the campaigns that it names."""
+        return cls(file.with_suffix(""), [cls(file.parent / name) for name in campaign.rows_of])
 
     def all(self) -> dict[str, dict[str, Any]]:
         """Return the newest row of every run by its name; raises :class:`UserError` for a damaged line."""
@@ -49,12 +55,19 @@ class Rows:
 
     def current(self, runs: list[Run]) -> dict[str, dict[str, Any]]:
         """Return the rows of those ``runs`` that were trained with exactly today's recipe."""
-        rows = self.all()
-        return {
-            run.name: rows[run.name]
-            for run in runs
-            if run.name in rows and is_recipe_of(self.logs / f"{run.name}.yaml", run)
-        }
+        current: dict[str, dict[str, Any]] = {}
+        for source in (self, *self.others):
+            rows = source.all()
+            current |= {
+                run.name: rows[run.name]
+                for run in runs
+                if run.name not in current and run.name in rows and source.holds(run)
+            }
+        return current
+
+    def holds(self, run: Run) -> bool:
+        """Whether the log of ``run`` here is of the recipe that it asks for today."""
+        return is_recipe_of(self.logs / f"{run.name}.yaml", run)
 
     def add(
         self, run: Run, folder: RunFolder, threads: int, seconds: float, cpu_seconds: float | None
@@ -73,7 +86,8 @@ class Rows:
 
     def evaluations(self, run: Run) -> list[tuple[int, float]]:
         """Return iteration and mIoU (a fraction) of every evaluation in a run's log."""
-        file = self.logs / f"{run.name}.jsonl"
+        source = next((rows for rows in (self, *self.others) if rows.holds(run)), self)
+        file = source.logs / f"{run.name}.jsonl"
         try:
             entries = [
                 entry for entry in map(parse_json, read_bytes(file).splitlines()) if entry["kind"] == "evaluation"

@@ -15,11 +15,12 @@ from common.experiment import compose
 from common.runs.run_folder import RunFolder
 from experiments.campaign import rows as rows_module
 from experiments.campaign.__main__ import main
-from experiments.campaign.page import write_page
+from experiments.campaign.page import short_tables, write_page, write_parts
 from experiments.campaign.plan import read_campaign, runs_of
 from experiments.campaign.rows import Rows
 from experiments.campaign.runner import Runner, command
 from experiments.campaign.statistics import half_width
+from experiments.page_part import part
 from tests.places import PROJECT
 
 TINY = "[trainer.epochs=2, trainer.iterations_per_epoch=2, trainer.evaluate_every=1]"
@@ -120,6 +121,48 @@ def test_a_row_of_another_recipe_does_not_count(tmp_path):
     assert list(rows.current(elsewhere)) == [runs[0].name]
 
 
+def test_rows_of_another_campaign_count_where_the_recipe_is_the_same(tmp_path):
+    file = campaign_file(tmp_path, TWO_METHODS)
+    runs = runs_of(read_campaign(file))
+    for run in runs[:2]:
+        put_row(Rows(tmp_path / "trial"), run, 60.0)
+    other = tmp_path / "other.yaml"
+    changed = TWO_METHODS.replace("]}", "], overrides: [optimizer.lr=0.01]}")
+    text = f"title: Another\nrows_of: [trial]\noverrides: {TINY}\ngroups:\n"
+    for groups, count in ((TWO_METHODS, 2), (changed, 0)):
+        other.write_text(text + groups)
+        campaign = read_campaign(other)
+        rows, asked = Rows.of(other, campaign), runs_of(campaign)
+        assert len(rows.current(asked)) == count
+        assert not rows.file.exists()
+    put_row(rows, asked[0], 70.0)
+    assert rows.evaluations(asked[0]) == [(4, 0.7)] and Rows(tmp_path / "trial").evaluations(runs[0]) == [(4, 0.6)]
+    other.write_text(text + TWO_METHODS)
+    assert Rows.of(other, read_campaign(other)).evaluations(runs[0]) == [(4, 0.6)]
+
+
+def test_a_page_of_a_method_shows_its_part_of_a_campaign(tmp_path):
+    method_page = tmp_path / "method.md"
+    method_page.write_text("Before\n<!-- campaign: written by this -->\nold\n<!-- end of campaign -->\nAfter\n")
+    groups = "  - {experiments: [shapes/12/suponly], torch: [1]}\n"
+    groups += f"  - {{experiments: [shapes/12/fixmatch], torch: [1, 2], page: {method_page}, label: alone}}\n"
+    file = campaign_file(tmp_path, groups)
+    campaign, rows = read_campaign(file), Rows(tmp_path / "trial")
+    runs = runs_of(campaign)
+    for run, miou in zip(runs, (60.0, 64.0, 66.0)):
+        put_row(rows, run, miou)
+    write_parts(campaign, runs, rows)
+    text = method_page.read_text()
+    assert text.startswith("Before\n") and text.endswith("\nAfter\n") and "old" not in text
+    assert (
+        "| suponly | PyTorch | 1 | 60.00 | 0.00 |  |  |\n| fixmatch alone | PyTorch | 2 | 65.00 | 1.41 | +5.00 |"
+        in text
+    )
+    method_page.write_text("no part")
+    with pytest.raises(UserError, match="has no part"):
+        write_parts(campaign, runs, rows)
+
+
 def test_rows_of_several_days_add_up_and_the_newest_counts(tmp_path):
     file, rows = campaign_file(tmp_path, TWO_METHODS), Rows(tmp_path / "trial")
     runs = runs_of(read_campaign(file))
@@ -187,17 +230,17 @@ def test_no_run_begins_after_the_time_is_up(tmp_path):
 @pytest.mark.parametrize("file", sorted((PROJECT / "results").glob("*.yaml")), ids=lambda file: file.stem)
 def test_pages_in_the_repository_are_made_of_their_rows(file, tmp_path):
     campaign = read_campaign(file)
-    runs, rows = runs_of(campaign), Rows(file.with_suffix(""))
-    page = file.with_suffix(".md")
+    runs, rows = runs_of(campaign), Rows.of(file, campaign)
+    page, again = file.with_suffix(".md"), f"run python -m experiments.campaign {file} --page"
     assert page.exists() or not rows.all()
     if page.exists():
-        copy = Rows(tmp_path / file.stem)
+        copy = Rows(tmp_path / file.stem, rows.others)
         if rows.folder.is_dir():
             shutil.copytree(rows.folder, copy.folder)
         write_page(tmp_path / file.name, campaign, runs, copy)
-        assert (tmp_path / page.name).read_text() == page.read_text(), (
-            f"run python -m experiments.campaign {file} --page"
-        )
+        assert (tmp_path / page.name).read_text() == page.read_text(), again
+    for name, table in short_tables(campaign, runs, rows).items():
+        assert part(PROJECT / name, "campaign") == table, again
 
 
 def test_every_published_row_is_in_the_list():
