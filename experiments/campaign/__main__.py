@@ -8,7 +8,8 @@ from common.command_line import positive, run_command, user_path
 from common.errors import CheckFailed, UserError
 from common.paths import PROJECT
 from common.runtimes import FRAMEWORKS
-from experiments.campaign.page import write_page, write_parts
+from experiments.campaign.page import write_page
+from experiments.campaign.parts import write_parts
 from experiments.campaign.plan import Run, read_campaign, runs_of
 from experiments.campaign.rows import Rows
 from experiments.campaign.runner import Runner, say

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from common.files import write_text_atomic
-from common.paths import PROJECT
 from common.reports.charts import available
 from common.runtimes import FRAMEWORKS
 from experiments.campaign import charts
 from experiments.campaign.plan import Campaign, Run
 from experiments.campaign.rows import Rows
 from experiments.campaign.statistics import half_width, spread
-from experiments.page_part import put
 
 
 @dataclass(frozen=True)
@@ -59,35 +57,6 @@ def write_page(file: Path, campaign: Campaign, runs: Sequence[Run], rows: Rows, 
         parts += chart_part(file, cells, rows)
     parts += published_part(cells, campaign)
     write_text_atomic(file.with_suffix(".md"), "\n\n".join(filter(None, parts)) + "\n")
-
-
-def write_parts(campaign: Campaign, runs: Sequence[Run], rows: Rows) -> None:
-    """Write the part "campaign" of every page that the campaign's groups name."""
-    for name, table in short_tables(campaign, runs, rows).items():
-        put(PROJECT / name, "campaign", table)
-
-
-def short_tables(campaign: Campaign, runs: Sequence[Run], rows: Rows) -> dict[str, str]:
-    """Return the table of every page that the campaign's groups name: its own experiments and the baseline."""
-    cells = cells_of(runs, rows.current(list(runs)))
-    pages = dict.fromkeys(run.page for run in runs if run.page)
-    return {page: short_table([cell for cell in cells if cell.runs[0].page == page], cells, campaign) for page in pages}
-
-
-def short_table(shown: Sequence[Cell], cells: Sequence[Cell], campaign: Campaign) -> str:
-    """Return mean, spread and gain of the cells ``shown``, the baseline among all ``cells`` first."""
-    baselines = [cell for cell in cells if cell.method == campaign.baseline and cell not in shown]
-    lines = [
-        "| | framework | runs | mIoU | spread | gain | 95 % interval |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for cell in [*baselines, *shown]:
-        baseline = next((other for other in baselines if other.framework == cell.framework), None)
-        mean, deviation, _, _, _, gain, interval, _ = figures(cell, baseline)
-        lines.append(
-            f"| {cell.method} | {FRAMEWORKS[cell.framework].title} | {len(cell.rows)} | {mean} | {deviation} | {gain} | {interval} |"
-        )
-    return "\n".join(lines)
 
 
 def cells_of(runs: Sequence[Run], current: Mapping[str, Mapping[str, Any]]) -> list[Cell]:

@@ -40,7 +40,8 @@ class Campaign:
     """``title`` and ``text`` head the page; gains are over the method ``baseline`` on the same split.
 
     ``band`` is how far, in points of mIoU, a row may lie from a score that its authors publish. ``overrides`` hold for all
-    groups. ``rows_of`` names campaigns beside this one whose rows count here where the recipe is the same.
+    groups. ``rows_of`` names campaigns beside this one whose rows count here where the recipe is the same. ``page`` is a page of
+    the project that shows the first split's methods, one line each, in its part "campaign".
     """
 
     title: str
@@ -49,6 +50,7 @@ class Campaign:
     band: float = ranged(1.0, low=0)
     overrides: tuple[str, ...] = ()
     rows_of: tuple[str, ...] = ()
+    page: str = ""
     groups: tuple[Group, ...]
 
 

@@ -15,7 +15,8 @@ from common.experiment import compose
 from common.runs.run_folder import RunFolder
 from experiments.campaign import rows as rows_module
 from experiments.campaign.__main__ import main
-from experiments.campaign.page import short_tables, write_page, write_parts
+from experiments.campaign.page import write_page
+from experiments.campaign.parts import short_tables, write_parts
 from experiments.campaign.plan import read_campaign, runs_of
 from experiments.campaign.rows import Rows
 from experiments.campaign.runner import Runner, command
@@ -157,6 +158,11 @@ def test_a_page_of_a_method_shows_its_part_of_a_campaign(tmp_path):
     assert (
         "| suponly | PyTorch | 1 | 60.00 | 0.00 |  |  |\n| fixmatch alone | PyTorch | 2 | 65.00 | 1.41 | +5.00 |"
         in text
+    )
+    file.write_text(file.read_text().replace("overrides:", f"page: {tmp_path / 'overview.md'}\noverrides:", 1))
+    overview = short_tables(read_campaign(file), runs, rows)[str(tmp_path / "overview.md")]
+    assert overview.endswith(
+        "| `suponly` | 60.00 (1) |  | - | - |\n| `fixmatch alone` | 65.00 ± 1.41 (2) | +5.00 | - | - |"
     )
     method_page.write_text("no part")
     with pytest.raises(UserError, match="has no part"):
