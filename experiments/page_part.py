@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import write_text_atomic
+from common.files import read_bytes, write_text_atomic
 from common.paths import PROJECT
 
 SCALE = PROJECT / "docs" / "scale.md"
@@ -25,7 +25,8 @@ def part(page: Path, name: str) -> str:
 
 
 def _cut(page: Path, name: str) -> tuple[str, str, str]:
-    text, start, end = page.read_text(encoding="utf-8"), f"<!-- {name}: written by", f"<!-- end of {name} -->"
+    text = read_bytes(page).decode(errors="replace")
+    start, end = f"<!-- {name}: written by", f"<!-- end of {name} -->"
     if text.count(start) != 1 or text.count(end) != 1:
         raise UserError(f"{page} has no part between '{start} ... -->' and '{end}'")
     opening = text.index("-->", text.index(start)) + len("-->")

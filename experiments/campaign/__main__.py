@@ -9,7 +9,7 @@ from common.errors import CheckFailed, UserError
 from common.paths import PROJECT
 from common.runtimes import FRAMEWORKS
 from experiments.campaign.page import write_page
-from experiments.campaign.parts import write_parts
+from experiments.campaign.parts import check_pages, write_parts
 from experiments.campaign.plan import Run, read_campaign, runs_of
 from experiments.campaign.rows import Rows
 from experiments.campaign.runner import Runner, say
@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     campaign = read_campaign(file)
     rows = Rows.of(file, campaign)
     runs = runs_of(campaign)
+    check_pages(campaign, runs)
     chosen = [run for run in runs if _is_chosen(run, options)]
     if not chosen:
         raise UserError(f"{file}: no run of this campaign fits --only {' '.join(options.only)} and --frameworks")

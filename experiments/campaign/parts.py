@@ -9,13 +9,19 @@ from common.runtimes import FRAMEWORKS
 from experiments.campaign.page import Cell, cells_of, figures
 from experiments.campaign.plan import Campaign, Run
 from experiments.campaign.rows import Rows
-from experiments.page_part import put
+from experiments.page_part import part, put
 
 
 def write_parts(campaign: Campaign, runs: Sequence[Run], rows: Rows) -> None:
     """Write the part "campaign" of every page that the campaign and its groups name."""
     for name, table in short_tables(campaign, runs, rows).items():
         put(PROJECT / name, "campaign", table)
+
+
+def check_pages(campaign: Campaign, runs: Sequence[Run]) -> None:
+    """Raise :class:`UserError` for a page that is named but is not there or has no part "campaign"."""
+    for name in {campaign.page, *(run.page for run in runs)} - {""}:
+        part(PROJECT / name, "campaign")
 
 
 def short_tables(campaign: Campaign, runs: Sequence[Run], rows: Rows) -> dict[str, str]:

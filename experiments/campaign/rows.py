@@ -36,7 +36,10 @@ class Rows:
 
     @classmethod
     def of(cls, file: Path, campaign: Campaign) -> Rows:
-        """The rows beside the campaign's ``file``, and those of the campaigns that it names."""
+        """The rows beside the campaign's ``file``, and those of the campaigns that it names; :class:`UserError` where there is none."""
+        for name in campaign.rows_of:
+            if not (file.parent / f"{name}.yaml").is_file():
+                raise UserError(f"{file}: rows_of names {name!r}, but there is no {name}.yaml beside it")
         return cls(file.with_suffix(""), [cls(file.parent / name) for name in campaign.rows_of])
 
     def all(self) -> dict[str, dict[str, Any]]:

@@ -42,6 +42,9 @@ TWO_METHODS = "  - {experiments: [shapes/12/suponly, shapes/12/fixmatch], torch:
         ("  - {experiments: [shapes/12/suponli], torch: [1]}\n", "did you mean 'suponly'"),
         ("  - {experiments: [shapes/12/suponly], torch: [1, 1]}\n", "named twice"),
         ("  - {experiments: [shapes/12/suponly], pytorch: [1]}\n", "did you mean 'torch'"),
+        ("  - {experiments: [shapes/12/suponly], torch: [1], page: docs/none.md}\n", "docs/none.md"),
+        ("  - {experiments: [shapes/12/suponly], torch: [1], page: docs/parity.md}\n", "has no part"),
+        ("  - {experiments: [shapes/12/suponly], torch: [1]}\nrows_of: [other]\n", "there is no other.yaml beside it"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line(tmp_path, groups, message, capsys):
