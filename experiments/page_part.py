@@ -25,7 +25,10 @@ def part(page: Path, name: str) -> str:
 
 
 def _cut(page: Path, name: str) -> tuple[str, str, str]:
-    text = read_bytes(page).decode(errors="replace")
+    try:
+        text = read_bytes(page).decode()
+    except UnicodeDecodeError as error:  # written back, replaced characters would be lost
+        raise UserError(f"{page}: not a text in UTF-8 ({error})") from None
     start, end = f"<!-- {name}: written by", f"<!-- end of {name} -->"
     if text.count(start) != 1 or text.count(end) != 1:
         raise UserError(f"{page} has no part between '{start} ... -->' and '{end}'")

@@ -26,23 +26,23 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = [run for run in runs if _is_chosen(run, options)]
     if not chosen:
         raise UserError(f"{file}: no run of this campaign fits --only {' '.join(options.only)} and --frameworks")
-    missing = [run for run in chosen if run.name not in rows.current(runs)]
+    finished = rows.current(chosen)
+    missing = [run for run in chosen if run.name not in finished]
     say(f"{campaign.title}: {len(chosen) - len(missing)} of {len(chosen)} runs are there, {len(missing)} to do")
     if options.list:
         for run in missing:
             say(f"  {run.name}")
         return
     failed: list[str] = []
-    if not options.page:
-        work = options.work or PROJECT / "runs" / "campaigns" / file.stem
-        seconds = options.hours * 3600 if options.hours else None
-        runner = Runner(rows, work, options.devices or ["cpu"] * options.jobs, options.threads, seconds, failed)
-        try:
+    try:
+        if not options.page:
+            work = options.work or PROJECT / "runs" / "campaigns" / file.stem
+            seconds = options.hours * 3600 if options.hours else None
+            runner = Runner(rows, work, options.devices or ["cpu"] * options.jobs, options.threads, seconds, failed)
             runner.run(missing)
-        finally:
-            write_page(file, campaign, runs, rows)
-    write_page(file, campaign, runs, rows)
-    write_parts(campaign, runs, rows)
+    finally:
+        write_page(file, campaign, runs, rows)
+        write_parts(campaign, runs, rows)
     say(f"page: {file.with_suffix('.md')}")
     if failed:
         raise CheckFailed(f"{len(failed)} of {len(missing)} runs failed: {', '.join(failed)}")

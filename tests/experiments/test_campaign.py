@@ -72,6 +72,17 @@ def test_only_takes_parts_of_names_with_slashes_or_hyphens(only, count, tmp_path
     assert f"0 of {count} runs are there" in capsys.readouterr().out
 
 
+def test_the_recipe_of_every_run_is_read_once_to_see_what_is_missing(tmp_path, monkeypatch):
+    file = campaign_file(tmp_path, TWO_METHODS)
+    runs = runs_of(read_campaign(file))
+    for run in runs:
+        put_row(Rows(tmp_path / "trial"), run, 60.0)
+    read = []
+    monkeypatch.setattr(rows_module, "is_recipe_of", lambda path, run: read.append(run.name) or True)
+    assert run_command(main, [str(file), "--list"]) == 0
+    assert sorted(read) == sorted(run.name for run in runs)
+
+
 def put_row(rows: Rows, run, miou: float, last: float | None = None, steps: int = 4, monkeypatch=None) -> None:
     """Keep a finished run with made-up scores."""
     folder = RunFolder(rows.folder / "runs" / run.name)
@@ -167,6 +178,10 @@ def test_a_page_of_a_method_shows_its_part_of_a_campaign(tmp_path):
     assert overview.endswith(
         "| `suponly` | 60.00 (1) |  | - | - |\n| `fixmatch alone` | 65.00 ± 1.41 (2) | +5.00 | - | - |"
     )
+    method_page.write_bytes(b"\xff")
+    with pytest.raises(UserError, match="not a text in UTF-8"):
+        write_parts(campaign, runs, rows)
+    assert method_page.read_bytes() == b"\xff"
     method_page.write_text("no part")
     with pytest.raises(UserError, match="has no part"):
         write_parts(campaign, runs, rows)
