@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def machines(rows: Iterable[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     dates = sorted({row["date"] for row in rows})
-    places = sorted({f"{row['device']} ({row['processor']}, {row['threads']} thread(s))" for row in rows})
+    places = sorted({f"{row['device'].lower()} ({row['processor']}, {row['threads']} thread(s))" for row in rows})
     commits = sorted({row["commit"] for row in rows if row["commit"]})
     days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return f" ({days}; {', '.join(places)}; commits {', '.join(commits) or 'unknown'})"
@@ -91,23 +91,36 @@ def split_part(split: str, cells: Sequence[Cell], campaign: Campaign) -> list[st
     ]
     for cell in cells:
         head = [cell.method, FRAMEWORKS[cell.framework].title, f"{len(cell.rows)} of {len(cell.runs)}"]
-        lines.append(
-            f"| {' | '.join([*head, *figures(cell, baselines.get(cell.framework) or baselines.get('torch'))])} |"
-        )
+        shown = figures(cell, baselines.get(cell.framework) or baselines.get("torch"))
+        lines.append(f"| {' | '.join([*head, *astuple(shown)])} |")
     parts = [f"## {split}", "\n".join(lines)]
     pairs = frameworks_part(cells)
     return [*parts, pairs]
 
 
-def figures(cell: Cell, baseline: Cell | None) -> list[str]:
-    """Return the figures of a table row, from mIoU on; dashes where no run is finished."""
+@dataclass(frozen=True)
+class Figures:
+    """What a table says of a cell, as text: mIoU and gain in percent, the ``gain`` over the baseline; dashes where no run is finished."""
+
+    mean: str = "-"
+    spread: str = "-"
+    worst: str = "-"
+    best: str = "-"
+    last: str = "-"
+    gain: str = "-"
+    interval: str = "-"
+    note: str = "not run"
+
+
+def figures(cell: Cell, baseline: Cell | None) -> Figures:
+    """Return the figures of a table row, those of the gain empty where there is nothing to compare with."""
     if not cell.rows:
-        return ["-"] * 7 + ["not run"]
+        return Figures()
     scores = cell.scores
     last = statistics.mean(row["last_miou"] for row in cell.rows)
     shown = [f"{value:.2f}" for value in (statistics.mean(scores), spread(scores), min(scores), max(scores), last)]
     if baseline is None or not baseline.rows or baseline.method == cell.method:
-        return [*shown, "", "", ""]
+        return Figures(*shown, gain="", interval="", note="")
     gain, half = statistics.mean(scores) - statistics.mean(baseline.scores), half_width(scores, baseline.scores)
     interval = "" if half is None else f"{gain - half:+.2f} .. {gain + half:+.2f}"
     note = []
@@ -117,7 +130,7 @@ def figures(cell: Cell, baseline: Cell | None) -> list[str]:
         )
     if half is not None and gain - half <= 0:
         note.append("not shown to gain")
-    return [*shown, f"{gain:+.2f}", interval, "; ".join(note)]
+    return Figures(*shown, f"{gain:+.2f}", interval, "; ".join(note))
 
 
 def frameworks_part(cells: Sequence[Cell]) -> str:

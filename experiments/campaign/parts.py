@@ -44,9 +44,9 @@ def overview(cells: Sequence[Cell], campaign: Campaign) -> str:
         for framework in FRAMEWORKS:
             cell = first.get((method, framework))
             if cell and cell.rows:
-                mean, deviation, _, _, _, gain, _, _ = figures(cell, first.get((campaign.baseline, framework)))
-                several = f" ± {deviation}" if len(cell.rows) > 1 else ""
-                line += f" {mean}{several} ({len(cell.rows)}) | {gain} |"
+                shown = figures(cell, first.get((campaign.baseline, framework)))
+                several = f" ± {shown.spread}" if len(cell.rows) > 1 else ""
+                line += f" {shown.mean}{several} ({len(cell.rows)}) | {shown.gain} |"
             else:
                 line += " - | - |"
         lines.append(line)
@@ -62,8 +62,7 @@ def short_table(shown: Sequence[Cell], cells: Sequence[Cell], campaign: Campaign
     ]
     for cell in [*baselines, *shown]:
         baseline = next((other for other in baselines if other.framework == cell.framework), None)
-        mean, deviation, _, _, _, gain, interval, _ = figures(cell, baseline)
-        lines.append(
-            f"| {cell.method} | {FRAMEWORKS[cell.framework].title} | {len(cell.rows)} | {mean} | {deviation} | {gain} | {interval} |"
-        )
+        of = figures(cell, baseline)
+        row = [of.mean, of.spread, of.gain, of.interval]
+        lines.append(f"| {cell.method} | {FRAMEWORKS[cell.framework].title} | {len(cell.rows)} | {' | '.join(row)} |")
     return "\n".join(lines)

@@ -142,10 +142,14 @@ def row_of(run: Run, folder: RunFolder, threads: int, seconds: float, cpu_second
 
 
 def commit() -> str:
-    """The state of the code: the commit's first digits, ``+`` where files differ from it, empty outside of a checkout."""
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else ""
+    """The state of the code: the commit's first digits, ``+`` where code or settings differ from it, empty outside of a checkout."""
+    git = ["git", "-C", str(PROJECT)]
+    head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True)
+    if head.returncode:
+        return ""
+    written = [":!results", ":!docs", ":!*.md"]  # rows and pages, by the campaign itself
+    same = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", *written])
+    return head.stdout.strip() + ("+" if same.returncode else "")
 
 
 def _line(entry: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -277,3 +278,26 @@ def test_every_published_row_is_in_the_list():
             experiments = [f"{dataset}/{split}/{name}" for split in lists.get(dataset) or {}]
             published |= {one for one in experiments if compose(one).reference.published_miou is not None}
     assert published <= listed and listed <= published
+
+
+def test_a_row_names_the_commit_and_says_when_the_code_differs_from_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_module, "PROJECT", tmp_path)
+    assert rows_module.commit() == ""  # not a checkout
+
+    def git(*words: str) -> None:
+        author = ["-c", "user.name=A", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *author, *words], check=True, capture_output=True)
+
+    (tmp_path / "results").mkdir()
+    for name in ("train.py", "README.md", "results/rows.jsonl"):
+        (tmp_path / name).write_text("one\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    clean = rows_module.commit()
+    assert len(clean) == 10
+    for name in ("README.md", "results/rows.jsonl"):
+        (tmp_path / name).write_text("written by a campaign\n")
+    assert rows_module.commit() == clean
+    (tmp_path / "train.py").write_text("two\n")
+    assert rows_module.commit() == f"{clean}+"
