@@ -76,7 +76,7 @@ def machines(rows: Iterable[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     dates = sorted({row["date"] for row in rows})
-    places = sorted({f"{row['device'].lower()} ({row['processor']}, {row['threads']} thread(s))" for row in rows})
+    places = sorted({f"{row['device'].replace('CPU', 'cpu')} ({row['processor']}, {row['threads']} thread(s))" for row in rows})
     commits = sorted({row["commit"] for row in rows if row["commit"]})
     days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return f" ({days}; {', '.join(places)}; commits {', '.join(commits) or 'unknown'})"
