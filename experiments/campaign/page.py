@@ -76,7 +76,9 @@ def machines(rows: Iterable[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     dates = sorted({row["date"] for row in rows})
-    places = sorted({f"{row['device'].replace('CPU', 'cpu')} ({row['processor']}, {row['threads']} thread(s))" for row in rows})
+    places = sorted(
+        {f"{row['device'].replace('CPU', 'cpu')} ({row['processor']}, {row['threads']} thread(s))" for row in rows}
+    )
     commits = sorted({row["commit"] for row in rows if row["commit"]})
     days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return f" ({days}; {', '.join(places)}; commits {', '.join(commits) or 'unknown'})"
@@ -118,7 +120,9 @@ def figures(cell: Cell, baseline: Cell | None) -> Figures:
         return Figures()
     scores = cell.scores
     last = statistics.mean(row["last_miou"] for row in cell.rows)
-    shown = [f"{value:.2f}" for value in (statistics.mean(scores), spread(scores), min(scores), max(scores), last)]
+    deviation = f"{spread(scores):.2f}" if len(scores) > 1 else ""
+    shown = [f"{statistics.mean(scores):.2f}", deviation]
+    shown += [f"{value:.2f}" for value in (min(scores), max(scores), last)]
     if baseline is None or not baseline.rows or baseline.method == cell.method:
         return Figures(*shown, gain="", interval="", note="")
     gain, half = statistics.mean(scores) - statistics.mean(baseline.scores), half_width(scores, baseline.scores)

@@ -45,7 +45,7 @@ def overview(cells: Sequence[Cell], campaign: Campaign) -> str:
             cell = first.get((method, framework))
             if cell and cell.rows:
                 shown = figures(cell, first.get((campaign.baseline, framework)))
-                several = f" ± {shown.spread}" if len(cell.rows) > 1 else ""
+                several = f" ± {shown.spread}" if shown.spread else ""
                 line += f" {shown.mean}{several} ({len(cell.rows)}) | {shown.gain} |"
             else:
                 line += " - | - |"
