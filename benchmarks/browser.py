@@ -69,13 +69,13 @@ def measure(page: Any, at: int, model: Path, pictures: list[Path]) -> dict[str, 
         line = page.wait_for_selector("#status[data-state=done],#status[data-state=error]", timeout=PATIENCE)
         if page.locator("#status").get_attribute("data-state") == "error":
             raise UserError(f"{path}: {line.inner_text()}")
-        found = page.evaluate("({...segmentation, ids: [...segmentation.ids]})")
+        segmentation = page.evaluate("({...segmentation, ids: [...segmentation.ids]})")
         browser.append(float(page.locator("#times td").nth(1).inner_text().split()[0]))
         picture = read_rgb(path)[None]
         started = time.perf_counter()
         expected = predictor.picture_class_ids(picture)[0]
         python.append(1000 * (time.perf_counter() - started))
-        differing = int((np.array(found["ids"], np.uint8).reshape(expected.shape) != expected).sum())
+        differing = int((np.array(segmentation["ids"], np.uint8).reshape(expected.shape) != expected).sum())
         differ, pixels, most = differ + differing, pixels + expected.size, max(most, differing)
     return {
         "differing_pixels": differ, "pixels": pixels, "most_in_a_picture": most, "threads": threads(page),

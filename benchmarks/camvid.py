@@ -42,8 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     training = [entry for entry in folder.entries() if entry["kind"] == "train"]
     figures = {key: outcome[key] for key in ("gates", "scores", "pairs", "failures")}
     figures["training_iterations"] = training[-1]["iteration"]
-    given = sys.argv[1:] if arguments is None else arguments
-    save(f"camvid-{name}", " ".join(["python -m benchmarks.camvid", *given]), figures)
+    words = sys.argv[1:] if arguments is None else arguments
+    save(f"camvid-{name}", " ".join(["python -m benchmarks.camvid", *words]), figures)
     if outcome["failures"]:
         raise CheckFailed("; ".join(outcome["failures"]))
 

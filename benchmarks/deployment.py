@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
         folder = options.keep or stack.enter_context(tempfile.TemporaryDirectory())
         Path(folder).mkdir(parents=True, exist_ok=True)
         figures = {"resnet50": resnet50, "camvid": camvid, "controls": controls}[options.what](Path(folder), options)
-    given = sys.argv[1:] if arguments is None else arguments
-    save(f"deployment-{options.what}", " ".join(["python -m benchmarks.deployment", *given]), figures)
+    words = sys.argv[1:] if arguments is None else arguments
+    save(f"deployment-{options.what}", " ".join(["python -m benchmarks.deployment", *words]), figures)
 
 
 def resnet50(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

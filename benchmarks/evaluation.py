@@ -34,14 +34,14 @@ IMAGES = {"voc": 20, "cityscapes": 3}
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     parser = options("evaluation", "Time evaluation outside the network.", turns=4)
     parser.add_argument("--against", metavar="COMMIT", help="also the code of this commit, in a git worktree")
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="protocols whose name has this in it; nothing is saved"
     )
     parser.add_argument("--images", type=positive, help="images of a turn (default: 20 of VOC, 3 of Cityscapes)")
-    parsed = parser.parse_args(given)
+    parsed = parser.parse_args(words)
     chosen, figures = [name for name in PROTOCOLS if parsed.only in name], {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{name}: {summary(figures[name])}", flush=True)
             if not parsed.only:
                 about = {"against": parsed.against, "protocols": figures}
-                save("evaluation", f"python -m benchmarks.evaluation {' '.join(given)}", about)
+                save("evaluation", f"python -m benchmarks.evaluation {' '.join(words)}", about)
 
 
 if __name__ == "__main__":

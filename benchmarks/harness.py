@@ -62,18 +62,18 @@ def run_cases(
 
     Each builder of ``cases`` runs in a process of its own: this program once more, with ``--form CASE FORM``.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = parser.parse_intermixed_args(given)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = parser.parse_intermixed_args(words)
     if parsed.form:
         case, form = parsed.form
         serve(cases[case][form](parsed))
         return None
     figures = {}
     for case, forms in cases.items():
-        command = [sys.executable, "-m", f"benchmarks.{module}", *given, "--form", case]
+        command = [sys.executable, "-m", f"benchmarks.{module}", *words, "--form", case]
         figures[case] = measure({form: Form([*command, form]) for form in forms}, parsed.turns, parsed.threads)
         print(f"{case}: {summary(figures[case])}", flush=True)
-    save(module, f"python -m benchmarks.{module} {' '.join(given)}".strip(), figures)
+    save(module, f"python -m benchmarks.{module} {' '.join(words)}".strip(), figures)
     return figures
 
 
@@ -95,7 +95,7 @@ def measure(forms: Mapping[str, Form], turns: int, threads: int = 1, warm: int =
     counted = {name: runs[warm:] for name, runs in taken.items()}
     peaks = {name: max(run["mib"] for run in runs) for name, runs in taken.items()}
     both = {  # what the other forms are compared with; the control is compared with the first form
-        kind: [(own[kind] + other[kind]) / 2 for own, other in zip(counted[first], counted[CONTROL])] for kind in KINDS
+        kind: [(run[kind] + other[kind]) / 2 for run, other in zip(counted[first], counted[CONTROL])] for kind in KINDS
     }
     alone = {kind: [run[kind] for run in counted[first]] for kind in KINDS}
     return {
@@ -110,7 +110,7 @@ def measure(forms: Mapping[str, Form], turns: int, threads: int = 1, warm: int =
             name: {
                 **{
                     kind: _spread(
-                        [run[kind] / own for run, own in zip(runs, (alone if name == CONTROL else both)[kind])]
+                        [run[kind] / base for run, base in zip(runs, (alone if name == CONTROL else both)[kind])]
                     )
                     for kind in KINDS
                 },

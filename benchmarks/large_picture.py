@@ -55,8 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
         figures = measure(Path(folder), options)
     for name, value in figures.items():
         print(f"{name:32} {value}")
-    given = sys.argv[1:] if arguments is None else arguments
-    save("large_picture", " ".join(["python -m benchmarks.large_picture", *given]), figures)
+    words = sys.argv[1:] if arguments is None else arguments
+    save("large_picture", " ".join(["python -m benchmarks.large_picture", *words]), figures)
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -44,14 +44,14 @@ DRAWS = {"voc": draw_voc, "cityscapes": draw_cityscapes}
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     parser = options("loading", __doc__.splitlines()[0].partition(": ")[2].capitalize(), turns=4)
     parser.add_argument("--against", default="HEAD", metavar="COMMIT", help="the other side (default: HEAD)")
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="recipes whose name has this in it; nothing is saved"
     )
     parser.add_argument("--samples", type=positive, help="samples of a turn (default: 60 of VOC, 12 of Cityscapes)")
-    parsed = parser.parse_args(given)
+    parsed = parser.parse_args(words)
     chosen = {name: recipe for name, recipe in RECIPES.items() if parsed.only in name}
     if not chosen:
         raise CheckFailed(f"--only {parsed.only} is in no recipe's name: {', '.join(RECIPES)}")
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
             figures[name] = measure(forms, parsed.turns, parsed.threads)
             print(f"{name}: {summary(figures[name])}", flush=True)
     if not parsed.only:
-        save("loading", " ".join(["python -m benchmarks.loading", *given]), figures)
+        save("loading", " ".join(["python -m benchmarks.loading", *words]), figures)
 
 
 def _command(experiment: str, stream: str, crop: int, roots: dict[str, Path], count: int | None) -> list[str]:

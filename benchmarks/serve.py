@@ -110,7 +110,7 @@ def measure(path: Path, rounds: int) -> dict[str, dict[str, float]]:
         assert ways["kserve binary"]().endswith(expected.tobytes())
         times = turns(ways, rounds, process.pid)
     alone = times["alone"]
-    return {name: row(found, alone) for name, found in times.items()}
+    return {name: row(measured, alone) for name, measured in times.items()}
 
 
 def question(pictures: np.ndarray) -> tuple[dict[str, str], bytes]:

@@ -38,8 +38,8 @@ EXPERIMENTS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = _parser().parse_intermixed_args(given)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = _parser().parse_intermixed_args(words)
     name = "-".join(["steps", *parsed.frameworks, *([parsed.name] if parsed.name else [])])
     about = {key: getattr(parsed, key) for key in ("against", "size", "batch", "overrides")}
     figures = {}
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
                 figures[method] = measure(forms, parsed.turns, parsed.threads)
             print(f"{method}: {summary(figures[method])}", flush=True)
             # After every method, so that what is stopped early has said something.
-            save(name, f"python -m benchmarks.steps {' '.join(given)}", about | {"methods": figures})
+            save(name, f"python -m benchmarks.steps {' '.join(words)}", about | {"methods": figures})
 
 
 def _forms(method: str, batch: Path, parsed: argparse.Namespace, other: Path | None) -> Iterator[tuple[str, Form]]:

@@ -54,10 +54,10 @@ def made_up(points: int):
 
     rng = np.random.default_rng(0)
     centers = np.maximum(rng.standard_normal((40, DIMENSIONS)), 0)
-    own = rng.choice(40, points, p=rng.dirichlet(np.full(40, 0.7)))
+    clouds = rng.choice(40, points, p=rng.dirichlet(np.full(40, 0.7)))
     features = np.empty((points, DIMENSIONS), np.int16)
     for first in range(0, points, 8192):
-        part = own[first : first + 8192]
+        part = clouds[first : first + 8192]
         values = np.maximum(centers[part] + 0.6 * rng.standard_normal((len(part), DIMENSIONS)), 0)
         features[first : first + 8192] = np.minimum(1000 * values, 32767)
     return features

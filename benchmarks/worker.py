@@ -253,8 +253,8 @@ def _fill(bank: Any, framework: str) -> None:
 
     if hasattr(bank, "capacities"):
         capacities, width = bank.capacities, bank.rows.shape[1]
-        own = importlib.import_module(framework)
-        convert = own.from_numpy if framework == "torch" else own.Tensor
+        module = importlib.import_module(framework)
+        convert = module.from_numpy if framework == "torch" else module.Tensor
     else:  # until November 2026: a tensor for every queue, in MindSpore an array
         capacities, width = [len(rows) for rows in bank.rows], bank.rows[0].shape[1]
         convert = importlib.import_module(framework).from_numpy if framework == "torch" else np.asarray

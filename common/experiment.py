@@ -170,8 +170,8 @@ def _parts(name: str, configs: Path) -> tuple[str, str, str]:
 
 def _check_split(config: ExperimentConfig, dataset: str, split: str, aliases: Mapping, configs: Path) -> None:
     registered = known_splits(config.dataset.name, configs)
-    own = list_folder(config.dataset.name, config.split) / LABELLED_FILE
-    if config.split.id in registered or own.is_file():
+    labelled_list = list_folder(config.dataset.name, config.split) / LABELLED_FILE
+    if config.split.id in registered or labelled_list.is_file():
         return
     check_name(split, dict.fromkeys([*aliases, *registered]), f"split of {dataset}", config.name)
 

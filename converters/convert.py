@@ -28,19 +28,19 @@ def convert(
     for whatever cannot be read, named or held by the target, which then stays as it was.
     """
     room = capacity(target, target_dialect)
-    found = described_by(read(source, source_dialect, unsafe=unsafe), experiment)
-    narrow = role is not None or room == 1 or (room is not None and len(found.networks) > room)
-    written = found.only(role, str(source)) if narrow else found
-    if target_dialect and not find_dialect(target_dialect).own:
+    checkpoint = described_by(read(source, source_dialect, unsafe=unsafe), experiment)
+    narrow = role is not None or room == 1 or (room is not None and len(checkpoint.networks) > room)
+    written = checkpoint.only(role, str(source)) if narrow else checkpoint
+    if target_dialect and not find_dialect(target_dialect).native:
         places = find_dialect(target_dialect).wrapper.state
         state = {name: array for name, array in written.state.items() if name in places}
         written = dataclasses.replace(written, state=state)
     save(target, written, target_dialect)
     kept = {written.meta.role, *written.networks}
-    left = [name for name in found.networks if name not in kept]
-    left += [name for name in found.state if name not in written.state]
+    left = [name for name in checkpoint.networks if name not in kept]
+    left += [name for name in checkpoint.state if name not in written.state]
     left += [f"all but the {role} branch"] if role in (CLASS_BRANCH, SUBCLASS_BRANCH) else []
-    return written, left + list(found.not_read)
+    return written, left + list(checkpoint.not_read)
 
 
 def described_by(checkpoint: Checkpoint, experiment: ExperimentConfig | None) -> Checkpoint:

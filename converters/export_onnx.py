@@ -275,13 +275,13 @@ def measured(comparisons: tuple[Comparison, ...]) -> dict[str, Any]:
     }
 
 
-def compare(output: str, shape: tuple[int, int, int], expected: np.ndarray, found: np.ndarray) -> Comparison:
+def compare(output: str, shape: tuple[int, int, int], expected: np.ndarray, computed: np.ndarray) -> Comparison:
     """Compare logits ``[B,K,h,w]``, with sums in float64, or class ids ``[B,h,w]``, with the expected ones."""
     if expected.ndim == 3:
-        differs, relative, largest = expected != found, None, None
+        differs, relative, largest = expected != computed, None, None
     else:
-        differs = expected.argmax(1) != found.argmax(1)
-        difference = found.astype(np.float64) - expected
+        differs = expected.argmax(1) != computed.argmax(1)
+        difference = computed.astype(np.float64) - expected
         norm = float(np.linalg.norm(expected.astype(np.float64)))
         relative = float(np.linalg.norm(difference)) / norm if norm else math.nan
         largest = float(np.abs(difference).max())

@@ -34,11 +34,11 @@ def graph_files(folder: Path) -> dict[str, tuple[Path, GraphMetadata]]:
     """Return the exported graphs directly in ``folder`` by precision, float32 first."""
     from onnx_impl.file_contents import read_contents
 
-    found = {}
+    graphs = {}
     for path in sorted(folder.glob("*.onnx")):
         metadata = read_properties(read_contents(path).properties, path)
-        found[metadata.precision] = (path, metadata)
-    return dict(sorted(found.items(), key=lambda item: item[0] != "fp32"))
+        graphs[metadata.precision] = (path, metadata)
+    return dict(sorted(graphs.items(), key=lambda item: item[0] != "fp32"))
 
 
 def describe(

@@ -96,10 +96,10 @@ def run_parity(
     if outcome["failures"]:
         outcome["first_difference"] = locate(models, out, Gates().relative_error)
         outcome["failures"] += [
-            f"{runtime}: first stage that differs is {found['stage']}"
-            if found
+            f"{runtime}: first stage that differs is {difference['stage']}"
+            if difference
             else f"{runtime}: no single stage differs"
-            for runtime, found in outcome["first_difference"].items()
+            for runtime, difference in outcome["first_difference"].items()
         ]
     write_json_atomic(out / "parity.json", outcome)
     parity_report(out, outcome, experiment, overrides, run_folder=checkpoint.parent)
@@ -208,13 +208,15 @@ def locate(models: dict[str, Path], out: Path, gate: float) -> dict[str, Any]:
         staged["onnx"] = export(models["torch"], out / "stages.onnx", stages=True).path
     except CheckFailed:
         del staged["onnx"]
-    found = {}
+    stages = {}
     for runtime, model in staged.items():
         run_module(
             "converters.stages", runtime, str(model), str(out / "stages_image.npy"), str(out / f"stages_{runtime}.npz")
         )
-        found[runtime] = dict(np.load(out / f"stages_{runtime}.npz"))
-    return {runtime: first_difference(found["torch"], found[runtime], gate) for runtime in staged if runtime != "torch"}
+        stages[runtime] = dict(np.load(out / f"stages_{runtime}.npz"))
+    return {
+        runtime: first_difference(stages["torch"], stages[runtime], gate) for runtime in staged if runtime != "torch"
+    }
 
 
 def format_report(outcome: dict[str, Any]) -> str:

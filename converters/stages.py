@@ -39,12 +39,12 @@ def run_stages(runtime: str, path: Path, images: np.ndarray) -> dict[str, np.nda
 def first_difference(reference: dict[str, np.ndarray], other: dict[str, np.ndarray], gate: float) -> dict | None:
     """Return name, shapes and relative error of the first stage that differs by more than ``gate``, None if none does."""
     for name, expected in reference.items():
-        found = other.get(name)
-        if found is None:
+        computed = other.get(name)
+        if computed is None:
             continue
-        if found.shape != expected.shape:
-            return {"stage": name, "shapes": [list(expected.shape), list(found.shape)], "relative_error": None}
-        error = float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30))
+        if computed.shape != expected.shape:
+            return {"stage": name, "shapes": [list(expected.shape), list(computed.shape)], "relative_error": None}
+        error = float(np.linalg.norm(computed - expected) / max(np.linalg.norm(expected), 1e-30))
         if not error <= gate:
             return {"stage": name, "shapes": [list(expected.shape)], "relative_error": error}
     return None

@@ -187,16 +187,16 @@ def _most(step: Memory, area: float, budget: float, total: int) -> int:
 
 def gpus(config: ExperimentConfig) -> int:
     """Return how many GPUs the authors state, 1 where they state none."""
-    found = re.match(r"(\d+)\s*(?:x|GPU)", config.reference.hardware)
-    return int(found[1]) if found else 1
+    match = re.match(r"(\d+)\s*(?:x|GPU)", config.reference.hardware)
+    return int(match[1]) if match else 1
 
 
 def published_estimate(kept: Kept, name: str, variant: str, measure: bool) -> Memory | None:
     """Return what ``kept`` has for a published row in a variant; what is not there is measured, or None."""
     dataset, _, method = name.split("/")
     key = f"{dataset} {method} {composed(name).network.encoder} {variant}"
-    found = kept.figure(key, (lambda: estimated(name, VARIANTS[variant]).lines) if measure else None)
-    return Memory(tuple(map(tuple, found))) if found else None
+    pairs = kept.figure(key, (lambda: estimated(name, VARIANTS[variant]).lines) if measure else None)
+    return Memory(tuple(map(tuple, pairs))) if pairs else None
 
 
 def table(kept: Kept, measure: bool = True) -> str:

@@ -70,9 +70,9 @@ def meeting_point(asked: argparse.Namespace) -> tuple[str, int]:
 
 def free_port() -> int:
     """Return a port that nobody uses now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def command(asked: argparse.Namespace, arguments: list[str], place: tuple[str, int], logs: Path) -> list[str]:

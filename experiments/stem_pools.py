@@ -104,23 +104,23 @@ def write_models(path: Path, config: ExperimentConfig, folder: Path) -> dict[str
 
 def run_stages(models: Mapping[str, Path], image: np.ndarray, folder: Path) -> dict[tuple[str, str], Stages]:
     """Return the stages of ``image`` by framework and pool."""
-    source, target, found = folder / "image.npy", folder / "stages.npz", {}
+    source, target, runs = folder / "image.npy", folder / "stages.npz", {}
     np.save(source, image)
     for framework in FRAMEWORKS:
         for pool, model in models.items():
             run_module("converters.stages", framework, str(model), str(source), str(target))
             with np.load(target) as content:
-                found[framework, pool] = dict(content)
-    return found
+                runs[framework, pool] = dict(content)
+    return runs
 
 
-def pool_table(found: Mapping[tuple[str, str], Stages], size: tuple[int, int]) -> list[Row]:
+def pool_table(runs: Mapping[tuple[str, str], Stages], size: tuple[int, int]) -> list[Row]:
     """Return a row per stage, of images of ``size``, for the stages of every (framework, pool).
 
     ``shape_POOL`` [C,h,w]; ``frameworks_POOL`` the relative difference between the frameworks; ``pools`` that between
     the pools in PyTorch, None where the sizes differ; ``flips`` the share of pixels whose class differs, for logits.
     """
-    full = {key: with_full_size(stages, size) for key, stages in found.items()}
+    full = {key: with_full_size(stages, size) for key, stages in runs.items()}
     rows = []
     for stage in full["torch", "same"]:
         values = {key: stages[stage] for key, stages in full.items()}
@@ -143,11 +143,11 @@ def with_full_size(stages: Stages, size: tuple[int, int]) -> dict[str, np.ndarra
     return result if prototype_logits is None else result | {"full-size prototype logits": prototype_logits}
 
 
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
+def relative(computed: np.ndarray, expected: np.ndarray) -> float:
     """Return the relative Frobenius error; infinite for another shape."""
-    if found.shape != expected.shape:
+    if computed.shape != expected.shape:
         return float("inf")
-    return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30))
+    return float(np.linalg.norm(computed - expected) / max(np.linalg.norm(expected), 1e-30))
 
 
 def format_pools(tables: Mapping[str, list[Row]]) -> str:

@@ -49,8 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
         figures = (whole(config, options.images, options.limit) for config in configs)
     else:
         figures = ({"bytes": int(held.bytes.max())} for held in measure(configs, options.images))
-    for found in figures:
-        print(json.dumps(found), flush=True)
+    for result in figures:
+        print(json.dumps(result), flush=True)
 
 
 def small(
@@ -143,12 +143,12 @@ def measure(configs: Sequence[ExperimentConfig], images: Sequence[int]) -> list[
     changes.sort()
     times, sums = np.int64([time for time, _ in changes]), np.cumsum([size for _, size in changes])
     cuts = np.searchsorted(times, [starts[step] for step in range(len(configs))]).tolist() + [len(times)]
-    places, found = np.searchsorted(times, np.sort(layers)), []
+    places, held = np.searchsorted(times, np.sort(layers)), []
     for batch, start, end in zip(batches[1:], cuts[1:], cuts[2:]):
         arrays = (array for part in batch.values() for name, array in part.items() if name != "ids")
         inside = places[(places >= start) & (places < end)] - start
-        found.append(Held(sums[start:end] + sum(array.nbytes for array in arrays), inside))
-    return found
+        held.append(Held(sums[start:end] + sum(array.nbytes for array in arrays), inside))
+    return held
 
 
 def whole(config: ExperimentConfig, images: Sequence[int], limit: float = np.inf) -> dict[str, float]:

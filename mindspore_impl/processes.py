@@ -70,12 +70,12 @@ class Processes:
         parts = ops.split(flat, [gradient.size for gradient in gradients])
         return tuple(part.reshape(gradient.shape) for gradient, part in zip(gradients, parts))
 
-    def rows(self, own: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-        """Return the rows of all groups in order; ``own[i]`` are those of own group i, a list of ``[n,D]``, n as it comes."""
+    def rows(self, local_rows: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+        """Return the rows of all groups in order; ``local_rows[i]`` are those of own group i, a list of ``[n,D]``, n as it comes."""
         if self.count == 1:
-            return [list(group) for group in own]
+            return [list(group) for group in local_rows]
         everyone: list = [None] * self.count
-        mint.distributed.all_gather_object(everyone, [[np.asarray(rows) for rows in group] for group in own])
+        mint.distributed.all_gather_object(everyone, [[np.asarray(rows) for rows in group] for group in local_rows])
         return [[ms.Tensor(rows) for rows in group] for process in everyone for group in process]
 
     def totals(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -91,12 +91,12 @@ class Processes:
         """Return the sum over all processes of whole numbers, int64 of any shape."""
         return self.sum(ms.Tensor(counts)).asnumpy() if self.count > 1 else counts
 
-    def texts(self, own: str) -> str:
+    def texts(self, message: str) -> str:
         """Return what all processes say, one after the other; a process may say nothing."""
         if self.count == 1:
-            return own
+            return message
         said: list = [""] * self.count
-        mint.distributed.all_gather_object(said, own)
+        mint.distributed.all_gather_object(said, message)
         return "; ".join(text for text in said if text)
 
     def from_first(self, array: np.ndarray) -> np.ndarray:

@@ -81,5 +81,5 @@ class Session:
             group_generator(seed, f"dropout {purpose}", clock.epoch, clock.step, number) for number in groups.numbers
         ]
         sizes = map_sizes(self.config.network, size, pooled) if size else None
-        drawn = [draw_masks(network.dropouts, batch // groups.own, rng, sizes) for rng in keys]
+        drawn = [draw_masks(network.dropouts, batch // groups.per_process, rng, sizes) for rng in keys]
         return [self.tensor(by_stream(masks, streams)) for masks in zip(*drawn)]

@@ -28,8 +28,8 @@ def update_buffers(teacher: nn.Cell, student: nn.Cell, decay: float, endings: tu
 
 def _average(mine: Sequence[ms.Parameter], theirs: Sequence[ms.Parameter], decay: float) -> None:
     if decay == 0:
-        for own, other in zip(mine, theirs, strict=True):
-            ops.assign(own, other)
+        for parameter, other in zip(mine, theirs, strict=True):
+            ops.assign(parameter, other)
     else:
         _compiled_average(tuple(mine), tuple(theirs))(ms.Tensor(decay, ms.float32), ms.Tensor(1 - decay, ms.float32))
 
@@ -51,5 +51,5 @@ _EACH, _TOWARDS = ops.HyperMap(), ops.MultitypeFuncGraph("towards")
 
 
 @_TOWARDS.register("Tensor", "Tensor", "Tensor", "Tensor")
-def _towards(decay: Tensor, rest: Tensor, own: Tensor, other: Tensor) -> Tensor:
-    return ops.assign(own, own * decay + other * rest)
+def _towards(decay: Tensor, rest: Tensor, parameter: Tensor, other: Tensor) -> Tensor:
+    return ops.assign(parameter, parameter * decay + other * rest)

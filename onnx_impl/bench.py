@@ -176,7 +176,7 @@ def footprint(path: Path, spec: str, options: argparse.Namespace) -> dict[str, f
     return {"before_mib": before, "peak_mib": peak_memory()}
 
 
-def row(candidate: Candidate, times: dict[int, Times], found: Score | None, peak: float | None) -> dict[str, Any]:
+def row(candidate: Candidate, times: dict[int, Times], file_score: Score | None, peak: float | None) -> dict[str, Any]:
     """Return one row of the report as plain JSON values."""
     first = next(iter(times.values()))
     batch = next(iter(times))
@@ -195,7 +195,7 @@ def row(candidate: Candidate, times: dict[int, Times], found: Score | None, peak
         **wall,
         "cpu_ms": round(1e3 * float(np.median(first.cpu)) / batch, 3),
         "images_per_second": {str(b): round(b / float(np.median(t.wall)), 3) for b, t in times.items()},
-        "score": None if found is None else found.plain(),
+        "score": None if file_score is None else file_score.plain(),
     }
 
 
@@ -214,9 +214,9 @@ def format_table(rows: Sequence[dict[str, Any]], batches: Sequence[int]) -> str:
         cells += [f"{item['images_per_second'][str(batch)]:.2f}" for batch in batches]
         cells += [f"{item['peak_mib']:.0f}"] if with_memory else []
         if with_score:
-            found = item["score"]
-            worst = f"{found['worst_class']} {-found['class_drop']:+.2f}" if item is not rows[0] else "-"
-            cells += [f"{found['miou']:.3f}", worst, f"{100 * found['flips']:.3f}"]
+            file_score = item["score"]
+            worst = f"{file_score['worst_class']} {-file_score['class_drop']:+.2f}" if item is not rows[0] else "-"
+            cells += [f"{file_score['miou']:.3f}", worst, f"{100 * file_score['flips']:.3f}"]
         lines.append(cells)
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     padded = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths))} |" for line in lines]

@@ -42,12 +42,12 @@ class Score:
 
     def beyond(self, limits: Limits) -> list[str]:
         """Return what exceeds the limits, in words; a NaN does."""
-        found = (
+        checks = (
             (self.drop, limits.drop, f"mIoU falls by {self.drop:.3f} points of at most {limits.drop:g}"),
             (self.class_drop, limits.class_drop, f"{self.worst_class} falls by {self.class_drop:.2f} points of at most {limits.class_drop:g}"),
             (self.flips, limits.flips, f"{100 * self.flips:.2f} % of pixels change class of at most {100 * limits.flips:g} %"),
         )  # fmt: skip
-        return [text for value, limit, text in found if not value <= limit]
+        return [text for value, limit, text in checks if not value <= limit]
 
     def plain(self) -> dict[str, Any]:
         """Return plain JSON values, rounded to what can be told apart."""

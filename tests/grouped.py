@@ -120,17 +120,17 @@ def steps(framework: str, name: str, groups: int) -> dict[str, np.ndarray]:
     if name == "pcr":
         shape = method.networks()["student"]["prototypes"].shape
         method.set_prototypes(np.random.default_rng(1).standard_normal(shape).astype(np.float32))
-    found = {}
+    entries = {}
     for step in range(STEPS):
         epoch, place = divmod(step, 2)
         clock = Clock(epoch=epoch, step=place, iteration=step, epochs=4, iterations_per_epoch=2)
         losses = method.step(next(iter(batches.epoch(epoch, place))), clock)
-        found |= {f"losses/{step}/{term}": np.float64(value) for term, value in losses.items()}
+        entries |= {f"losses/{step}/{term}": np.float64(value) for term, value in losses.items()}
         if step + 1 == config.trainer.accumulate:
-            found |= gradients(method)
+            entries |= gradients(method)
     for role, tensors in method.networks().items():
-        found |= {f"networks/{role}/{key}": value for key, value in tensors.items()}
-    return found | {f"state/{key}": value for key, value in method.state().items() if "momentum" not in key}
+        entries |= {f"networks/{role}/{key}": value for key, value in tensors.items()}
+    return entries | {f"state/{key}": value for key, value in method.state().items() if "momentum" not in key}
 
 
 def made(framework: str, config: ExperimentConfig):
@@ -147,27 +147,27 @@ def loader(config: ExperimentConfig, process: int, processes: int) -> Loader:
 
 def gradients(method) -> dict[str, np.ndarray]:
     """Return the gradients that the optimisers have seen, by role and name."""
-    found = {}
+    entries = {}
     for role, optimizer in method.optimizers.items():
         if hasattr(optimizer, "gradients"):
             arrays = [gradient.asnumpy() for gradient in optimizer.gradients]
         else:
             arrays = [None if p.grad is None else p.grad.numpy().copy() for p in optimizer.parameters]
         pairs = zip(optimizer.names, arrays, strict=True)
-        found |= {f"gradients/{role}/{name}": array for name, array in pairs if array is not None}
-    return found
+        entries |= {f"gradients/{role}/{name}": array for name, array in pairs if array is not None}
+    return entries
 
 
-def apart(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], kind: str) -> float:
+def apart(computed: dict[str, np.ndarray], expected: dict[str, np.ndarray], kind: str) -> float:
     """Return how far the entries of a kind are apart: losses each for itself, everything else as one vector; infinity for other shapes."""
     keys = [key for key in expected if key.startswith(f"{kind}/")]
     assert keys, kind
-    if any(key not in found or found[key].shape != expected[key].shape for key in keys):
+    if any(key not in computed or computed[key].shape != expected[key].shape for key in keys):
         return np.inf
     if kind == "losses":
-        return max(abs(found[key] - expected[key]) / max(abs(expected[key]), 1e-12) for key in keys)
+        return max(abs(computed[key] - expected[key]) / max(abs(expected[key]), 1e-12) for key in keys)
     ours, theirs = (
-        np.concatenate([part[key].astype(np.float64).ravel() for key in keys]) for part in (found, expected)
+        np.concatenate([part[key].astype(np.float64).ravel() for key in keys]) for part in (computed, expected)
     )
     return float(np.linalg.norm(ours - theirs) / max(np.linalg.norm(theirs), 1e-30))
 
@@ -187,7 +187,7 @@ def own_gradients(framework: str, patch: pytest.MonkeyPatch) -> None:
 def draws_of_the_first_group(framework: str, patch: pytest.MonkeyPatch) -> None:
     """Draw for every group as for the first."""
     make = Groups.draws
-    patch.setattr(Groups, "draws", lambda groups, given, made: make(groups, given, lambda _: made(0)))
+    patch.setattr(Groups, "draws", lambda groups, recorded, made: make(groups, recorded, lambda _: made(0)))
 
 
 def masks_not_by_stream(framework: str, patch: pytest.MonkeyPatch) -> None:
@@ -252,8 +252,8 @@ def main(arguments: Sequence[str]) -> int:
     for case in cases:
         name, _, rule = case.partition("-")
         with broken(framework, rule):
-            found = steps(framework, name, int(groups))
-        results |= {f"{case}/{key}": value for key, value in found.items()}
+            entries = steps(framework, name, int(groups))
+        results |= {f"{case}/{key}": value for key, value in entries.items()}
         print(index, case, flush=True)
     if index == 0:
         np.savez(out, **results)

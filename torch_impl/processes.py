@@ -76,15 +76,15 @@ class Processes:
                 gradient.copy_(part.view_as(gradient))
         return gradients
 
-    def rows(self, own: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-        """Return the rows of all groups in order; ``own[i]`` are those of own group i, a list of ``[n,D]``, n as it comes."""
+    def rows(self, local_rows: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+        """Return the rows of all groups in order; ``local_rows[i]`` are those of own group i, a list of ``[n,D]``, n as it comes."""
         if self.count == 1:
-            return [list(group) for group in own]
-        sizes = torch.zeros((self.groups.total, len(own[0])), dtype=torch.int64)
-        sizes[list(self.groups.numbers)] = torch.tensor([[len(rows) for rows in group] for group in own])
+            return [list(group) for group in local_rows]
+        sizes = torch.zeros((self.groups.total, len(local_rows[0])), dtype=torch.int64)
+        sizes[list(self.groups.numbers)] = torch.tensor([[len(rows) for rows in group] for group in local_rows])
         sizes = self.sum(sizes)
         each = sizes.view(self.count, -1)
-        mine = torch.cat([rows for group in own for rows in group]).detach()
+        mine = torch.cat([rows for group in local_rows for rows in group]).detach()
         padded = mine.new_zeros((int(each.sum(1).max()), mine.shape[1]))
         padded[: len(mine)] = mine
         everyone = [torch.empty_like(padded) for _ in range(self.count)]
@@ -106,12 +106,12 @@ class Processes:
         """Return the sum over all processes of whole numbers, int64 of any shape."""
         return self.sum(torch.from_numpy(counts)).numpy() if self.count > 1 else counts
 
-    def texts(self, own: str) -> str:
+    def texts(self, message: str) -> str:
         """Return what all processes say, one after the other; a process may say nothing."""
         if self.count == 1:
-            return own
+            return message
         said = [""] * self.count
-        dist.all_gather_object(said, own)
+        dist.all_gather_object(said, message)
         return "; ".join(text for text in said if text)
 
     def from_first(self, array: np.ndarray) -> np.ndarray:

@@ -99,5 +99,5 @@ class Session:
             torch.manual_seed(int(keys[0].integers(2**63)))
             return []
         sizes = map_sizes(self.config.network, size, pooled) if size else None
-        drawn = [draw_masks(network.dropouts, batch // groups.own, rng, sizes) for rng in keys]
+        drawn = [draw_masks(network.dropouts, batch // groups.per_process, rng, sizes) for rng in keys]
         return [self.tensor(by_stream(masks, streams)) for masks in zip(*drawn)]

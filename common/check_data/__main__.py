@@ -68,8 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
     page = options.page or PROJECT / "runs" / "check" / f"{config.dataset.name}_{config.split.id}.html"
     write_page(page, dataset, split, lists, histograms, problems, options.samples)
     print(f"page: {page}")
-    if problems.found:
-        raise CheckFailed(f"{len(problems.found)} problem(s) in the data of {options.experiment}, listed above")
+    if problems.lines:
+        raise CheckFailed(f"{len(problems.lines)} problem(s) in the data of {options.experiment}, listed above")
     print("no problem found")
 
 

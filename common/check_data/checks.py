@@ -83,10 +83,10 @@ def check_files(dataset: Dataset, split: Split | None, problems: Problems, worke
 
     # Decoding runs outside of Python's lock, so threads are enough and nothing but counts is kept.
     with ThreadPoolExecutor(workers) as pool:
-        found = track(pool.map(read, work), "check", total=len(work), plain="checked", every=PLAIN_EVERY)
+        results = track(pool.map(read, work), "check", total=len(work), plain="checked", every=PLAIN_EVERY)
         kinds: dict[str, set[str]] = {}
         palettes = Palettes(dataset)
-        for seen, (part, image_id) in zip(found, work):
+        for seen, (part, image_id) in zip(results, work):
             for complaint in seen.complaints:
                 problems.add(complaint)
             for kind in seen.remarks:

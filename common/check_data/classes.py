@@ -91,7 +91,7 @@ class Palettes:
             differing = [place for place in first.keys() & second.keys() if first[place] != second[place]]
             if differing:
                 place = min(differing)
-                meant = [self._classes[own] for own, colour in first.items() if colour == second[place]]
+                meant = [self._classes[index] for index, colour in first.items() if colour == second[place]]
                 text = (
                     f"the palettes of the labels {self._groups[usual].paths[0]} and {self._groups[other].paths[0]} differ: "
                     f"class {self._classes[place]} is {first[place]} in the first and {second[place]} in the second "

@@ -18,13 +18,13 @@ class Problems:
     """The problems found so far, each once; they are printed when they are found. Remarks do not count as problems."""
 
     def __init__(self) -> None:
-        self.found: dict[str, None] = {}
+        self.lines: dict[str, None] = {}
         self.remarks: dict[str, None] = {}
 
     def add(self, problem: str) -> None:
         """Take one problem, one line."""
-        if problem not in self.found:
-            self.found[problem] = None
+        if problem not in self.lines:
+            self.lines[problem] = None
             _say(f"problem: {problem}")
 
     def remark(self, text: str) -> None:

@@ -55,8 +55,8 @@ def _digest(part: str, split: Split | None) -> str:
 
 
 def _verdict(problems: Problems) -> Iterator[str]:
-    if problems.found:
-        yield f'<p class="fail">{len(problems.found)} problem(s)</p>{_items(list(problems.found))}'
+    if problems.lines:
+        yield f'<p class="fail">{len(problems.lines)} problem(s)</p>{_items(list(problems.lines))}'
     else:
         yield '<p class="pass">No problem found.</p>'
     if problems.remarks:

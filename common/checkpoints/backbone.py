@@ -24,11 +24,11 @@ def load_backbone(tensors: Tensors, config: NetworkConfig) -> str:
             f"backbone weights {path} are not there: put the file in place, set network.backbone_weights=FILE, "
             "or network.backbone_weights=null to start from random values"
         )
-    given = next(iter(read(path, dialect="torchvision").networks.values()))
+    weights = next(iter(read(path, dialect="torchvision").networks.values()))
     wanted = {n for n in tensors if n.startswith("encoder.") and not n.endswith("num_batches_tracked")}
     source = {name: twin(name) for name in wanted}
-    missing = sorted(name for name in wanted if source[name] not in given)
-    wrong = sorted(n for n in wanted - set(missing) if given[source[n]].shape != tensors[n].shape)
+    missing = sorted(name for name in wanted if source[name] not in weights)
+    wrong = sorted(n for n in wanted - set(missing) if weights[source[n]].shape != tensors[n].shape)
     if missing or wrong:
         problem = f"lacks {', '.join(missing[:5])}" if missing else f"has another shape for {', '.join(wrong[:5])}"
         raise UserError(
@@ -36,8 +36,8 @@ def load_backbone(tensors: Tensors, config: NetworkConfig) -> str:
             f" ({len(missing)} missing, {len(wrong)} misshapen); choose a file of this architecture"
         )
     for name in wanted:
-        tensors[name] = given[source[name]].astype(np.float32)
-    unused = sorted(set(given) - set(source.values()) - {n for n in given if n.endswith("num_batches_tracked")})
+        tensors[name] = weights[source[name]].astype(np.float32)
+    unused = sorted(set(weights) - set(source.values()) - {n for n in weights if n.endswith("num_batches_tracked")})
     fresh = sum(1 for name in tensors if not name.startswith("encoder."))
     return (
         f"backbone {path.name}: {len(wanted)} tensors loaded, {len(unused)} of the file unused"

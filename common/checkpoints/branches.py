@@ -29,13 +29,13 @@ def branch(tensors: Tensors, meta: CheckpointMeta, role: str) -> tuple[Tensors, 
     meta = dataclasses.replace(meta, role=role, network=network)
     if role == CLASS_BRANCH:
         return {name: array for name, array in tensors.items() if SUBCLASS not in name}, meta
-    own = {name.replace(SUBCLASS, ""): array for name, array in tensors.items() if SUBCLASS in name}
+    subclass_tensors = {name.replace(SUBCLASS, ""): array for name, array in tensors.items() if SUBCLASS in name}
     heads = ("encoder.", "decoder.", "classifier.")
     shared = {name: array for name, array in tensors.items() if name.startswith(heads) and SUBCLASS not in name}
     if meta.classes is not None:
-        rows = _rows(own, "classifier.project.weight")
+        rows = _rows(subclass_tensors, "classifier.project.weight")
         meta = dataclasses.replace(meta, classes=tuple(f"subclass {index}" for index in range(rows)))
-    return {name: own.get(name, array) for name, array in shared.items()}, meta
+    return {name: subclass_tensors.get(name, array) for name, array in shared.items()}, meta
 
 
 def _rows(tensors: Tensors, name: str) -> int:

@@ -99,7 +99,7 @@ def read(
     path = Path(path)
     content = read_content(path, unsafe)
     if is_own(content):
-        if dialect and not find_dialect(dialect).own:
+        if dialect and not find_dialect(dialect).native:
             raise UserError(f"{path} is this project's own file, not of the layout {dialect}; leave the layout out")
         checkpoint = _from_own(content, path)
     else:
@@ -120,14 +120,14 @@ def content_for(path: str | os.PathLike, checkpoint: Checkpoint, dialect: str | 
         raise UserError(f"{path}: the layout {chosen.name} is that of {' or '.join(chosen.suffixes)} files")
     for tensors in (*checkpoint.networks.values(), checkpoint.state):
         check_dtypes(tensors, str(path))
-    if chosen.own:
+    if chosen.native:
         return _own_content(path, checkpoint, chosen)
     return _foreign_content(path, checkpoint, chosen)
 
 
 def capacity(path: str | os.PathLike, dialect: str | None = None) -> int | None:
     """How many networks the file ``path`` can hold in ``dialect``; None: any number."""
-    if dialect is None or find_dialect(dialect).own:
+    if dialect is None or find_dialect(dialect).native:
         return 1 if file_format(path) == ".safetensors" else None
     return len(find_dialect(dialect).slots)
 
@@ -161,9 +161,9 @@ def recognised(content: dict[str, Any]) -> Dialect | None:
 
 
 def _chosen(dialect: str | None, content: dict[str, Any], path: Path) -> Dialect:
-    found = find_dialect(dialect) if dialect else recognised(content)
-    if found:
-        return found
+    layout = find_dialect(dialect) if dialect else recognised(content)
+    if layout:
+        return layout
     raise UserError(
         f"{path}: its names are of no known layout ({', '.join(DIALECTS)}); it begins with "
         f"{', '.join(map(str, list(content)[:4])) or 'nothing'}; name the layout to see which names do not fit"
@@ -174,8 +174,8 @@ def _from_foreign(content: dict[str, Any], dialect: Dialect, path: Path) -> Chec
     networks, homeless, left = dialect.networks(content)
     if homeless or not networks:
         places = ", ".join(f"{slot.key} {slot.prefix}".strip() or "the file itself" for slot in dialect.slots)
-        found = f"{homeless[0]} lies elsewhere" if homeless else "there are none"
-        raise UserError(f"{path}: the layout {dialect.name} keeps its networks in {places}; here {found}")
+        problem = f"{homeless[0]} lies elsewhere" if homeless else "there are none"
+        raise UserError(f"{path}: the layout {dialect.name} keeps its networks in {places}; here {problem}")
     state = {name: content[name] for name in dialect.wrapper.state if isinstance(content.get(name), np.ndarray)}
     values = {name: value for name, value in content.items() if _is_plain(value)}
     flat = not any(isinstance(content.get(slot.key), dict) for slot in dialect.slots)

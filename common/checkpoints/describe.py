@@ -63,12 +63,12 @@ def class_names(count: int, configs: Path = CONFIGS) -> Sequence[str]:
 
 def _blocks(tensors: Tensors) -> tuple[int, ...]:
     """Number of residual blocks of every stage, stage by stage."""
-    found: dict[str, set[str]] = {}
+    blocks: dict[str, set[str]] = {}
     for name in tensors:
         parts = name.split(".")
         if parts[0] == "encoder" and parts[1].startswith("layer") and SUBCLASS not in parts[1]:
-            found.setdefault(parts[1], set()).add(parts[2])
-    return tuple(len(found[stage]) for stage in sorted(found))
+            blocks.setdefault(parts[1], set()).add(parts[2])
+    return tuple(len(blocks[stage]) for stage in sorted(blocks))
 
 
 def described(checkpoint: Checkpoint) -> Checkpoint:

@@ -79,7 +79,7 @@ class Dialect:
 
     ``module_prefix`` is written before every name. ``norm`` says whose names a BatchNorm's tensors have, ``counters`` whether
     its batches are counted. ``ignored`` names are not read; ``zero_bias`` are convolutions that have a bias here and none
-    there. ``preset`` is the file of ``configs/networks`` whose network the layout holds, ``own`` whether the layout is this
+    there. ``preset`` is the file of ``configs/networks`` whose network the layout holds, ``native`` whether the layout is this
     project's.
     """
 
@@ -96,7 +96,7 @@ class Dialect:
     ignored: tuple[str, ...] = ()
     zero_bias: tuple[str, ...] = ()
     preset: str = ""
-    own: bool = False
+    native: bool = False
 
     def neutral_name(self, name: str) -> str | None:
         """Return the neutral name of a foreign one, or None where the table has no way there and back."""
@@ -136,7 +136,7 @@ class Dialect:
             bias = kept.pop(f"{module}.bias", None)
             if bias is not None and bias.any():
                 raise UserError(f"{where}: the layout {self.name} has no place for {module}.bias, which is not zero")
-        if self.counters and not self.own:
+        if self.counters and not self.native:
             kept = _with_counters(kept)
         kept = _rename(kept, self.foreign_name, f"{where}: the layout {self.name} has no place for")
         return mindspore_norms(kept) if self.norm == "mindspore" else kept

@@ -104,7 +104,7 @@ _ALL = (
         slots=OWN_SLOTS,
         marks=OWN_MARKS,
         suffixes=(".pth", ".ckpt", ".safetensors"),
-        own=True,
+        native=True,
     ),
     Dialect(
         name="mindspore",
@@ -114,7 +114,7 @@ _ALL = (
         marks=OWN_MARKS,
         suffixes=(".pth", ".ckpt", ".safetensors"),
         norm="mindspore",
-        own=True,
+        native=True,
     ),
     Dialect(
         name="u2pl",

@@ -126,29 +126,29 @@ def _read_tar(file: BinaryIO, path: Path, load: Load) -> Any:
         members = {member.name: member for member in archive if member.isreg() and not member.issparse()}
         if not {"storages", "tensors", "pickle"} <= members.keys():
             raise UserError(f"{path} is a tar archive that torch.save did not write; unpack it and name what is in it")
-        found: dict[int, Any] = {}
-        _tar_storages(archive.extractfile(members["storages"]), load, found)
+        objects: dict[int, Any] = {}
+        _tar_storages(archive.extractfile(members["storages"]), load, objects)
         stream = archive.extractfile(members["tensors"])
         for _ in range(load(stream, _nothing)):
             key, storage, _ = load(stream, _nothing)
             dimensions, _ = struct.unpack("<ii", _exactly(stream, 8))
             size, stride = (struct.unpack(f"<{dimensions}q", _exactly(stream, 8 * dimensions)) for _ in range(2))
             (offset,) = struct.unpack("<q", _exactly(stream, 8))
-            found[key] = Tensor(found[storage], offset, size, stride)
+            objects[key] = Tensor(objects[storage], offset, size, stride)
 
         def refer(reference: Any) -> Any:
-            return reference[0] if isinstance(reference, tuple) else found[int(reference)]
+            return reference[0] if isinstance(reference, tuple) else objects[int(reference)]
 
         return load(archive.extractfile(members["pickle"]), refer)
 
 
-def _tar_storages(stream: BinaryIO, load: Load, found: dict[int, Any]) -> None:
+def _tar_storages(stream: BinaryIO, load: Load, objects: dict[int, Any]) -> None:
     for _ in range(load(stream, _nothing)):
         key, _, code = load(stream, _nothing)
         (count,) = struct.unpack("<q", _exactly(stream, 8))
-        found[key] = Storage(code, count, _exactly(stream, count * itemsize(code)))
+        objects[key] = Storage(code, count, _exactly(stream, count * itemsize(code)))
     for key, root, start, count in load(stream, _nothing):
-        found[key] = Storage(found[root].code, count, root=found[root], start=start)
+        objects[key] = Storage(objects[root].code, count, root=objects[root], start=start)
 
 
 def _exactly(stream: BinaryIO, count: int) -> bytes:

@@ -145,9 +145,9 @@ class FileDataset:
         if path.exists():
             return read_list(path, self.config)
         if not getattr(self.config, key):
-            found = listed_by_folder(self.config, self.root, part)
-            if found:
-                return tuple(ListEntry(image_id, 0) for image_id in found)
+            ids = listed_by_folder(self.config, self.root, part)
+            if ids:
+                return tuple(ListEntry(image_id, 0) for image_id in ids)
         raise UserError(
             f"list {path} of data set {self.name} does not exist; put it there, correct the name, or fetch a registered one "
             f"from a copy of the authors' repository: python -m common.splits import {self.name}/{part} PATH"

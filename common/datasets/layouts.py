@@ -112,8 +112,8 @@ def other_layouts(config: FileDatasetConfig, root: Path, image_id: str, part: Pa
     family = config.layout.partition("_")[0]
     for layout, places in FIXED.items():
         if layout != config.layout and layout.partition("_")[0] == family:
-            found = (root / _fill(template, image_id, part) for template in places.image[part])
-            if any(path.is_file() for path in found):
+            candidates = (root / _fill(template, image_id, part) for template in places.image[part])
+            if any(path.is_file() for path in candidates):
                 yield layout
     if config.layout == "voc_cps" and (root / Folders.image_dir / f"{image_id}{Folders.image_suffix}").is_file():
         yield "voc"

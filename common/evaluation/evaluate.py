@@ -94,9 +94,9 @@ def evaluate_together(
         _check(predictor, dataset, ids, protocol)
     confusions = [ConfusionMatrix(len(dataset.classes), ignored_classes=dataset.ignored_classes) for _ in predictors]
     started = time.perf_counter()
-    own = processes.groups.share(ids) if processes else ids
-    judged = zip(own, _read_ahead(lambda image_id: _sample(dataset, image_id, config), own))
-    for image_id, sample in track(judged, "evaluate", total=len(own), plain="evaluated") if progress else judged:
+    share = processes.groups.share(ids) if processes else ids
+    judged = zip(share, _read_ahead(lambda image_id: _sample(dataset, image_id, config), share))
+    for image_id, sample in track(judged, "evaluate", total=len(share), plain="evaluated") if progress else judged:
         predictions = [protocol.judge(predictor, sample, config.normalisation) for predictor in predictors]
         try:
             for confusion, prediction in zip(confusions, predictions):

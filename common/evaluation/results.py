@@ -111,9 +111,9 @@ def read_result(path: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{path}: there is no such file; run an evaluation first") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable result file ({error}); run the evaluation again") from None
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise UserError(f"{path}: result format {found!r}, but this program reads {FORMAT}; run the evaluation again")
+    version = content.get("format") if isinstance(content, dict) else None
+    if version != FORMAT:
+        raise UserError(f"{path}: result format {version!r}, but this program reads {FORMAT}; run the evaluation again")
     for name, check in ENTRIES.items():
         if not check(content.get(name)):
             raise UserError(f"{path}: its entry {name} is missing or damaged; run the evaluation again")

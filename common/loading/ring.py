@@ -184,10 +184,10 @@ _attached: dict[str, SharedMemory] = {}
 
 def write(place: Place, sample: Arrays) -> None:
     """Put the arrays of a sample where they belong; raises :class:`ValueError` if they are not the ones of the place."""
-    found = {name: Spec(array.shape, array.dtype.str) for name, array in sample.items()}
+    specs = {name: Spec(array.shape, array.dtype.str) for name, array in sample.items()}
     expected = {name: spec for name, (_, spec) in place.arrays.items()}
-    if found != expected:
-        raise ValueError(f"a sample has the arrays {found}, but its stream promises {expected}")
+    if specs != expected:
+        raise ValueError(f"a sample has the arrays {specs}, but its stream promises {expected}")
     block = _attached.get(place.block)
     if block is None:
         block = _attached[place.block] = SharedMemory(place.block)

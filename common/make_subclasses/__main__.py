@@ -60,8 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     with atomic_folder(out) as part:
         files = [part / f"{file_stem(config.dataset, image_id)}.png" for image_id in ids]
-        for file, found, label in zip(files, maps, labels):
-            write_subclass_image(file, nearest_opencv(found, label.shape))
+        for file, subclass_map, label in zip(files, maps, labels):
+            write_subclass_image(file, nearest_opencv(subclass_map, label.shape))
         Description(
             dataset=dataset.name, split=split.id, split_digest=split.digest, counts=tuple(counts), rule=rule,
             seed=config.trainer.seed, quantise=settings.clustering.quantise, sample=settings.clustering.sample,
@@ -123,10 +123,10 @@ def _check_points(
 ) -> None:
     if len(counts) != len(names):
         raise UserError(f"method.subclass_counts has {len(counts)} numbers, but there are {len(names)} classes")
-    for name, found, count in zip(names, points, counts):
-        if 0 < found < count:
+    for name, positions, count in zip(names, points, counts):
+        if 0 < positions < count:
             raise UserError(
-                f"class {name} has {found} labelled feature positions, fewer than its {count} subclasses; lower its entry in "
+                f"class {name} has {positions} labelled feature positions, fewer than its {count} subclasses; lower its entry in "
                 "method.subclass_counts, or raise method.subclass_share"
             )
         if settings.sample is not None and settings.sample < count:

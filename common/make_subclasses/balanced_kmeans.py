@@ -66,10 +66,10 @@ def balanced_kmeans(
     assignment, last, rounds, converged = np.full(count, -1), np.inf, 0, False
     while True:
         fill_costs(costs, points, centers)
-        found, prices = balanced_assignment(costs, prices)
-        changed = int((found != assignment).sum())
-        sse = norm + float(costs[found, np.arange(count)].sum())
-        assignment = found
+        partition, prices = balanced_assignment(costs, prices)
+        changed = int((partition != assignment).sum())
+        sse = norm + float(costs[partition, np.arange(count)].sum())
+        assignment = partition
         if report is not None:
             report(rounds + 1, changed, sse)
         # Without the second condition ties could be passed round for ever.
@@ -78,7 +78,9 @@ def balanced_kmeans(
             break
         last = sse
         centers, rounds = means(points, assignment, k), rounds + 1
-    sse = sum(float(np.square(part - centers[own]).sum()) for part, own in zip(_chunks(points), _chunks(assignment)))
+    sse = sum(
+        float(np.square(part - centers[clusters]).sum()) for part, clusters in zip(_chunks(points), _chunks(assignment))
+    )
     return Clustering(assignment=assignment, centers=centers, sse=sse, rounds=rounds, converged=converged)
 
 
@@ -101,9 +103,9 @@ def fill_costs(costs: np.ndarray, points: np.ndarray, centers: np.ndarray) -> No
 def means(points: np.ndarray, assignment: np.ndarray, k: int) -> np.ndarray:
     """Return float64 ``[k,D]`` means of every cluster's points."""
     sums = np.zeros((k, points.shape[1]))
-    for part, own in zip(_chunks(points), _chunks(assignment)):
-        members = np.zeros((k, len(own)))
-        members[own, np.arange(len(own))] = 1
+    for part, clusters in zip(_chunks(points), _chunks(assignment)):
+        members = np.zeros((k, len(clusters)))
+        members[clusters, np.arange(len(clusters))] = 1
         sums += members @ part.astype(np.float64)
     return sums / np.bincount(assignment, minlength=k)[:, None]
 
@@ -165,12 +167,12 @@ def two_best(costs: np.ndarray, prices: np.ndarray) -> tuple[np.ndarray, np.ndar
     for start in range(0, count, CHUNK):
         part = slice(start, start + CHUNK)
         low, next_low = costs[0, part] + prices[0], np.full(first[part].shape, np.inf)
-        own, other = first[part], second[part]
+        cheapest, other = first[part], second[part]
         for center in range(1, k):
             value = costs[center, part] + prices[center]
             closer = value < low
-            np.copyto(other, own, where=closer)
-            np.copyto(own, center, where=closer)
+            np.copyto(other, cheapest, where=closer)
+            np.copyto(cheapest, center, where=closer)
             rival = np.maximum(value, low)
             np.minimum(value, low, out=low)
             between = ~closer & (rival < next_low)
@@ -242,11 +244,11 @@ class Repair:
         for _ in range(self.k):
             ways = distance[:, None] + length
             source = ways.argmin(0)
-            found = ways[source, np.arange(self.k)]
-            better = found < distance - self.tolerance
+            shortest = ways[source, np.arange(self.k)]
+            better = shortest < distance - self.tolerance
             if not better.any():
                 break
-            distance[better], came_from[better] = found[better], source[better]
+            distance[better], came_from[better] = shortest[better], source[better]
         path = [int(np.where(short, distance, np.inf).argmin())]
         while not full[path[0]] or came_from[path[0]] >= 0:
             path.insert(0, int(came_from[path[0]]))
@@ -270,12 +272,12 @@ class Repair:
     def _search(self, cluster: int, targets: np.ndarray) -> None:
         """Find the cheapest point to move from ``cluster`` to each of ``targets``."""
         members = self.members[cluster]
-        own = self.costs[cluster, members] if len(members) else None
+        current_costs = self.costs[cluster, members] if len(members) else None
         for target in targets[targets != cluster]:
-            if own is None:
+            if current_costs is None:
                 self.price[cluster, target], self.unit[cluster, target] = np.inf, -1
                 continue
-            gain = self.costs[target, members] - own
+            gain = self.costs[target, members] - current_costs
             cheapest = int(gain.argmin())
             self.price[cluster, target], self.unit[cluster, target] = gain[cheapest], members[cheapest]
 

@@ -67,8 +67,8 @@ def subclass_maps(
         if count > 1 and number:
             assignment = cluster(gather_points(features, labels, class_id, quantised), count, class_id)
         for target, label in zip(maps, labels):
-            own, assignment = np.split(assignment, [int((label == class_id).sum())])
-            target[label == class_id] = first + own
+            subclasses, assignment = np.split(assignment, [int((label == class_id).sum())])
+            target[label == class_id] = first + subclasses
     return maps
 
 
@@ -91,8 +91,12 @@ class ClusterClasses:
                 bar.update()
                 bar.set_postfix(changed=changed, sse=f"{sse:.4e}")
 
-            found = balanced_kmeans(chosen, count, rng, max_rounds=self.settings.max_rounds, report=report)
+            clustering = balanced_kmeans(chosen, count, rng, max_rounds=self.settings.max_rounds, report=report)
         if not sys.stderr.isatty():
-            end = "" if found.converged else ", stopped by method.clustering.max_rounds"
-            print(f"{title}, {found.rounds} rounds, sum of squares {found.sse:.4e}{end}", file=sys.stderr, flush=True)
-        return found.assignment if chosen is points else assign_to(points, found.centers)
+            end = "" if clustering.converged else ", stopped by method.clustering.max_rounds"
+            print(
+                f"{title}, {clustering.rounds} rounds, sum of squares {clustering.sse:.4e}{end}",
+                file=sys.stderr,
+                flush=True,
+            )
+        return clustering.assignment if chosen is points else assign_to(points, clustering.centers)

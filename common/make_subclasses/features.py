@@ -92,8 +92,8 @@ def save_features(
             continue
         image = dataset.image(image_id)
         padded = reflect_pad(planes(image, config.normalisation)[None], PAD_MULTIPLE)
-        found = features(np.ascontiguousarray(padded), feature_size(image.shape[:2]))[0]
-        write_array_atomic(file, found.astype(np.float16))
+        feature_map = features(np.ascontiguousarray(padded), feature_size(image.shape[:2]))[0]
+        write_array_atomic(file, feature_map.astype(np.float16))
 
 
 def read_description(folder: Path) -> Description:
@@ -115,10 +115,10 @@ def _check_folder(out: Path, wanted: Description, overwrite: bool) -> None:
         if any(out.iterdir()):
             raise UserError(f"{out} holds other files than features; choose another --out")
         return
-    found = read_description(out)
-    if (found.checkpoint_sha256, found.split_digest) != (wanted.checkpoint_sha256, wanted.split_digest):
+    made = read_description(out)
+    if (made.checkpoint_sha256, made.split_digest) != (wanted.checkpoint_sha256, wanted.split_digest):
         raise UserError(
-            f"{out} holds features of another checkpoint or split ({found.checkpoint}, {found.dataset}/{found.split}), not "
+            f"{out} holds features of another checkpoint or split ({made.checkpoint}, {made.dataset}/{made.split}), not "
             f"of {wanted.checkpoint}; --overwrite replaces them, --out chooses another folder"
         )
 

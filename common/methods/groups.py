@@ -38,14 +38,14 @@ class Groups:
             )
 
     @property
-    def own(self) -> int:
+    def per_process(self) -> int:
         """How many groups this process has."""
         return self.total // self.processes
 
     @property
     def numbers(self) -> range:
         """The numbers of this process's groups."""
-        return range(self.process * self.own, (self.process + 1) * self.own)
+        return range(self.process * self.per_process, (self.process + 1) * self.per_process)
 
     def rows(self, count: int) -> range:
         """Return which of ``count`` places of one stream of a whole batch this process has; each group has equally many."""
@@ -56,9 +56,9 @@ class Groups:
 
     def each(self, function: Callable[..., Any], *values: Any) -> PerGroup:
         """Return what ``function`` gives for every own group's part of ``values`` (:func:`parts`)."""
-        if self.own == 1:
+        if self.per_process == 1:
             return PerGroup([function(*(value[0] if isinstance(value, PerGroup) else value for value in values))])
-        return PerGroup(function(*group) for group in zip(*(parts(value, self.own) for value in values)))
+        return PerGroup(function(*group) for group in zip(*(parts(value, self.per_process) for value in values)))
 
     def mean(self, function: Callable[..., Any], *values: Any) -> Any:
         """Return this process's part of the mean over all groups of what ``function`` gives for a group's part of ``values``.
@@ -72,11 +72,11 @@ class Groups:
             return {name: sum(result[name] for result in results) / self.total for name in results[0]}
         return sum(results) / self.total
 
-    def draws(self, given: Item | None, make: Callable[[int], Item]) -> PerGroup:
-        """Return the draws of every own group: ``make`` of its number, or those ``given``, of one group or per group."""
-        if given is None:
+    def draws(self, recorded: Item | None, make: Callable[[int], Item]) -> PerGroup:
+        """Return the draws of every own group: ``make`` of its number, or those ``recorded``, of one group or per group."""
+        if recorded is None:
             return PerGroup(make(number) for number in self.numbers)
-        return given if isinstance(given, PerGroup) else PerGroup([given])
+        return recorded if isinstance(recorded, PerGroup) else PerGroup([recorded])
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """Return this process's part of a list; the parts follow one another and differ by one item at most."""

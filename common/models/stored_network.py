@@ -100,21 +100,21 @@ def _check_classes(names: Sequence[str], experiment: ExperimentConfig, path: Pat
             f"{path} has {len(names)} classes but data set {dataset.name} has {len(dataset.classes)}; "
             "evaluate it on the data set it was trained on"
         )
-    for index, (found, wanted) in enumerate(zip(names, dataset.classes)):
-        if found != wanted:
+    for index, (name, wanted) in enumerate(zip(names, dataset.classes)):
+        if name != wanted:
             raise UserError(
-                f"{path} calls class {index} {found!r} but data set {dataset.name} calls it {wanted!r}; "
+                f"{path} calls class {index} {name!r} but data set {dataset.name} calls it {wanted!r}; "
                 "evaluate it on the data set it was trained on"
             )
 
 
-def _check_network(found: dict[str, Any], experiment: ExperimentConfig, path: Path) -> None:
+def _check_network(network: dict[str, Any], experiment: ExperimentConfig, path: Path) -> None:
     wanted = to_plain(experiment.network)
     idle = {option.partition(".")[2] for option in unread({"network": wanted}, {})}
     compared = [key for key in wanted if key not in TRAINING_ONLY and key not in idle]
-    keys = [key for key in compared if found.get(key, wanted[key]) != wanted[key]]
+    keys = [key for key in compared if network.get(key, wanted[key]) != wanted[key]]
     if keys:
-        listed = ", ".join(f"network.{key}={_text(found[key])} (here {_text(wanted[key])})" for key in keys)
+        listed = ", ".join(f"network.{key}={_text(network[key])} (here {_text(wanted[key])})" for key in keys)
         raise UserError(
             f"{path} holds another network than {experiment.name}: {listed}; add these settings or choose another file"
         )

@@ -44,19 +44,19 @@ def listing(names: Iterable[str]) -> str:
     return ", ".join(names[:LISTED]) + more
 
 
-def require_match(expected: Mapping[str, tuple[int, ...]], given: Tensors, where: str) -> None:
+def require_match(expected: Mapping[str, tuple[int, ...]], tensors: Tensors, where: str) -> None:
     """Raise one :class:`UserError` that lists every missing, surplus and misshapen name; counters are not compared.
 
-    ``expected`` is name -> shape of the network, ``given`` the arrays of the file ``where``.
+    ``expected`` is name -> shape of the network, ``tensors`` the arrays of the file ``where``.
     """
     wanted = {name: tuple(shape) for name, shape in expected.items() if not is_counter(name)}
-    found = {name: array.shape for name, array in given.items() if not is_counter(name)}
-    missing = [name for name in wanted if name not in found]
-    surplus = [name for name in found if name not in wanted]
+    shapes = {name: array.shape for name, array in tensors.items() if not is_counter(name)}
+    missing = [name for name in wanted if name not in shapes]
+    surplus = [name for name in shapes if name not in wanted]
     misshapen = [
-        f"{name} {list(found[name])} in the file, {list(shape)} in the network"
+        f"{name} {list(shapes[name])} in the file, {list(shape)} in the network"
         for name, shape in wanted.items()
-        if name in found and found[name] != shape
+        if name in shapes and shapes[name] != shape
     ]
     parts = {"missing": missing, "surplus": surplus, "of another shape": misshapen}
     text = "; ".join(f"{len(names)} {kind}: {listing(names)}" for kind, names in parts.items() if names)

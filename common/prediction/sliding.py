@@ -184,10 +184,10 @@ def class_ids_of(values: np.ndarray) -> np.ndarray:
     """
     ids = np.zeros(values.shape[1:], np.uint8)
     for top in range(0, len(ids), ROWS_AT_ONCE):
-        part, found = values[:, top : top + ROWS_AT_ONCE], ids[top : top + ROWS_AT_ONCE]
+        part, part_ids = values[:, top : top + ROWS_AT_ONCE], ids[top : top + ROWS_AT_ONCE]
         best = part[0].copy()
         for class_id in range(1, len(part)):
-            np.putmask(found, part[class_id] > best, class_id)
+            np.putmask(part_ids, part[class_id] > best, class_id)
             np.maximum(best, part[class_id], out=best)
     return ids
 

@@ -45,10 +45,10 @@ def select(text: str, folders: Sequence[RunFolder], suffixes: Sequence[str]) -> 
     """
     match = SELECTION.fullmatch(text)
     if text == "last":
-        found = [folder.last(suffix) for folder in folders for suffix in suffixes if folder.last(suffix).is_file()]
-        if not found:
+        files = [folder.last(suffix) for folder in folders for suffix in suffixes if folder.last(suffix).is_file()]
+        if not files:
             raise UserError(f"no last checkpoint in {_names(folders)}; train first, or name its folder with --run-dir")
-        return [(None, found[0])]
+        return [(None, files[0])]
     first = int(match[1])
     end = first if match[2] is None else int(match[3]) if match[3] else None
     if match[3] and end <= first:

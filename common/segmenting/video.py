@@ -60,8 +60,8 @@ class Frames:
         read = 0
         try:
             while True:
-                found, frame = self._capture.read()
-                if not found:
+                decoded, frame = self._capture.read()
+                if not decoded:
                     break
                 read += 1
                 yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
@@ -105,10 +105,10 @@ class VideoFile:
         if self._writer is not None:
             self._writer.release()
             capture = cv2.VideoCapture(str(self.path))
-            found = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+            written = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
             capture.release()
-            if found < self.frames:
-                raise OSError(None, f"only {found} of {self.frames} frames could be written", str(self.path))
+            if written < self.frames:
+                raise OSError(None, f"only {written} of {self.frames} frames could be written", str(self.path))
 
 
 def _silence() -> None:

@@ -83,11 +83,11 @@ def with_label(dataset: Dataset) -> tuple[str, ...]:
     """Return the training images that have a label file; raises :class:`UserError` when none has."""
     if not isinstance(dataset, FileDataset):
         return dataset.train_ids
-    found = tuple(image_id for image_id in dataset.train_ids if dataset.label_path(image_id).is_file())
-    if not found:
+    labelled = tuple(image_id for image_id in dataset.train_ids if dataset.label_path(image_id).is_file())
+    if not labelled:
         first = dataset.train_ids[0]
         raise UserError(
             f"no training image of {dataset.name} has a label, looked for {dataset.label_path(first)} and the like; "
             "correct dataset.label_dir"
         )
-    return found
+    return labelled

@@ -16,8 +16,8 @@ from common.splits.registry import (
     LABELLED_FILE,
     UNLABELLED_FILE,
     DigestMismatch,
-    Found,
     KnownDataset,
+    RegisteredList,
     digest,
     find_digest,
     identify,
@@ -42,23 +42,23 @@ def import_all(path: Path, folder: str) -> None:
     lists, refused = find_lists(path, dataset_config("cityscapes"))
     _say_refused(refused)
     unknown = []
-    wanted: dict[Found, tuple[str, ...]] = {}
+    wanted: dict[RegisteredList, tuple[str, ...]] = {}
     for name, ids in lists.items():
-        found = find_digest(digest(ids))
-        if not found:
+        entries = find_digest(digest(ids))
+        if not entries:
             unknown.append(name)
             continue
-        print(f"{name}: {counted(ids)}, {' = '.join(map(str, found))}")
-        for entry in found:
+        print(f"{name}: {counted(ids)}, {' = '.join(map(str, entries))}")
+        for entry in entries:
             wanted.setdefault(entry, ids)
     if unknown:
         print(f"no registered list: {listed(unknown)}")
     if not wanted:
         raise UserError(f"{path}: none of its {len(lists)} lists is registered; nothing was written")
-    for found, ids in wanted.items():
-        _require_free(found, ids, folder)
-    for found, ids in wanted.items():
-        _put(found, ids, folder)
+    for entry, ids in wanted.items():
+        _require_free(entry, ids, folder)
+    for entry, ids in wanted.items():
+        _put(entry, ids, folder)
 
 
 def import_one(name: str, split: str, path: Path, folder: str) -> None:
@@ -75,35 +75,35 @@ def import_one(name: str, split: str, path: Path, folder: str) -> None:
         _import_split(config, split, lists, refused, path, folder)
 
 
-def _target(found: Found, folder: str) -> Path:
+def _target(entry: RegisteredList, folder: str) -> Path:
     """Where a list of a split, or one that belongs to none, is kept."""
-    if found.kind == "other":
-        return other_path(found.dataset, found.name, folder)
-    return list_folder(found.dataset, SplitConfig(id=found.name, folder=folder)) / FILES[found.kind]
+    if entry.kind == "other":
+        return other_path(entry.dataset, entry.name, folder)
+    return list_folder(entry.dataset, SplitConfig(id=entry.name, folder=folder)) / FILES[entry.kind]
 
 
-def _require_free(found: Found, ids: tuple[str, ...], folder: str) -> None:
+def _require_free(entry: RegisteredList, ids: tuple[str, ...], folder: str) -> None:
     """Raise :class:`UserError` where another list lies in a list's place."""
-    if found.kind in (TRAIN, VAL):
+    if entry.kind in (TRAIN, VAL):
         return
-    old = _target(found, folder)
+    old = _target(entry, folder)
     if old.is_file() and digest(list_ids(old, dataset_config("cityscapes"))) != digest(ids):
-        raise UserError(f"{old} holds another list than {found}; remove it first")
+        raise UserError(f"{old} holds another list than {entry}; remove it first")
 
 
-def _put(found: Found, ids: tuple[str, ...], folder: str) -> None:
-    if found.kind not in (TRAIN, VAL):
-        target = _target(found, folder)
+def _put(entry: RegisteredList, ids: tuple[str, ...], folder: str) -> None:
+    if entry.kind not in (TRAIN, VAL):
+        target = _target(entry, folder)
         write_lists(target.parent, {target.name: ids})
         return
-    dataset = open_dataset(dataset_config(found.dataset))
-    way = f"python -m common.splits import {found.dataset}/{found.kind} PATH puts it in the data set's folder"
+    dataset = open_dataset(dataset_config(entry.dataset))
+    way = f"python -m common.splits import {entry.dataset}/{entry.kind} PATH puts it in the data set's folder"
     if not isinstance(dataset, FileDataset) or not dataset.root.is_dir():
-        print(f"{found}: not written, because the data set is not here; later, {way}")
+        print(f"{entry}: not written, because the data set is not here; later, {way}")
         return
-    target = dataset.list_path(f"{found.kind}_list")
+    target = dataset.list_path(f"{entry.kind}_list")
     if target.exists():
-        print(f"{found}: {target} is there and stays as it is")
+        print(f"{entry}: {target} is there and stays as it is")
     else:
         _write_in_order(target, ids)
 
@@ -117,7 +117,7 @@ def _import_other(dataset: str, name: str, lists: Lists, path: Path, folder: str
     ids = _find(lists.values(), registry()[dataset].others[name].facts.digest)
     if ids is None:
         raise DigestMismatch(_not_found(f"{dataset}/{name}", path, lists))
-    _put(Found(dataset, name, "other"), ids, folder)
+    _put(RegisteredList(dataset, name, "other"), ids, folder)
 
 
 def _import_split(
@@ -152,7 +152,7 @@ def _own(path: Path, lists: Lists, refused: Mapping[str, str]) -> dict[str, tupl
             f"{path}: expected one list, or a folder with {LABELLED_FILE} and perhaps {UNLABELLED_FILE}, each once; it "
             f"has {listed(lists)}"
         )
-    return {file: found[0] for file, found in named.items() if found}
+    return {file: matches[0] for file, matches in named.items() if matches}
 
 
 def _say_refused(refused: Mapping[str, str]) -> None:
@@ -170,21 +170,21 @@ def import_whole(config: DatasetConfig, part: str, lists: Lists, path: Path) -> 
         raise UserError(f"the {part} list of {config.name} is not registered; put it in the data set's folder yourself")
     facts = known.train if part == TRAIN else known.val
     candidates = list(lists.values()) + (_unions(known, lists) if part == TRAIN else [])
-    found = _find(candidates, facts.digest)
-    if found is None:
+    ids = _find(candidates, facts.digest)
+    if ids is None:
         raise DigestMismatch(_not_found(f"the {part} list of {config.name}", path, lists))
     dataset = open_dataset(config)
-    _write_in_order(dataset.root / (getattr(config, f"{part}_list") or f"{part}.txt"), found)
+    _write_in_order(dataset.root / (getattr(config, f"{part}_list") or f"{part}.txt"), ids)
 
 
 def _unions(known: KnownDataset, lists: Lists) -> list[tuple[str, ...]]:
     """Labelled and unlabelled lists put together, by the registry or by their usual names in one folder."""
     by_digest = {digest(ids): ids for ids in lists.values()}
     pairs = [(entry.labelled.digest, entry.unlabelled.digest) for entry in known.lists.values() if entry.unlabelled]
-    found = [by_digest[one] + by_digest[two] for one, two in pairs if one in by_digest and two in by_digest]
+    unions = [by_digest[one] + by_digest[two] for one, two in pairs if one in by_digest and two in by_digest]
     folders = dict.fromkeys(str(Path(file).parent) for file in lists)
     names = [(str(Path(folder) / LABELLED_FILE), str(Path(folder) / UNLABELLED_FILE)) for folder in folders]
-    return found + [lists[one] + lists[two] for one, two in names if one in lists and two in lists]
+    return unions + [lists[one] + lists[two] for one, two in names if one in lists and two in lists]
 
 
 def _write_in_order(target: Path, ids: tuple[str, ...]) -> None:

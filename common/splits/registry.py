@@ -124,7 +124,7 @@ def list_folder(dataset: str, split: SplitConfig) -> Path:
     return PROJECT / at_home(split.folder) / dataset / split.id
 
 
-class Found(NamedTuple):
+class RegisteredList(NamedTuple):
     """A registered list: data set, split or other name, and which list of it (``labelled``, ``train``, ``other``...)."""
 
     dataset: str
@@ -139,23 +139,23 @@ class Found(NamedTuple):
 
 def identify(value: str, configs: Path = CONFIGS) -> str | None:
     """Name the registered list with this digest, for example ``voc/u2pl_662 (labelled)``; None when there is none."""
-    found = find_digest(value, configs)
-    return str(found[0]) if found else None
+    entries = find_digest(value, configs)
+    return str(entries[0]) if entries else None
 
 
-def find_digest(value: str, configs: Path = CONFIGS) -> list[Found]:
+def find_digest(value: str, configs: Path = CONFIGS) -> list[RegisteredList]:
     """Return every registered list with this digest; the split ``all`` is named as the training list that it is."""
-    return [found for found, facts in _all_lists(configs) if facts.digest == value and facts.count]
+    return [entry for entry, facts in _all_lists(configs) if facts.digest == value and facts.count]
 
 
-def _all_lists(configs: Path) -> Iterator[tuple[Found, ListFacts]]:
+def _all_lists(configs: Path) -> Iterator[tuple[RegisteredList, ListFacts]]:
     for dataset, known in registry(configs).items():
         for split, entry in known.lists.items():
             if entry.way != "all":
-                yield Found(dataset, split, "labelled"), entry.labelled
+                yield RegisteredList(dataset, split, "labelled"), entry.labelled
                 if entry.unlabelled:
-                    yield Found(dataset, split, "unlabelled"), entry.unlabelled
-        yield Found(dataset, "train", "train"), known.train
-        yield Found(dataset, "val", "val"), known.val
+                    yield RegisteredList(dataset, split, "unlabelled"), entry.unlabelled
+        yield RegisteredList(dataset, "train", "train"), known.train
+        yield RegisteredList(dataset, "val", "val"), known.val
         for name, other in known.others.items():
-            yield Found(dataset, name, "other"), other.facts
+            yield RegisteredList(dataset, name, "other"), other.facts

@@ -109,11 +109,11 @@ def _rest(train_ids: Iterable[str], labelled: Iterable[str], name: str) -> tuple
 
 def _check(ids: Iterable[str], facts: ListFacts, what: str) -> None:
     """Raise :class:`DigestMismatch`, saying which list it is instead, unless ``ids`` are the list with these ``facts``."""
-    found = digest(ids)
-    if found == facts.digest:
+    computed = digest(ids)
+    if computed == facts.digest:
         return
-    if other := identify(found):
+    if other := identify(computed):
         raise DigestMismatch(f"{what} is not the right one: it is {other}; import the right one")
     raise DigestMismatch(
-        f"{what} is not the right one: {len(canonical(ids))} ids with digest {found} instead of {facts.count} with {facts.digest}"
+        f"{what} is not the right one: {len(canonical(ids))} ids with digest {computed} instead of {facts.count} with {facts.digest}"
     )

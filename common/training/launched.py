@@ -108,12 +108,12 @@ def ends(folder: Path) -> dict[int, End]:
 
 def pids(folder: Path) -> dict[int, int]:
     """Return the process ids of a launch by number."""
-    found = {}
+    by_number = {}
     for path in folder.glob("pid-*"):
         text = path.read_text()
         if text:
-            found[int(path.name.removeprefix("pid-"))] = int(text)
-    return found
+            by_number[int(path.name.removeprefix("pid-"))] = int(text)
+    return by_number
 
 
 def outcome(folder: Path, code: int, gone: Sequence[int] = ()) -> tuple[int | None, int, str]:

@@ -79,9 +79,9 @@ def _squared_norms(features: Tensor, size: Size) -> Tensor:
     right = ops.gather(features, _next(columns), 3)
     below = ops.gather(features, _next(height), 2)
     crossing = _inner(features, ops.gather(below, _next(columns), 3)) + _inner(right, below)
-    (ends, mixed), (own, beside) = (_square_weights(*sides) for sides in zip(size, features.shape[2:]))
-    row = ops.matmul(_inner(features, features), own.T) + ops.matmul(_inner(features, right), beside.T)
-    pair = ops.matmul(_inner(features, below), own.T) + ops.matmul(crossing, beside.T) / 2
+    (ends, mixed), (squares, beside) = (_square_weights(*sides) for sides in zip(size, features.shape[2:]))
+    row = ops.matmul(_inner(features, features), squares.T) + ops.matmul(_inner(features, right), beside.T)
+    pair = ops.matmul(_inner(features, below), squares.T) + ops.matmul(crossing, beside.T) / 2
     return ops.matmul(ends, row) + ops.matmul(mixed, pair)
 
 

@@ -89,15 +89,15 @@ def end(process: subprocess.Popen, limit: float = PATIENCE) -> tuple[int, str]:
 
 def running(folder: Path) -> list[str]:
     """Return the command lines that name ``folder``."""
-    found = []
+    commands = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
         if str(folder) in text:
-            found.append(text)
-    return found
+            commands.append(text)
+    return commands
 
 
 def wait_for_steps(process: subprocess.Popen, folder: Path, steps: int = 2) -> None:

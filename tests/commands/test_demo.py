@@ -78,5 +78,5 @@ def test_one_wrong_weight_is_found_and_its_stage_named(finished, tmp_path):
     failures = compare(out, Gates())["failures"]
     assert any(failure.startswith("torch and mindspore: relative_error") for failure in failures)
     assert not any(failure.startswith("torch and onnx") for failure in failures)
-    found = locate(models, tmp_path, Gates().relative_error)
-    assert found["mindspore"]["stage"] == "layer2" and found["onnx"] is None
+    differences = locate(models, tmp_path, Gates().relative_error)
+    assert differences["mindspore"]["stage"] == "layer2" and differences["onnx"] is None

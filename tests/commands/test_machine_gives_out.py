@@ -223,8 +223,8 @@ def test_no_option_takes_a_path_as_it_is():
 def test_nothing_but_one_function_looks_for_homes():
     packages = ("common", "converters", "onnx_impl", "torch_impl", "mindspore_impl", "experiments", "benchmarks")
     files = [path for package in packages for path in (PROJECT / package).rglob("*.py")]
-    found = [path.relative_to(PROJECT).as_posix() for path in files if "expanduser" in path.read_text()]
-    assert found == ["common/paths.py"], "use at_home"
+    callers = [path.relative_to(PROJECT).as_posix() for path in files if "expanduser" in path.read_text()]
+    assert callers == ["common/paths.py"], "use at_home"
 
 
 def test_what_a_killed_run_left_unfinished_is_removed(tmp_path):

@@ -40,8 +40,8 @@ def test_what_happens_to_one_process_ends_all(event, code, line, tmp_path):
     disturbed = sabotage(event, "mindspore")
     process = start(folder, "--processes", "2", settings=SETTINGS, code=disturbed, framework="mindspore")
     wait_for_steps(process, folder)
-    found, last_line = end(process, LIMIT)
-    assert found == code and line in last_line
+    exit_code, last_line = end(process, LIMIT)
+    assert exit_code == code and line in last_line
     last = read(folder / "last.ckpt")
     assert last.meta.iteration == 2 and all(np.isfinite(a).all() for a in last.networks["student"].values())
     assert not running(folder)
@@ -53,8 +53,8 @@ def test_sigterm_to_the_launcher_saves_once(tmp_path):
     process = start(folder, "--processes", "2", settings=LONG, framework="mindspore")
     wait_for_steps(process, folder)
     process.send_signal(signal.SIGTERM)
-    found, line = end(process, LIMIT)
-    assert found == 130 and "--resume continues" in line
+    exit_code, line = end(process, LIMIT)
+    assert exit_code == 130 and "--resume continues" in line
     steps = read(folder / "last.ckpt").meta.iteration
     entries = [e["iteration"] for e in RunFolder(folder).entries() if e["kind"] == "train"]
     assert entries == list(range(1, steps + 1)) and not running(folder)
@@ -64,8 +64,8 @@ def test_a_run_to_its_end_is_no_failure(tmp_path):
     """Whatever MindSpore's processes do on their way out."""
     folder = tmp_path / "run"
     process = start(folder, "--processes", "2", settings=SETTINGS, framework="mindspore")
-    found, line = end(process)
-    assert found == 0 and line.startswith("done: best mIoU") and not running(folder)
+    exit_code, line = end(process)
+    assert exit_code == 0 and line.startswith("done: best mIoU") and not running(folder)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):

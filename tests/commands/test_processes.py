@@ -44,8 +44,8 @@ def test_what_happens_to_one_process_ends_all(event, code, line, tmp_path):
     folder = tmp_path / "run"
     process = start(folder, "--processes", "2", "--patience", "10", code=sabotage(event))
     wait_for_steps(process, folder)
-    found, last_line = end(process, LIMIT)
-    assert found == code and line in last_line
+    exit_code, last_line = end(process, LIMIT)
+    assert exit_code == code and line in last_line
     last = read(folder / "last.pth")
     assert last.meta.iteration == 2 and all(np.isfinite(a).all() for a in last.networks["student"].values())
     assert not running(folder)
@@ -63,8 +63,8 @@ def test_sigterm_saves_once_and_resume_continues(to, tmp_path):
             p.parent for p in Path("/proc").glob("[0-9]*/environ") if _rank(p) == "1" and folder_of(p.parent) == folder
         ]
         os.kill(int(ranks[0].name), signal.SIGTERM)
-    found, line = end(process, LIMIT)
-    assert found == 130 and "--resume continues" in line
+    exit_code, line = end(process, LIMIT)
+    assert exit_code == 130 and "--resume continues" in line
     steps = read(folder / "last.pth").meta.iteration
     entries = [e["iteration"] for e in RunFolder(folder).entries() if e["kind"] == "train"]
     assert entries == list(range(1, steps + 1)) and not running(folder)

@@ -85,8 +85,8 @@ def test_one_epoch_of_either_branch_and_their_mean(run):
         assert code == 0
         results.append(result(out))
     names = ["branch1", "branch2", "mean of branch1 and branch2"]
-    assert [found["role"] for found in results] == [*names, *names[1:]]
-    matrices = [found["confusion_matrix"] for found in results]
+    assert [evaluation["role"] for evaluation in results] == [*names, *names[1:]]
+    matrices = [evaluation["confusion_matrix"] for evaluation in results]
     assert matrices[0] != matrices[1] and matrices[2] not in matrices[:2] and matrices[3:] == matrices[1:3]
 
 
@@ -151,6 +151,6 @@ def test_either_branch_can_be_converted(trained, tmp_path):
     for branch in ("branch1", "branch2"):
         target = tmp_path / f"{branch}.safetensors"
         assert run_command(convert, [str(source), str(target), "--role", branch]) == 0
-        found, expected = read(target), read(source).networks[branch]
-        assert found.meta.role == branch and list(found.networks) == ["model"]
-        assert all(np.array_equal(found.networks["model"][name], expected[name]) for name in expected)
+        converted, expected = read(target), read(source).networks[branch]
+        assert converted.meta.role == branch and list(converted.networks) == ["model"]
+        assert all(np.array_equal(converted.networks["model"][name], expected[name]) for name in expected)

@@ -106,14 +106,14 @@ def test_resumed_run_equals_the_whole_run_bit_for_bit(method, framework, tmp_pat
 
 def assert_equal_runs(whole, parts, suffix: str, state: tuple[str, ...]) -> None:
     """Every tensor of ``last`` and ``best``, the state, which holds entries of all these names, and the log are the same."""
-    best, found = (all_tensors(run / f"best{suffix}") for run in (whole, parts))
-    assert all(np.array_equal(best[name], found[name]) for name in best)
-    expected, found = (all_tensors(run / f"last{suffix}") for run in (whole, parts))
-    assert expected.keys() == found.keys()
+    best, resumed = (all_tensors(run / f"best{suffix}") for run in (whole, parts))
+    assert all(np.array_equal(best[name], resumed[name]) for name in best)
+    expected, resumed = (all_tensors(run / f"last{suffix}") for run in (whole, parts))
+    assert expected.keys() == resumed.keys()
     filled = [name for name, value in expected.items() if value.size]
     assert all(any(name.startswith(f"state/{beginning}") for name in filled) for beginning in state)
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
     logs = [
         [(e["iteration"], e.get("losses"), e.get("miou")) for e in RunFolder(run).entries()] for run in (whole, parts)
     ]

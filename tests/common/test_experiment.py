@@ -103,10 +103,10 @@ def test_the_list_behind_a_split_has_as_many_labels_as_its_name_says(name):
     ],
 )
 def test_authors_settings(name, key, value):
-    found = compose(name)
+    setting = compose(name)
     for part in key.split("."):
-        found = getattr(found, part)
-    assert found == value and type(found) is type(value)
+        setting = getattr(setting, part)
+    assert setting == value and type(setting) is type(value)
 
 
 def test_later_files_win_and_only_where_they_say_so(configs):

@@ -114,21 +114,21 @@ def interrupted_at(moment: int, write) -> bool:
 
 @pytest.mark.parametrize("old", [None, b"old"])
 def test_a_signal_at_any_moment_leaves_the_old_or_the_new_file_and_no_other(tmp_path, old):
-    path, moment, found = tmp_path / "file.txt", 0, set()
+    path, moment, contents = tmp_path / "file.txt", 0, set()
     while True:
         path.unlink(missing_ok=True) if old is None else path.write_bytes(old)
         moment += 1
         came = interrupted_at(moment, lambda: write_text_atomic(path, "new"))
         assert set(tmp_path.iterdir()) <= {path}, f"instruction {moment}"
-        found.add(path.read_bytes() if path.exists() else None)
+        contents.add(path.read_bytes() if path.exists() else None)
         if not came:
             break
-    assert moment > 100 and found == {old, b"new"}
+    assert moment > 100 and contents == {old, b"new"}
 
 
 @pytest.mark.parametrize("old", [None, "old"])
 def test_a_signal_at_any_moment_leaves_the_old_or_the_new_folder(tmp_path, old):
-    path, moment, found = tmp_path / "model", 0, set()
+    path, moment, contents = tmp_path / "model", 0, set()
 
     def write() -> None:
         with atomic_folder(path) as part:
@@ -142,14 +142,14 @@ def test_a_signal_at_any_moment_leaves_the_old_or_the_new_folder(tmp_path, old):
             (path / "a").write_text(old)
         moment += 1
         came = interrupted_at(moment, write)
-        found.add(tuple(file.read_text() for file in sorted(path.iterdir())) if path.exists() else None)
+        contents.add(tuple(file.read_text() for file in sorted(path.iterdir())) if path.exists() else None)
         # Only where the signal comes while the old folder is being removed, it is left to the next one.
         assert {file.name for file in tmp_path.iterdir()} <= {"model", ".model.old"} - (
             {".model.old"} if not old else set()
         )
         if not came:
             break
-    assert moment > 100 and found == {("old",) if old else None, ("new", "new")}
+    assert moment > 100 and contents == {("old",) if old else None, ("new", "new")}
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
 
@@ -214,8 +214,8 @@ def test_json_round_trip_and_refusal_of_nan(tmp_path):
 )
 def test_arrays_are_what_numpy_reads(tmp_path, array):
     write_array_atomic(tmp_path / "a.npy", np.asarray(array))
-    found = np.load(tmp_path / "a.npy", allow_pickle=False)
-    assert found.dtype == array.dtype and np.array_equal(found, array)
+    loaded = np.load(tmp_path / "a.npy", allow_pickle=False)
+    assert loaded.dtype == array.dtype and np.array_equal(loaded, array)
 
 
 def test_an_error_without_a_number_names_the_file_and_the_reason(tmp_path, capsys):

@@ -46,8 +46,8 @@ def layering_faults(root: Path) -> list[str]:
     faults = []
     for package, into_functions, forbidden in rules:
         for path in sorted((root / package).rglob("*.py")):
-            found = set(imported(ast.parse(path.read_text()), into_functions)) & forbidden
-            faults += [f"{path.relative_to(root)}: {module}" for module in sorted(found)]
+            modules = set(imported(ast.parse(path.read_text()), into_functions)) & forbidden
+            faults += [f"{path.relative_to(root)}: {module}" for module in sorted(modules)]
     return faults
 
 

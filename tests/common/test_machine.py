@@ -19,5 +19,5 @@ def test_peak_memory_is_that_of_this_process_alone():
 
 
 def test_a_description_names_processor_and_versions():
-    found = describe()
-    assert found["processor"] and found["cores"] >= 1 and found["versions"]["numpy"]
+    description = describe()
+    assert description["processor"] and description["cores"] >= 1 and description["versions"]["numpy"]

@@ -81,10 +81,10 @@ def folder(method: str) -> Path | None:
 def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes in a manifest, whatever its form."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    found = next(
+    entries = next(
         content[key] for key in ("state_dict", "shapes", "parameters") if not isinstance(content.get(key, 0), int)
     )
-    return {name: tuple(shape) for name, shape in (found.items() if isinstance(found, dict) else found)}
+    return {name: tuple(shape) for name, shape in (entries.items() if isinstance(entries, dict) else entries)}
 
 
 def optimizer() -> dict:

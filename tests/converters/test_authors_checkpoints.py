@@ -46,14 +46,14 @@ QUICK = {
 
 def chosen() -> list:
     """The network files to run; a method whose goldens are not here is a skipped case that says so."""
-    found = [
+    cases = [
         pytest.param(method, path, runtime, id=f"{method}-{path.stem}-{runtime}", marks=MARKS[runtime])
         for method, path in authors.network_files()
         for runtime in (FORMATS if EVERY else QUICK.get((method, path.stem), ()))
     ]
     absent = [method for method in authors.PLACES if authors.folder(method) is None]
     reason = "no golden files of this method beside the checkout or in tests/goldens"
-    return found + [pytest.param(m, None, "", id=m, marks=pytest.mark.skip(reason=reason)) for m in absent]
+    return cases + [pytest.param(m, None, "", id=m, marks=pytest.mark.skip(reason=reason)) for m in absent]
 
 
 @pytest.fixture(autouse=True)
@@ -79,10 +79,10 @@ def test_the_authors_logits_in_every_runtime(method, path, runtime, tmp_path):
         theirs.unlink()
 
 
-def agree(found: np.ndarray, expected: np.ndarray, where: str) -> None:
+def agree(output: np.ndarray, expected: np.ndarray, where: str) -> None:
     """Both gates of a network's output."""
-    assert found.shape == expected.shape, where
-    difference = found.astype(np.float64) - expected
+    assert output.shape == expected.shape, where
+    difference = output.astype(np.float64) - expected
     assert np.abs(difference).max() <= NETWORK * np.abs(expected).max(), where
     assert np.linalg.norm(difference) <= FROBENIUS * np.linalg.norm(expected.astype(np.float64)), where
 
@@ -185,7 +185,9 @@ def test_every_name_of_a_manifest_comes_back_with_its_bits(dialect, method, path
     for key, tensors in parts.items():
         assert list(back[key]) == list(tensors)
         for name, array in tensors.items():
-            found = np.asarray(back[key][name])
-            assert found.dtype == array.dtype and found.shape == array.shape and found.tobytes() == array.tobytes(), (
-                name
-            )
+            returned = np.asarray(back[key][name])
+            assert (
+                returned.dtype == array.dtype
+                and returned.shape == array.shape
+                and returned.tobytes() == array.tobytes()
+            ), name

@@ -47,19 +47,19 @@ def training() -> Checkpoint:
     return Checkpoint(meta=CheckpointMeta(role="teacher", iteration=7), networks=networks, state=state)
 
 
-def assert_bits(found, wanted):
-    assert set(found) == set(wanted)
+def assert_bits(arrays, wanted):
+    assert set(arrays) == set(wanted)
     for name, array in wanted.items():
-        assert found[name].dtype == array.dtype and found[name].shape == array.shape, name
-        assert found[name].tobytes() == array.tobytes(), name
+        assert arrays[name].dtype == array.dtype and arrays[name].shape == array.shape, name
+        assert arrays[name].tobytes() == array.tobytes(), name
 
 
-def assert_same(found: Checkpoint, wanted: Checkpoint):
-    assert found.meta == wanted.meta
-    assert set(found.networks) == set(wanted.networks)
+def assert_same(converted: Checkpoint, wanted: Checkpoint):
+    assert converted.meta == wanted.meta
+    assert set(converted.networks) == set(wanted.networks)
     for role, arrays in wanted.networks.items():
-        assert_bits(found.networks[role], arrays)
-    assert_bits(found.state, wanted.state)
+        assert_bits(converted.networks[role], arrays)
+    assert_bits(converted.state, wanted.state)
 
 
 def need_torch(*suffixes):
@@ -131,7 +131,7 @@ def authors_file(path: Path, dialect: str) -> dict:
 
 
 @pytest.mark.parametrize(
-    "dialect", [name for name, layout in DIALECTS.items() if ".pth" in layout.suffixes and not layout.own]
+    "dialect", [name for name, layout in DIALECTS.items() if ".pth" in layout.suffixes and not layout.native]
 )
 @pytest.mark.parametrize("middle", [".pth", ".ckpt"])
 def test_the_authors_files_go_there_and_back(tmp_path, dialect, middle):

@@ -98,5 +98,5 @@ def test_an_interruption_leaves_whole_files_only(tmp_path, number):
     assert 2 <= len(left) < 40
     for path in left:
         source = tmp_path / "in" / f"{path.stem}.safetensors"
-        found, wanted = (read(file).networks["model"]["classifier.project.weight"] for file in (path, source))
-        np.testing.assert_array_equal(found, wanted)
+        converted, wanted = (read(file).networks["model"]["classifier.project.weight"] for file in (path, source))
+        np.testing.assert_array_equal(converted, wanted)

@@ -128,21 +128,21 @@ def test_the_graph_gives_the_answers_of_pytorch(config, tmp_path):
     done = export(source, tmp_path / "model.onnx", stages=True)
     network = build_network(config, len(CLASSES))
     load_network(network, made_up(config), "test")
-    expected, found = TorchPredictor(network), OnnxPredictor(tmp_path / "model.onnx", threads=1)
+    expected, exported = TorchPredictor(network), OnnxPredictor(tmp_path / "model.onnx", threads=1)
     rng = np.random.default_rng(0)
     for batch, height, width, size in [(1, 50, 77, (50, 77)), (3, 31, 64, (97, 20)), (1, 2, 5, (2, 5))]:
         images = rng.standard_normal((batch, 3, height, width)).astype(np.float32)
-        close(found.logits(images, size), expected.logits(images, size))
+        close(exported.logits(images, size), expected.logits(images, size))
     stages = expected.stages(images)
-    assert list(found.stages(images)) == list(stages)
-    for name, value in found.stages(images).items():
+    assert list(exported.stages(images)) == list(stages)
+    for name, value in exported.stages(images).items():
         close(value, stages[name])
     assert done.opset == 18 and len(done.comparisons) == 2 * len(export_onnx.VERIFIED)
 
 
-def close(found: np.ndarray, expected: np.ndarray) -> None:
-    assert found.shape == expected.shape
-    assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
+def close(computed: np.ndarray, expected: np.ndarray) -> None:
+    assert computed.shape == expected.shape
+    assert np.linalg.norm(computed - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
 def test_sizes_stay_open_and_the_file_is_alone_and_silent_about_this_machine(tiny, fast_trace, tmp_path):
@@ -176,9 +176,9 @@ def test_the_command_exports_class_ids(tiny, small, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "class_ids of own/1/u2pl (teacher, 4 classes), opset 18" in said and said.count("  ok") == 7
     images = np.random.default_rng(0).standard_normal((2, 3, 45, 50)).astype(np.float32)
-    found = OnnxPredictor(tmp_path / "ids.onnx").class_ids(images, (45, 50))
-    np.testing.assert_array_equal(found, TorchPredictor(small).class_ids(images, (45, 50)))
-    assert len(np.unique(found)) == 4
+    class_ids = OnnxPredictor(tmp_path / "ids.onnx").class_ids(images, (45, 50))
+    np.testing.assert_array_equal(class_ids, TorchPredictor(small).class_ids(images, (45, 50)))
+    assert len(np.unique(class_ids)) == 4
 
 
 @pytest.mark.parametrize(("opset", "code"), [(20, 0), (99, 2)])
@@ -265,12 +265,12 @@ def test_gates(relative, flips, pixels, passed):
 def test_differences_are_measured(tiny):
     expected = np.zeros((1, 2, 2, 2), np.float32)
     expected[:, 0] = 3
-    found = expected.copy()
-    found[0, 1, 0, 0] = 4
-    comparison = compare("logits", (1, 2, 2), expected, found)
+    changed = expected.copy()
+    changed[0, 1, 0, 0] = 4
+    comparison = compare("logits", (1, 2, 2), expected, changed)
     assert (comparison.relative, comparison.largest, comparison.flips) == (4 / 6, 4.0, 0.25)
-    assert math.isnan(compare("logits", (1, 2, 2), expected * np.nan, found).relative)
-    assert compare("class_ids", (1, 2, 2), expected[:, 0] > 0, found[:, 0] > 4).flips == 1
+    assert math.isnan(compare("logits", (1, 2, 2), expected * np.nan, changed).relative)
+    assert compare("class_ids", (1, 2, 2), expected[:, 0] > 0, changed[:, 0] > 4).flips == 1
 
 
 @pytest.mark.parametrize(

@@ -148,11 +148,11 @@ def test_the_card_s_program_needs_numpy_and_onnxruntime_only(reduced, tmp_path):
     out = "\nnp.savez('found.npz', class_ids=class_ids, colours=colours, names=model['classes'])\n"
     code = block + program.replace("THIS_FOLDER", str(reduced)) + out
     subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, check=True, timeout=PATIENCE)
-    with np.load(tmp_path / "found.npz") as found:
+    with np.load(tmp_path / "found.npz") as saved:
         expected = open_segmenter(reduced / "model_int8.onnx", threads=1).segment(picture)
-        np.testing.assert_array_equal(found["class_ids"], expected)
-        np.testing.assert_array_equal(found["colours"], palette("voc", 6)[expected])
-        assert list(found["names"])[:2] == ["background", "disc"]
+        np.testing.assert_array_equal(saved["class_ids"], expected)
+        np.testing.assert_array_equal(saved["colours"], palette("voc", 6)[expected])
+        assert list(saved["names"])[:2] == ["background", "disc"]
 
 
 def snippets() -> list[str]:
@@ -193,10 +193,10 @@ def test_the_folder_is_evaluated_as_it_is(packaged, runtime, by, tmp_path, capsy
     module = pytest.importorskip(f"{runtime}_impl.eval")
     named = [str(model)] if by == "folder alone" else ["shapes/12/suponly", *SETTINGS, "--checkpoint", str(model)]
     assert run_command(module.main, [*named, "--out", str(tmp_path)]) == 0
-    found, wanted = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path, run))
-    assert found["runtime"]["name"] == runtime and found["images"] == 3
-    assert found["miou_percent"] == pytest.approx(wanted["miou_percent"], abs=0.05)
-    assert found["split"] == wanted["split"]
+    evaluated, wanted = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path, run))
+    assert evaluated["runtime"]["name"] == runtime and evaluated["images"] == 3
+    assert evaluated["miou_percent"] == pytest.approx(wanted["miou_percent"], abs=0.05)
+    assert evaluated["split"] == wanted["split"]
 
 
 def test_mindspore_takes_the_weights(packaged):

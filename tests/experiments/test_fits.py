@@ -35,8 +35,8 @@ def test_the_estimate_is_within_15_percent_of_a_larger_step(method):
     each = [2 * size // fits.batch(config)[0] for size in fits.batch(config)]
     step = estimated(name, overrides, sizes=(49, 65))
     peak = peak_of(name, overrides, LARGER, [count * IMAGES // 2 for count in each])
-    found = step.gib(extent(config, LARGER), IMAGES) * fits.GIB
-    assert abs(found / peak - 1) < 0.15
+    estimate = step.gib(extent(config, LARGER), IMAGES) * fits.GIB
+    assert abs(estimate / peak - 1) < 0.15
     assert step.gib(0, 0) * fits.GIB < 0.85 * peak, "what stays is nearly all: pixels go untested"
 
 
@@ -79,9 +79,9 @@ def test_published_rows_and_their_gpus(monkeypatch):
 
 def test_the_moment_that_needs_most_at_the_larger_size_counts():
     held = [Held(np.array(sizes), np.array([])) for sizes in ([100, 140, 120], [100, 150, 180])]
-    found = Memory(fits.lines([10, 20], held))
-    assert found.lines == ((60, 6), (130, 1))
-    assert found.gib(10, 10) * fits.GIB == 660 and found.gib(1, 1) * fits.GIB == 131
+    memory = Memory(fits.lines([10, 20], held))
+    assert memory.lines == ((60, 6), (130, 1))
+    assert memory.gib(10, 10) * fits.GIB == 660 and memory.gib(1, 1) * fits.GIB == 131
 
 
 def test_a_step_that_allocates_more_often_is_compared_layer_by_layer():

@@ -88,6 +88,6 @@ def test_a_run_begins_with_a_teacher_that_is_the_student():
 
 def test_the_weight_grows_during_the_ramp_up():
     settings = MeanTeacherSettings(unsup_weight=2.0, ramp_up=0.5)
-    found = [settings.consistency_weight(clock(iteration)) for iteration in (0, 5, 10, 19)]
-    assert found == pytest.approx([2 * math.exp(-5), 2 * math.exp(-1.25), 2, 2])
+    weights = [settings.consistency_weight(clock(iteration)) for iteration in (0, 5, 10, 19)]
+    assert weights == pytest.approx([2 * math.exp(-5), 2 * math.exp(-1.25), 2, 2])
     assert MeanTeacherSettings(ramp_up=0.0).consistency_weight(clock(0)) == 1

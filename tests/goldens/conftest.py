@@ -24,10 +24,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "golden_case" in metafunc.fixturenames:
         folder = metafunc.config.getoption("goldens", None) or DEFAULT
         try:
-            found = cases(Path(folder))
+            all_cases = cases(Path(folder))
         except FileNotFoundError as error:
             raise pytest.UsageError(str(error)) from None
-        metafunc.parametrize("golden_case", [pytest.param(case, id=case.id, marks=case.marks) for case in found])
+        metafunc.parametrize("golden_case", [pytest.param(case, id=case.id, marks=case.marks) for case in all_cases])
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

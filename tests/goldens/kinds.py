@@ -68,16 +68,16 @@ def cases(folder: Path) -> list[Case]:
     methods = [path for path in sorted(folder.glob("*")) if path.is_dir() and path.name[0] not in "._"]
     if not methods:
         raise FileNotFoundError(f"{folder} holds no folder of golden files (one per method, e.g. {folder / 'u2pl'})")
-    found = []
+    collected = []
     for method in methods:
         kinds, seen = kinds_of(method.name), []
         for path in sorted(method.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts and not ignored(path):
                 kind = find_kind(file_name(path, method.name), kinds)
                 frameworks = kind.frameworks if kind else ("unknown kind",)
-                found += [Case(method.name, path, kind, name, kind not in seen) for name in frameworks]
+                collected += [Case(method.name, path, kind, name, kind not in seen) for name in frameworks]
                 seen.append(kind)
-    return found
+    return collected
 
 
 def ignored(path: Path) -> bool:

@@ -46,11 +46,11 @@ def test_a_pending_kind_is_skipped_with_its_reason() -> None:
 
 def test_make_test_runs_every_small_kind_in_every_framework() -> None:
     """Of the golden files left to the slow tests each is deep, or MindSpore's and not the first of its kind."""
-    found = cases(FILES.parent)
-    quick = [case for case in found if pytest.mark.slow not in case.marks]
-    small = {(case.method, id(case.kind), case.framework) for case in found if not case.kind.deep}
+    all_cases = cases(FILES.parent)
+    quick = [case for case in all_cases if pytest.mark.slow not in case.marks]
+    small = {(case.method, id(case.kind), case.framework) for case in all_cases if not case.kind.deep}
     assert small == {(case.method, id(case.kind), case.framework) for case in quick}
-    assert all(case in quick for case in found if not case.kind.deep and case.framework != "mindspore")
+    assert all(case in quick for case in all_cases if not case.kind.deep and case.framework != "mindspore")
 
 
 def test_a_method_without_kinds_fails(tmp_path) -> None:

@@ -107,11 +107,11 @@ def limited() -> Iterator[None]:
 
 def contents(folder: Path) -> dict[str, bytes | None]:
     """Every path below ``folder`` with the bytes of an ordinary file of usual size, None for anything else."""
-    found: dict[str, bytes | None] = {}
+    entries: dict[str, bytes | None] = {}
     for path in folder.rglob("*"):
         ordinary = path.is_file() and not path.is_symlink() and path.stat().st_size < 1 << 27
-        found[path.relative_to(folder).as_posix()] = path.read_bytes() if ordinary else None
-    return found
+        entries[path.relative_to(folder).as_posix()] = path.read_bytes() if ordinary else None
+    return entries
 
 
 @dataclass(frozen=True)

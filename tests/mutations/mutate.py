@@ -188,10 +188,10 @@ def hostile_pickle(data: bytes, rng: Random) -> bytes:
 @of_bytes
 def renamed_global(data: bytes, rng: Random) -> bytes:
     """A name that a pickle imports exchanged for one that runs code."""
-    found = list(re.finditer(rb"c[a-z_.0-9]+\n[A-Za-z_0-9]+\n", data))
-    if not found:
+    matches = list(re.finditer(rb"c[a-z_.0-9]+\n[A-Za-z_0-9]+\n", data))
+    if not matches:
         return data[: len(data) // 2]
-    match = rng.choice(found)
+    match = rng.choice(matches)
     other = rng.choice(
         (b"cos\nmkdir\n", b"cposix\nsystem\n", b"cbuiltins\neval\n", b"cnumpy\nload\n", b"ctorch\nload\n")
     )
@@ -259,10 +259,10 @@ def safetensors_header(data: bytes, rng: Random) -> bytes:
 @of_bytes
 def meta_value(data: bytes, rng: Random) -> bytes:
     """A value of a description in JSON, wherever it lies in the file, exchanged for one of the same length."""
-    found = list(re.finditer(rb'": ?(?:[0-9.]+|"[^"]*"|true|false|null)', data))
-    if not found:
+    matches = list(re.finditer(rb'": ?(?:[0-9.]+|"[^"]*"|true|false|null)', data))
+    if not matches:
         return data[: len(data) // 3]
-    match = rng.choice(found)
+    match = rng.choice(matches)
     size = match.end() - match.start() - 2
     value = rng.choice(
         (b"9" * size, b"-" + b"1" * (size - 1), b'"' * min(size, 2), b"[]", b"{}", b"null", b"0", b"true")
@@ -356,8 +356,8 @@ def huge_picture(data: bytes, rng: Random) -> bytes:
 
 def array(path: Path, rng: Random) -> None:
     """Arrays of another type, shape or value, or of Python objects; the file stays one of NumPy's."""
-    found = np.load(path)
-    values = {name: found[name] for name in found.files} if path.suffix == ".npz" else {"": found}
+    loaded = np.load(path)
+    values = {name: loaded[name] for name in loaded.files} if path.suffix == ".npz" else {"": loaded}
     name = rng.choice(list(values))
     value = values[name]
     match rng.choice(("type", "shape", "nan", "objects", "name", "empty")):

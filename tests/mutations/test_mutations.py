@@ -210,7 +210,7 @@ def faults(command: Command, outcome: Outcome, out: str, err: str) -> list[str]:
     lines = err.strip().splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     failed = outcome.code != 0
-    found = {
+    conditions = {
         f"it ran or wrote {outcome.seen}": outcome.seen,
         f"exit code {outcome.code}": outcome.code not in command.codes,
         "a traceback": "Traceback" in out + err,
@@ -222,7 +222,7 @@ def faults(command: Command, outcome: Outcome, out: str, err: str) -> list[str]:
         f"changed {outcome.lost}": failed
         and not all(name.startswith(command.makes or ("-",)) for name in outcome.lost),
     }
-    return [text for text, holds in found.items() if holds]
+    return [text for text, holds in conditions.items() if holds]
 
 
 def main_of(command: Command) -> Callable:
@@ -245,8 +245,8 @@ def test_mutation(seed, valid, home, capfd, monkeypatch):
     outcome = run(main, arguments, home)
     out, err = capfd.readouterr()
     what = f"seed {seed}, {done}: python -m {command.module} {' '.join(arguments)}"
-    found = faults(command, outcome, out, err)
-    assert not found, f"{what}\n{found}\n{out[-2000:]}\n{err[-3000:]}"
+    problems = faults(command, outcome, out, err)
+    assert not problems, f"{what}\n{problems}\n{out[-2000:]}\n{err[-3000:]}"
 
 
 def test_faults_are_seen():

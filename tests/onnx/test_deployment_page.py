@@ -52,5 +52,7 @@ def test_a_run_is_served_in_five_commands(tmp_path):
     assert module == "onnx_impl.serve"
     with servers.command(tmp_path / model) as (_, client):
         picture = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
-        status, found = client.infer(picture)
-    assert status == 200 and found.shape == (1, 64, 64) and found.max() < len(compose(EXPERIMENT).dataset.classes)
+        status, class_ids = client.infer(picture)
+    assert (
+        status == 200 and class_ids.shape == (1, 64, 64) and class_ids.max() < len(compose(EXPERIMENT).dataset.classes)
+    )

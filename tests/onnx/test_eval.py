@@ -47,24 +47,24 @@ def reference(exported, tmp_path_factory) -> Path:
 
 
 def test_the_result_says_what_was_judged(exported, reference):
-    found = result(reference)
-    assert found["experiment"] == EXPERIMENT and found["images"] == IMAGES
-    assert (found["list"], found["limit"], found["role"]) == ("val", IMAGES, "teacher")
-    assert found["checkpoint"]["sha256"] == sha256(exported.checkpoint)
-    assert found["runtime"]["name"] == "torch" and found["runtime"]["device"] == "cpu"
-    assert len(found["split"]["digest"]) == 64
-    assert sum(map(sum, found["confusion_matrix"])) == IMAGES * 64 * 64 - found["ignored_pixels"]
-    assert sum(sum(row) > 0 for row in np.transpose(found["confusion_matrix"]).tolist()) > 2
+    record = result(reference)
+    assert record["experiment"] == EXPERIMENT and record["images"] == IMAGES
+    assert (record["list"], record["limit"], record["role"]) == ("val", IMAGES, "teacher")
+    assert record["checkpoint"]["sha256"] == sha256(exported.checkpoint)
+    assert record["runtime"]["name"] == "torch" and record["runtime"]["device"] == "cpu"
+    assert len(record["split"]["digest"]) == 64
+    assert sum(map(sum, record["confusion_matrix"])) == IMAGES * 64 * 64 - record["ignored_pixels"]
+    assert sum(sum(row) > 0 for row in np.transpose(record["confusion_matrix"]).tolist()) > 2
 
 
 @pytest.mark.parametrize("kind", ["model", "ids_model", pytest.param("checkpoint", marks=pytest.mark.slow)])
 def test_onnx_counts_the_same_pixels(exported, reference, tmp_path, kind, capsys):
     checkpoint = getattr(exported, kind)
     assert evaluate(onnx_impl.eval.main, checkpoint, tmp_path) == 0
-    found, expected = result(tmp_path), result(reference)
-    assert found["confusion_matrix"] == expected["confusion_matrix"] and found["miou"] == expected["miou"]
-    assert found["runtime"]["name"] == "onnx" and found["runtime"]["device"] == "CPUExecutionProvider"
-    assert found["checkpoint"]["sha256"] == sha256(checkpoint) and found["role"] == "teacher"
+    record, expected = result(tmp_path), result(reference)
+    assert record["confusion_matrix"] == expected["confusion_matrix"] and record["miou"] == expected["miou"]
+    assert record["runtime"]["name"] == "onnx" and record["runtime"]["device"] == "CPUExecutionProvider"
+    assert record["checkpoint"]["sha256"] == sha256(checkpoint) and record["role"] == "teacher"
     said = capsys.readouterr()
     assert f"{100 * expected['miou']:.3f}" in said.out and ("gates" in said.err) == (kind == "checkpoint")
 
@@ -79,9 +79,9 @@ def test_onnx_counts_the_same_pixels(exported, reference, tmp_path, kind, capsys
 def test_other_protocols_agree_too(exported, tmp_path, overrides):
     assert evaluate(torch_impl.eval.main, exported.checkpoint, tmp_path / "torch", *overrides) == 0
     assert evaluate(onnx_impl.eval.main, exported.model, tmp_path / "onnx", *overrides) == 0
-    found, expected = result(tmp_path / "onnx"), result(tmp_path / "torch")
-    assert found["protocol"]["name"] == overrides[0].partition("=")[2]
-    moved = np.abs(np.subtract(found["confusion_matrix"], expected["confusion_matrix"])).sum()
+    record, expected = result(tmp_path / "onnx"), result(tmp_path / "torch")
+    assert record["protocol"]["name"] == overrides[0].partition("=")[2]
+    moved = np.abs(np.subtract(record["confusion_matrix"], expected["confusion_matrix"])).sum()
     assert moved <= 2e-4 * IMAGES * 64 * 64
 
 
@@ -117,8 +117,8 @@ def test_dumps_hold_ids_of_all_and_logits_of_the_first(exported, reference, tmp_
             np.testing.assert_array_equal(np.array(ids), value.argmax(0))
     assert evaluate(onnx_impl.eval.main, exported.model, tmp_path, "--dump", str(tmp_path), "--dump-logits", "2") == 0
     for path in logits:
-        found, expected = np.load(tmp_path / "logits" / path.name), np.load(path)
-        assert np.linalg.norm(found - expected) < 1e-5 * np.linalg.norm(expected)
+        dumped, expected = np.load(tmp_path / "logits" / path.name), np.load(path)
+        assert np.linalg.norm(dumped - expected) < 1e-5 * np.linalg.norm(expected)
 
 
 def test_the_yardstick_runs_in_double_precision(exported, reference, tmp_path):
@@ -203,8 +203,8 @@ def test_the_best_checkpoint_of_the_runs_is_the_default(exported, tmp_path, monk
     best.parent.mkdir(parents=True)
     best.write_bytes(exported.model.read_bytes())
     assert run_command(onnx_impl.eval.main, arguments) == 0
-    found = json.loads((folder("onnx", EXPERIMENT) / "eval" / "result.json").read_text())
-    assert found["checkpoint"]["path"] == str(best)
+    record = json.loads((folder("onnx", EXPERIMENT) / "eval" / "result.json").read_text())
+    assert record["checkpoint"]["path"] == str(best)
     assert run_command(torch_impl.eval.main, arguments) == 2, "PyTorch cannot run an exported model"
     with pytest.raises(SystemExit) as stopped:
         run_command(onnx_impl.eval.main, [EXPERIMENT, "--limit", "0"])

@@ -32,9 +32,9 @@ def halved(exported, tmp_path_factory):
 
 def test_the_answer_is_nearly_that_of_float32(exported, halved):
     images = blocks(2, 65, 97)
-    found, expected = (OnnxPredictor(path, threads=1).logits(images, (65, 97)) for path in (halved, exported.model))
-    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-    assert found.dtype == np.float32 and 1e-6 < error < 5e-3
+    logits, expected = (OnnxPredictor(path, threads=1).logits(images, (65, 97)) for path in (halved, exported.model))
+    error = np.linalg.norm(logits - expected) / np.linalg.norm(expected)
+    assert logits.dtype == np.float32 and 1e-6 < error < 5e-3
 
 
 def test_it_says_what_it_is(exported, halved):

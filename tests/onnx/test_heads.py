@@ -74,9 +74,9 @@ def test_both_runtimes_count_the_same_pixels(models, tmp_path, head, protocol):
 
     choice = [f"evaluation.head={head}", *protocol]
     expected = result(torch, tmp_path / "torch", *choice, "--checkpoint", models.checkpoint)
-    found = result(onnx, tmp_path / "onnx", *choice, "--checkpoint", models.folder / f"{head}.onnx")
-    assert expected["protocol"].get("head", "linear") == head and found["protocol"] == expected["protocol"]
-    assert found["miou_percent"] == pytest.approx(expected["miou_percent"], abs=0.05)
+    record = result(onnx, tmp_path / "onnx", *choice, "--checkpoint", models.folder / f"{head}.onnx")
+    assert expected["protocol"].get("head", "linear") == head and record["protocol"] == expected["protocol"]
+    assert record["miou_percent"] == pytest.approx(expected["miou_percent"], abs=0.05)
 
 
 @pytest.mark.slow

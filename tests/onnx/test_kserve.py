@@ -54,7 +54,7 @@ def test_all_outputs_can_be_wanted_as_bytes():
 
 
 @pytest.mark.parametrize(
-    ("given", "status", "complaint"),
+    ("message", "status", "complaint"),
     [
         (body({"inputs": []}), 400, "inputs must be one tensor called picture"),
         (body({"inputs": 3}), 400, "inputs must be one tensor"),
@@ -90,9 +90,9 @@ def test_all_outputs_can_be_wanted_as_bytes():
         ((b" " * (2 << 20), None), 413, "bytes of JSON are more"),
     ],
 )  # fmt: skip
-def test_what_is_refused(given, status, complaint):
+def test_what_is_refused(message, status, complaint):
     with pytest.raises(Refused, match=r".*") as refused:
-        decode(*given, MOST)
+        decode(*message, MOST)
     assert refused.value.status == status and complaint in str(refused.value)
     assert len(str(refused.value)) < 200 and "\n" not in str(refused.value)
 

@@ -70,9 +70,9 @@ def test_a_folder_is_segmented_as_by_pytorch(exported, pictures, expected, tmp_p
     names = ["a.png", "a_overlay.jpg", "b.png", "b_overlay.jpg", "grey.png", "grey_overlay.jpg"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     for name, image in (("a", picture(33, 47, 2)), ("b", picture(60, 80, 1))):
-        found = ids_in(tmp_path / "out" / f"{name}.png")
-        np.testing.assert_array_equal(found, expected(image))
-        assert len(np.unique(found)) > 1
+        ids = ids_in(tmp_path / "out" / f"{name}.png")
+        np.testing.assert_array_equal(ids, expected(image))
+        assert len(np.unique(ids)) > 1
     grey = np.repeat(picture(50, 40, 3)[..., :1], 3, axis=2)
     np.testing.assert_array_equal(ids_in(tmp_path / "out" / "grey.png"), expected(grey))
     with Image.open(tmp_path / "out" / "a_overlay.jpg") as overlay:
@@ -93,9 +93,9 @@ def test_the_overlay_can_be_left_out_and_weighted(exported, pictures, tmp_path):
     assert [path.name for path in (tmp_path / "none").iterdir()] == ["b.png"]
     assert run_command(main, [*arguments, str(tmp_path / "full"), "--overlay", "1"]) == 0
     ids = ids_in(tmp_path / "full" / "b.png")
-    found = read_rgb(tmp_path / "full" / "b_overlay.jpg").astype(int)
-    assert np.abs(found - colours("voc", 6)[ids]).mean() < 20
-    assert np.abs(found - picture(60, 80, 1)).mean() > 40
+    overlay = read_rgb(tmp_path / "full" / "b_overlay.jpg").astype(int)
+    assert np.abs(overlay - colours("voc", 6)[ids]).mean() < 20
+    assert np.abs(overlay - picture(60, 80, 1)).mean() > 40
 
 
 def test_a_window_slides_over_large_pictures(exported, tmp_path):
@@ -105,11 +105,11 @@ def test_a_window_slides_over_large_pictures(exported, tmp_path):
     Image.fromarray(image).save(tmp_path / "large.png")
     arguments = [str(exported.model), str(tmp_path / "large.png"), "--out", str(tmp_path / "out")]
     assert run_command(main, [*arguments, "--window", "48", "--stride", "20"]) == 0
-    found = ids_in(tmp_path / "out" / "large.png")
+    ids = ids_in(tmp_path / "out" / "large.png")
     layout = windows(70, 100, 48, 20, "shift_back")
     predictor = TorchPredictor(exported.network)
-    np.testing.assert_array_equal(found, predictor.sliding_class_ids(planes(image), layout, "mean_logits"))
-    assert (found != predictor.class_ids(planes(image), (70, 100))[0]).any()
+    np.testing.assert_array_equal(ids, predictor.sliding_class_ids(planes(image), layout, "mean_logits"))
+    assert (ids != predictor.class_ids(planes(image), (70, 100))[0]).any()
 
 
 def test_a_picture_smaller_than_the_window_is_padded_with_the_mean(exported, tmp_path):
@@ -281,8 +281,8 @@ def test_windows_in_strips_and_batches_give_the_answer_of_the_whole(exported, si
     total, visits = np.zeros((6, height, width), np.float32), np.zeros((height, width), np.float32)
     whole = join_windows(layout, logits, total, visits).argmax(0)
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    found = segmenter.segment(image, window, stride, batch)
-    assert (found != whole[top : top + size[0], left : left + size[1]]).mean() <= (0 if batch == 1 else 2e-4)
+    class_ids = segmenter.segment(image, window, stride, batch)
+    assert (class_ids != whole[top : top + size[0], left : left + size[1]]).mean() <= (0 if batch == 1 else 2e-4)
 
 
 def test_batches_of_pictures_give_the_same_files(exported, pictures, tmp_path):

@@ -35,9 +35,9 @@ def ids_predictor(exported):
     return OnnxPredictor(exported.ids_model, threads=1)
 
 
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    assert found.shape == expected.shape and found.dtype == expected.dtype == np.float32
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+def relative_error(logits: np.ndarray, expected: np.ndarray) -> float:
+    assert logits.shape == expected.shape and logits.dtype == expected.dtype == np.float32
+    return float(np.linalg.norm(logits - expected) / np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize(
@@ -49,34 +49,34 @@ def test_logits_are_those_of_pytorch_at_any_size(predictor, torch_predictor, ima
 
 
 def test_the_comparison_of_logits_sees_another_image(predictor, torch_predictor, images):
-    found = predictor.logits(images(1, 64, 64, seed=1), (64, 64))
-    assert relative_error(found, torch_predictor.logits(images(1, 64, 64), (64, 64))) > 0.1
+    logits = predictor.logits(images(1, 64, 64, seed=1), (64, 64))
+    assert relative_error(logits, torch_predictor.logits(images(1, 64, 64), (64, 64))) > 0.1
 
 
-def same_but_for_ties(found: np.ndarray, expected: np.ndarray, logits: np.ndarray) -> None:
+def same_but_for_ties(class_ids: np.ndarray, expected: np.ndarray, logits: np.ndarray) -> None:
     """Class ids ``[B,h,w]`` are the same where one class wins by more than two runtimes round differently, nearly everywhere."""
     second, first = np.sort(logits, 1)[:, -2:].swapaxes(0, 1)
     clear = first - second > 1e-4 * np.abs(logits).max()
     assert clear.mean() > 0.99
-    np.testing.assert_array_equal(found[clear], expected[clear])
+    np.testing.assert_array_equal(class_ids[clear], expected[clear])
 
 
 @pytest.mark.parametrize("size", [(64, 80), (96, 40)])
 def test_class_ids_of_a_logits_graph(predictor, torch_predictor, images, size):
     pictures = images(2, 64, 80)
-    found = predictor.class_ids(pictures, size)
-    assert found.dtype == np.uint8 and len(np.unique(found)) > 2
-    same_but_for_ties(found, torch_predictor.class_ids(pictures, size), torch_predictor.logits(pictures, size))
+    class_ids = predictor.class_ids(pictures, size)
+    assert class_ids.dtype == np.uint8 and len(np.unique(class_ids)) > 2
+    same_but_for_ties(class_ids, torch_predictor.class_ids(pictures, size), torch_predictor.logits(pictures, size))
 
 
 def test_class_ids_of_a_class_id_graph(ids_predictor, torch_predictor, images):
     pictures = images(2, 50, 81)
-    found = ids_predictor.class_ids(pictures, (50, 81))
-    assert found.dtype == np.uint8 and len(np.unique(found)) > 2
+    class_ids = ids_predictor.class_ids(pictures, (50, 81))
+    assert class_ids.dtype == np.uint8 and len(np.unique(class_ids)) > 2
     expected, logits = torch_predictor.class_ids(pictures, (50, 81)), torch_predictor.logits(pictures, (50, 81))
-    same_but_for_ties(found, expected, logits)
+    same_but_for_ties(class_ids, expected, logits)
     with pytest.raises(AssertionError):
-        same_but_for_ties(found, expected[::-1], logits)
+        same_but_for_ties(class_ids, expected[::-1], logits)
 
 
 def test_a_class_id_graph_says_that_it_has_no_logits(ids_predictor, images):
@@ -94,11 +94,11 @@ def test_a_class_id_graph_says_that_it_has_no_logits(ids_predictor, images):
 def test_sliding_windows_are_joined_as_in_pytorch(predictor, torch_predictor, images, accumulate):
     image = images(1, 70, 90)
     layout = windows(70, 90, 48, 20, "cut_off")
-    found = predictor.sliding_class_ids(image, layout, accumulate)
-    assert found.shape == (70, 90) and found.dtype == np.uint8
+    class_ids = predictor.sliding_class_ids(image, layout, accumulate)
+    assert class_ids.shape == (70, 90) and class_ids.dtype == np.uint8
     whole = predictor.class_ids(image, (70, 90))[0]
-    different = (found != torch_predictor.sliding_class_ids(image, layout, accumulate)).sum()
-    assert different * 100 <= (found != whole).sum() > 0, "windows must matter for this test to mean something"
+    different = (class_ids != torch_predictor.sliding_class_ids(image, layout, accumulate)).sum()
+    assert different * 100 <= (class_ids != whole).sum() > 0, "windows must matter for this test to mean something"
 
 
 def test_the_kind_of_accumulation_matters(predictor, images):

@@ -75,8 +75,8 @@ PROFILES = {
     ],
 )  # fmt: skip
 def test_option_dictionaries(options, graph, expected):
-    found = provider_list(ProviderOptions(**options), graph, None)
-    assert found == [(f"{name}ExecutionProvider", values) for name, values in expected]
+    providers = provider_list(ProviderOptions(**options), graph, None)
+    assert providers == [(f"{name}ExecutionProvider", values) for name, values in expected]
 
 
 def test_engines_are_kept_in_a_folder_of_their_own():
@@ -90,8 +90,8 @@ def test_engines_are_kept_in_a_folder_of_their_own():
         assert engine_folder(Path("engines"), *other) != engine_folder(
             Path("engines"), "a1" * 32, "1.31.1", "10.9.0", "x"
         )
-    (_, found), _ = provider_list(ProviderOptions(provider="tensorrt"), FIXED, folder)
-    assert found == TENSORRT | {
+    (_, options), _ = provider_list(ProviderOptions(provider="tensorrt"), FIXED, folder)
+    assert options == TENSORRT | {
         "trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder),
         "trt_timing_cache_enable": "1", "trt_timing_cache_path": str(folder),
     }  # fmt: skip
@@ -99,8 +99,8 @@ def test_engines_are_kept_in_a_folder_of_their_own():
 
 def test_a_picture_graph_has_a_profile_of_pictures():
     graph = metadata(input="picture", output="class_ids")
-    (_, found), _ = provider_list(ProviderOptions(provider="tensorrt", profile=PROFILE), graph, None)
-    assert found["trt_profile_max_shapes"] == "picture:4x1024x768x3"
+    (_, options), _ = provider_list(ProviderOptions(provider="tensorrt", profile=PROFILE), graph, None)
+    assert options["trt_profile_max_shapes"] == "picture:4x1024x768x3"
 
 
 def test_openvino_is_told_the_precision():

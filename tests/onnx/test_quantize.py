@@ -140,8 +140,8 @@ def test_a_picture_model_gives_the_same_classes_as_the_image_model(exported, int
     out = tmp_path / "int8.onnx"
     assert run_command(main, [str(source), str(out), *EXPERIMENT, "--images", "4", *GENEROUS]) == 0
     shown = np.random.default_rng(0).integers(0, 256, (1, 48, 80, 3), np.uint8)
-    found, expected = (OnnxPredictor(path, threads=1).picture_class_ids(shown) for path in (out, int8))
-    np.testing.assert_array_equal(found, expected)
+    class_ids, expected = (OnnxPredictor(path, threads=1).picture_class_ids(shown) for path in (out, int8))
+    np.testing.assert_array_equal(class_ids, expected)
 
 
 def test_tensorrt_gets_symmetric_signed_pairs_and_float_weights(exported, tmp_path):

@@ -65,9 +65,9 @@ def triton(served):
 def tensors(values: np.ndarray, binary: bool):
     import tritonclient.http as http
 
-    given = http.InferInput("picture", values.shape, "UINT8")
-    given.set_data_from_numpy(values, binary_data=binary)
-    return [given], [http.InferRequestedOutput("class_ids", binary_data=binary)]
+    picture = http.InferInput("picture", values.shape, "UINT8")
+    picture.set_data_from_numpy(values, binary_data=binary)
+    return [picture], [http.InferRequestedOutput("class_ids", binary_data=binary)]
 
 
 def test_an_independent_client_finds_the_model(served, triton):
@@ -83,13 +83,13 @@ def test_an_independent_client_finds_the_model(served, triton):
 def test_an_independent_client_gets_the_predictors_answer(served, triton, predictor, binary):
     for seed, (batch, height, width) in enumerate([(1, 60, 80), (3, 33, 47), (1, 1, 1), (2, 16, 90)]):
         values = pictures(batch, height, width, seed)
-        given, wanted = tensors(values, binary)
-        found = triton.infer(served.name, given, outputs=wanted).as_numpy("class_ids")
-        np.testing.assert_array_equal(found.astype(np.uint8), predictor.picture_class_ids(values))
-    assert len(np.unique(found)) > 1
-    without = triton.infer(served.name, given, request_id="seven")
+        inputs, wanted = tensors(values, binary)
+        class_ids = triton.infer(served.name, inputs, outputs=wanted).as_numpy("class_ids")
+        np.testing.assert_array_equal(class_ids.astype(np.uint8), predictor.picture_class_ids(values))
+    assert len(np.unique(class_ids)) > 1
+    without = triton.infer(served.name, inputs, request_id="seven")
     assert without.get_response()["id"] == "seven"
-    np.testing.assert_array_equal(without.as_numpy("class_ids"), found)
+    np.testing.assert_array_equal(without.as_numpy("class_ids"), class_ids)
 
 
 def test_an_independent_client_is_told_what_is_wrong(served, triton):
@@ -170,9 +170,9 @@ REFUSED = [
 
 @pytest.mark.parametrize(("path", "body", "headers", "status", "complaint"), REFUSED, ids=range(len(REFUSED)))
 def test_what_is_refused(served, path, body, headers, status, complaint):
-    found, answer = served.ask(path, body, headers)
+    code, answer = served.ask(path, body, headers)
     text = json.loads(answer)["error"]
-    assert found == status and complaint in text and "\n" not in text
+    assert code == status and complaint in text and "\n" not in text
 
 
 def test_a_body_without_a_length_is_cut_off_where_it_is_too_long(served):

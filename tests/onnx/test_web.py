@@ -69,9 +69,9 @@ def test_a_picture_graph_gives_the_predictors_answer(exported, request, form, tm
     assert after.contents.precision == before.contents.precision
     assert [item.name for item in after.session.get_outputs()] == ["class_ids"]
     pictures = np.random.default_rng(1).integers(0, 256, (2, 50, 70, 3), np.uint8)
-    found = after.picture_class_ids(pictures)
-    np.testing.assert_array_equal(found, before.picture_class_ids(pictures))
-    assert len(np.unique(found)) > 1
+    class_ids = after.picture_class_ids(pictures)
+    np.testing.assert_array_equal(class_ids, before.picture_class_ids(pictures))
+    assert len(np.unique(class_ids)) > 1
 
 
 def test_a_picture_graph_that_differs_is_not_left_behind(exported, tmp_path, monkeypatch):
@@ -221,11 +221,11 @@ def test_the_pages_network_gives_pythons_answer_without_a_browser(
         arguments = [folder, f"{precision}.onnx", *picture.shape[:2], tmp_path / "rgb"]
         script = Path(__file__).with_name("network.mjs")
         subprocess.run(["node", script, *map(str, arguments)], check=True, timeout=PATIENCE)
-        found = np.fromfile(tmp_path / "rgb.ids", np.uint8).reshape(picture.shape[:2])
+        class_ids = np.fromfile(tmp_path / "rgb.ids", np.uint8).reshape(picture.shape[:2])
         expected = predictor.picture_class_ids(picture[None])[0]
-        assert (found != expected).sum() == 0 and len(np.unique(found)) > 1, path.name
+        assert (class_ids != expected).sum() == 0 and len(np.unique(class_ids)) > 1, path.name
         picture[:, :, 0] ^= 8
-        assert (found != predictor.picture_class_ids(picture[None])[0]).any(), "another picture has another answer"
+        assert (class_ids != predictor.picture_class_ids(picture[None])[0]).any(), "another picture has another answer"
 
 
 class Page:
@@ -258,8 +258,8 @@ class Page:
         self.page.set_input_files("#file", path)
         line = self.wait("done", "error")
         assert " x " in line, line
-        found = self.page.evaluate("({...segmentation, ids: [...segmentation.ids]})")
-        return np.array(found["ids"], np.uint8).reshape(found["height"], found["width"])
+        segmentation = self.page.evaluate("({...segmentation, ids: [...segmentation.ids]})")
+        return np.array(segmentation["ids"], np.uint8).reshape(segmentation["height"], segmentation["width"])
 
 
 @pytest.fixture
@@ -281,9 +281,9 @@ def test_the_browser_gives_pythons_answer_to_the_pixel(chromium, static, package
         predictor = OnnxPredictor(package / "web" / file, EXACT)
         for path in pictures:
             expected = predictor.picture_class_ids(read_rgb(path)[None])[0]
-            found = page.class_ids(path)
-            assert found.shape == expected.shape and (found != expected).sum() == 0, (title, path.name)
-            assert len(np.unique(found)) > 1
+            class_ids = page.class_ids(path)
+            assert class_ids.shape == expected.shape and (class_ids != expected).sum() == 0, (title, path.name)
+            assert len(np.unique(class_ids)) > 1
     assert {url.split("/")[2] for url in page.asked if not url.startswith("blob:")} == {static.split("/")[2]}
     assert page.said == []
     page.page.close()

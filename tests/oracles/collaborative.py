@@ -23,12 +23,12 @@ def plain_prediction(kept: Tensor, taken: Tensor, masks: Tensor) -> tuple[Tensor
 
 def confusion_matrix(first: np.ndarray, second: np.ndarray, classes: int) -> np.ndarray:
     """Return counts ``[K,K]`` as a general library makes them: any labels, found by sorting and renumbered, then counted."""
-    found = np.union1d(first, second)
-    places = [np.searchsorted(found, labels) for labels in (first, second)]
-    counts = np.zeros((len(found), len(found)), np.int64)
+    all_labels = np.union1d(first, second)
+    places = [np.searchsorted(all_labels, labels) for labels in (first, second)]
+    counts = np.zeros((len(all_labels), len(all_labels)), np.int64)
     np.add.at(counts, tuple(places), 1)
     matrix = np.zeros((classes, classes), np.int64)
-    matrix[np.ix_(found, found)] = counts
+    matrix[np.ix_(all_labels, all_labels)] = counts
     return matrix
 
 

@@ -32,12 +32,12 @@ def weighted_cross_entropy(logits: np.ndarray, labels: np.ndarray, weights: np.n
 def reverse_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> Loss:
     """Return the mean over pixels with a label of -log(1e-4) times the probability of the other classes."""
     probabilities, classes = softmax(logits), _classes(labels)
-    own = np.take_along_axis(probabilities, classes, 1)
+    label_probabilities = np.take_along_axis(probabilities, classes, 1)
     valid = (labels != IGNORE)[:, None]
     scale = -np.log(1e-4) * valid / max(valid.sum(), 1)
-    gradient = probabilities * own
-    np.put_along_axis(gradient, classes, np.take_along_axis(gradient, classes, 1) - own, 1)
-    return float((scale * (1 - own)).sum()), scale * gradient
+    gradient = probabilities * label_probabilities
+    np.put_along_axis(gradient, classes, np.take_along_axis(gradient, classes, 1) - label_probabilities, 1)
+    return float((scale * (1 - label_probabilities)).sum()), scale * gradient
 
 
 def resized_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> Loss:

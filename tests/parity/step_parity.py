@@ -80,8 +80,8 @@ class StepParity:
         ours, theirs = in_torch(config), in_mindspore(config)
         for optimizer in theirs.optimizers.values():
             monkeypatch.setattr(optimizer, "step", lambda _: None)
-        expected, found = (self.run(method, stop=1) for method in (ours, theirs))
-        assert apart(found, expected) <= FIRST_STEP
+        expected, losses = (self.run(method, stop=1) for method in (ours, theirs))
+        assert apart(losses, expected) <= FIRST_STEP
         assert {term for term, value in expected[0].items() if not value} == self.idle_terms(config)
         for role, optimizer in ours.optimizers.items():
             assert together(*gradients(optimizer, theirs.optimizers[role])) <= GRADIENTS
@@ -92,13 +92,13 @@ class StepParity:
         losses, networks, state = curve
         assert apart(losses, self.run(ours)) <= CURVE
         self.check_curve(losses, ours)
-        for found, expected in [
+        for tensors, expected in [
             (state, ours.state()),
             *((networks[role], part) for role, part in ours.networks().items()),
         ]:
             names = [name for name in expected if not is_counter(name)]
-            assert set(found) == set(names) and all(found[name].shape == expected[name].shape for name in names)
-            assert together([found[name] for name in names], [expected[name] for name in names]) <= 10 * CURVE
+            assert set(tensors) == set(names) and all(tensors[name].shape == expected[name].shape for name in names)
+            assert together([tensors[name] for name in names], [expected[name] for name in names]) <= 10 * CURVE
 
     def test_a_rule_broken_in_one_framework_leaves_the_gate(self, curve, broken, monkeypatch) -> None:
         ours = in_torch(self.CONFIG)

@@ -73,21 +73,21 @@ def run(method, batches: list[dict], start: int = 0) -> list[dict[str, float]]:
     return [method.step(batch, clock(start + index)) for index, batch in enumerate(batches)]
 
 
-def apart(found: list[dict[str, float]], expected: list[dict[str, float]]) -> float:
+def apart(computed: list[dict[str, float]], expected: list[dict[str, float]]) -> float:
     """Return the largest relative difference of a loss term in any step."""
-    assert [list(losses) for losses in found] == [list(losses) for losses in expected]
-    pairs = [(a[name], b[name]) for a, b in zip(found, expected) for name in a]
+    assert [list(losses) for losses in computed] == [list(losses) for losses in expected]
+    pairs = [(a[name], b[name]) for a, b in zip(computed, expected) for name in a]
     return max(abs(a - b) / max(abs(b), 1e-12) for a, b in pairs)
 
 
-def together(found: Iterable[np.ndarray], expected: Iterable[np.ndarray]) -> float:
+def together(computed: Iterable[np.ndarray], expected: Iterable[np.ndarray]) -> float:
     """Return the relative error of all arrays as one vector; some alone are noise (a bias before a BatchNorm)."""
-    return relative_error(*(np.concatenate([array.ravel() for array in arrays]) for arrays in (found, expected)))
+    return relative_error(*(np.concatenate([array.ravel() for array in arrays]) for arrays in (computed, expected)))
 
 
 def gradients(ours, theirs) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return MindSpore's and PyTorch's gradients that ``differentiate`` of these two optimisers left, name by name."""
-    given = {name: parameter.grad for name, parameter in zip(ours.names, ours.parameters)}
+    by_name = {name: parameter.grad for name, parameter in zip(ours.names, ours.parameters)}
     pairs = zip(theirs.names, theirs.gradients, strict=True)
-    both = [(gradient.asnumpy(), given[name].numpy()) for name, gradient in pairs if given[name] is not None]
+    both = [(gradient.asnumpy(), by_name[name].numpy()) for name, gradient in pairs if by_name[name] is not None]
     return tuple(map(list, zip(*both)))

@@ -58,10 +58,10 @@ def allowed(method: str, **sizes: int) -> Crossings:
     return result
 
 
-def too_much(found: Crossings, table: Crossings) -> list[str]:
+def too_much(crossings: Crossings, table: Crossings) -> list[str]:
     """Return what crossed beyond the table, whose numbers of values are the most; single values of any type count together."""
     faults, left = [], Counter(table)
-    for (dtype, number), times in sorted(found.items(), key=lambda entry: -entry[0][1]):
+    for (dtype, number), times in sorted(crossings.items(), key=lambda entry: -entry[0][1]):
         for _ in range(times if number > 1 else 0):
             room = min(
                 (size for (kind, size), rest in left.items() if kind == dtype and size >= number and rest), default=0
@@ -70,7 +70,7 @@ def too_much(found: Crossings, table: Crossings) -> list[str]:
                 left[dtype, room] -= 1
             else:
                 faults.append(f"{number} of {dtype}")
-    scalars = sum(times for (_, number), times in found.items() if number == 1)
+    scalars = sum(times for (_, number), times in crossings.items() if number == 1)
     return faults + [f"{scalars} scalars"] * (scalars > table["any", 1])
 
 

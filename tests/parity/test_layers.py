@@ -133,8 +133,8 @@ def test_stem_pool(mode, size, values):
 @pytest.mark.parametrize("modes", [("floor", "ceil"), ("floor", "same")])
 def test_another_stem_pool_is_noticed_at_even_sizes(modes):
     x = noise(2, 3, 8, 8)
-    expected, found = torch_layers.StemPool(modes[0])(torch.tensor(x)), ms_layers.StemPool(modes[1])(ms.Tensor(x))
-    assert relative_error(found, expected) > 0.01
+    expected, pooled = torch_layers.StemPool(modes[0])(torch.tensor(x)), ms_layers.StemPool(modes[1])(ms.Tensor(x))
+    assert relative_error(pooled, expected) > 0.01
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_another_stem_pool_is_noticed_at_even_sizes(modes):
 def test_resize(source, target):
     x = noise(2, 3, *source)
     target = tuple(np.int64(length) for length in target)
-    expected, found = both_gradients(lambda x: torch_resize(x, target), lambda x: ms_resize(x, target), x)
-    assert worst(expected, found) < TIGHT
+    expected, computed = both_gradients(lambda x: torch_resize(x, target), lambda x: ms_resize(x, target), x)
+    assert worst(expected, computed) < TIGHT
 
 
 def test_resize_to_the_same_size_is_no_operation():
@@ -164,9 +164,9 @@ def test_pooling_branch_and_its_slope(slope):
     second = ms_deeplab.PoolingBranch(5, 6, slope).set_train(False)
     copy_parameters(first, second)
     x = noise(2, 5, 7, 4)
-    expected, found = both_gradients(first, second, x, [first.conv.weight], [second.conv.weight])
+    expected, computed = both_gradients(first, second, x, [first.conv.weight], [second.conv.weight])
     assert (expected[0] <= 0).any() and (expected[0] > 0).any(), "both sides of the kink are needed"
-    assert worst(expected, found) < TIGHT
+    assert worst(expected, computed) < TIGHT
     second.negative_slope = 0.02
     assert relative_error(second(ms.Tensor(x)), expected[0]) > 1e-4
 
@@ -177,8 +177,8 @@ def test_a_single_image_in_train_mode_uses_the_running_statistics_and_leaves_the
     copy_parameters(first, second)
     before = first.bn.running_mean.clone(), first.bn.running_var.clone()
     weights = [first.conv.weight, first.bn.weight], [second.conv.weight, second.bn.gamma]
-    expected, found = both_gradients(first, second, x, *weights)
-    assert worst(expected, found) < TIGHT and np.abs(expected[2]).max() > 0
+    expected, computed = both_gradients(first, second, x, *weights)
+    assert worst(expected, computed) < TIGHT and np.abs(expected[2]).max() > 0
     np.testing.assert_array_equal(expected[0], first.eval()(torch.tensor(x)).detach().numpy())
     for kept, ours, theirs in zip(
         before, (first.bn.running_mean, first.bn.running_var), (second.bn.moving_mean, second.bn.moving_variance)
@@ -190,12 +190,12 @@ def test_dropout_takes_the_mask_of_its_site():
     x, masks = noise(2, 4, 3, 5), [noise(2, 4, 1, 1), noise(2, 4, 1, 1)]
     first, second = torch_layers.Dropout(0.3, "channel", 4).train(), ms_layers.Dropout(0.3, "channel", 4).set_train()
     first.site = second.site = 1
-    expected, found = both_gradients(
+    expected, computed = both_gradients(
         lambda x: first(x, [torch.tensor(mask) for mask in masks]),
         lambda x: second(x, [ms.Tensor(mask) for mask in masks]),
         x,
     )
-    assert worst(expected, found) < TIGHT
+    assert worst(expected, computed) < TIGHT
     second.site = 0
     assert relative_error(second(ms.Tensor(x), [ms.Tensor(mask) for mask in masks]), expected[0]) > 0.1
 

@@ -52,8 +52,8 @@ FRAMEWORKS = {"torch": (torch_impl.losses, by_torch), "mindspore": (mindspore_im
 def apart(framework: str, case: str, labels: np.ndarray, logits: np.ndarray, expected) -> float:
     """Return the larger of the relative differences of value and gradient."""
     module, run = FRAMEWORKS[framework]
-    found = run(getattr(module, case.partition(" ")[0]), logits, labels, *CASES[case])
-    return max(difference(a, b) for a, b in zip(found, expected, strict=True))
+    computed = run(getattr(module, case.partition(" ")[0]), logits, labels, *CASES[case])
+    return max(difference(a, b) for a, b in zip(computed, expected, strict=True))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

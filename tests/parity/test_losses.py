@@ -74,10 +74,10 @@ def native(value):
 def same(pair, name: str, *arguments):
     """Return MindSpore's result of a function without gradient after checking that it is exactly PyTorch's."""
     ours, theirs = (getattr(module, name) for module in pair)
-    expected, found = ours(*map(tensor, arguments)), theirs(*map(native, arguments))
-    for a, b in zip(*((x if isinstance(x, tuple) else (x,)) for x in (found, expected)), strict=True):
+    expected, computed = ours(*map(tensor, arguments)), theirs(*map(native, arguments))
+    for a, b in zip(*((x if isinstance(x, tuple) else (x,)) for x in (computed, expected)), strict=True):
         assert np.array_equal(array(a), array(b))
-    return tuple(map(array, found)) if isinstance(found, tuple) else array(found)
+    return tuple(map(array, computed)) if isinstance(computed, tuple) else array(computed)
 
 
 def gradients(pair, name: str, inputs: tuple, *arguments) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -89,16 +89,16 @@ def gradients(pair, name: str, inputs: tuple, *arguments) -> tuple[list[np.ndarr
     expected = [x.detach().numpy() for x in (loss, *(leaf.grad for leaf in leaves))]
 
     function = ms.value_and_grad(lambda *x: 3 * theirs(*x, *map(native, arguments)), tuple(range(len(inputs))))
-    value, found = function(*map(ms.Tensor, inputs))
-    found = found if len(inputs) > 1 else (found,)
-    return expected, [x.asnumpy() for x in (value, *found)]
+    value, derivatives = function(*map(ms.Tensor, inputs))
+    derivatives = derivatives if len(inputs) > 1 else (derivatives,)
+    return expected, [x.asnumpy() for x in (value, *derivatives)]
 
 
 def assert_same_gradients(*case) -> list[np.ndarray]:
     """Run :func:`gradients`, hold the results to the gate, and return MindSpore's."""
-    expected, found = gradients(*case)
-    assert max(difference(a, b) for a, b in zip(found, expected, strict=True)) <= GATE
-    return found
+    expected, computed = gradients(*case)
+    assert max(difference(a, b) for a, b in zip(computed, expected, strict=True)) <= GATE
+    return computed
 
 
 def random_logits(seed: int, scale: float = 3) -> np.ndarray:
@@ -117,8 +117,8 @@ def random_labels(seed: int, ignored: float = 0.2) -> np.ndarray:
 @pytest.mark.parametrize("scale", [1e-3, 3, 60])
 @pytest.mark.parametrize("ignored", [0.0, 0.3])
 def test_pixel_losses(name, scale, ignored):
-    found = assert_same_gradients(LOSSES, name, (random_logits(1, scale),), random_labels(2, ignored))
-    assert found[0] > 0
+    results = assert_same_gradients(LOSSES, name, (random_logits(1, scale),), random_labels(2, ignored))
+    assert results[0] > 0
 
 
 @pytest.mark.parametrize(
@@ -275,15 +275,15 @@ def compare_contrastive(case: ContrastiveCase, ours, theirs, prefill: bool = Tru
         return 2 * kept[0].loss
 
     value, gradient = ms.value_and_grad(loss)(ms.Tensor(case.features[0]))
-    found, found_bank = kept
+    result, found_bank = kept
     pairs = [
         (value.asnumpy(), 2 * expected.loss.detach()), (gradient.asnumpy(), leaf.grad),
-        (array(found.class_means), expected.class_means), (found.class_terms, expected.class_terms),
+        (array(result.class_means), expected.class_means), (result.class_terms, expected.class_terms),
         *((found_bank.queue(index), bank.queue(index)) for index in range(CLASSES)),
     ]  # fmt: skip
     if average:
-        pairs.append((array(found.prototype), expected.prototype))
-    return found, expected, max(difference(*pair) for pair in pairs)
+        pairs.append((array(result.prototype), expected.prototype))
+    return result, expected, max(difference(*pair) for pair in pairs)
 
 
 EXACT = ("valid_classes", "anchor_candidates", "new_keys", "evaluated_position", "evaluated_bank_class")
@@ -294,18 +294,18 @@ EXACT = ("valid_classes", "anchor_candidates", "new_keys", "evaluated_position",
 @pytest.mark.parametrize("zero_features", [False, True])
 def test_contrastive_loss(preset, average, zero_features):
     chosen = settings(preset)
-    found, expected, apart = compare_contrastive(ContrastiveCase(4, zero_features), chosen, chosen, average=average)
+    result, expected, apart = compare_contrastive(ContrastiveCase(4, zero_features), chosen, chosen, average=average)
     assert apart <= GATE
-    assert [getattr(found, name) for name in EXACT] == [getattr(expected, name) for name in EXACT]
-    assert len(found.class_terms) >= 3 and sum(found.new_keys)
+    assert [getattr(result, name) for name in EXACT] == [getattr(expected, name) for name in EXACT]
+    assert len(result.class_terms) >= 3 and sum(result.new_keys)
 
 
 @pytest.mark.parametrize("case", ["one class", "empty bank"])
 def test_contrastive_loss_without_a_term_is_zero(case):
     chosen = settings(high_rank=1)
     inputs = ContrastiveCase(1 if case == "one class" else CLASSES)
-    found, _, apart = compare_contrastive(inputs, chosen, chosen, prefill=case == "one class")
-    assert apart <= GATE and found.loss.asnumpy() == 0 and not found.class_terms
+    result, _, apart = compare_contrastive(inputs, chosen, chosen, prefill=case == "one class")
+    assert apart <= GATE and result.loss.asnumpy() == 0 and not result.class_terms
 
 
 def test_the_gate_notices_a_temperature_that_differs_by_a_thousandth():
@@ -317,5 +317,5 @@ def test_the_gate_notices_one_pixel_less():
     logits, labels = random_logits(1), random_labels(2)
     expected, _ = gradients(LOSSES, "cross_entropy", (logits,), labels)
     labels[0, 4, 4] = 255 if labels[0, 4, 4] != 255 else 0
-    _, found = gradients(LOSSES, "cross_entropy", (logits,), labels)
-    assert min(difference(a, b) for a, b in zip(found, expected)) > GATE
+    _, computed = gradients(LOSSES, "cross_entropy", (logits,), labels)
+    assert min(difference(a, b) for a, b in zip(computed, expected)) > GATE

@@ -86,15 +86,15 @@ def test_network(name):
     assert found_names == expected_names
     x = images(1, 65, 49)
     with torch.no_grad():
-        expected, found = first(torch.tensor(x)), second(ms.Tensor(x))
+        expected, outputs = first(torch.tensor(x)), second(ms.Tensor(x))
         exact = first.double()(torch.tensor(x).double())
-    assert list(found) == list(expected) == second.output_names
-    assert list(found)[3:] == HEADS.get(name, [])
+    assert list(outputs) == list(expected) == second.output_names
+    assert list(outputs)[3:] == HEADS.get(name, [])
     for output in expected:
-        assert relative_error(found[output], expected[output]) <= RELATIVE_ERROR, output
+        assert relative_error(outputs[output], expected[output]) <= RELATIVE_ERROR, output
         own_error = relative_error(expected[output], exact[output])
-        assert relative_error(found[output], exact[output]) <= 3 * own_error, output
-    assert flips(found["logits"], expected["logits"]) <= RELATIVE_ERROR
+        assert relative_error(outputs[output], exact[output]) <= 3 * own_error, output
+    assert flips(outputs["logits"], expected["logits"]) <= RELATIVE_ERROR
     assert expected["logits"].argmax(1).unique().numel() > 1, "the values must not make one class win everywhere"
 
 
@@ -113,16 +113,16 @@ def test_another_network_of_the_same_names_is_noticed(change):
 @pytest.mark.parametrize("size", [(33, 33), (64, 96), (57, 81), (40, 31)])
 def test_sizes(tiny, size):
     x = images(1, *size)
-    expected, found = tiny[0](torch.tensor(x)), tiny[1](ms.Tensor(x))
-    assert max(relative_error(found[name], expected[name]) for name in expected) <= RELATIVE_ERROR
+    expected, outputs = tiny[0](torch.tensor(x)), tiny[1](ms.Tensor(x))
+    assert max(relative_error(outputs[name], expected[name]) for name in expected) <= RELATIVE_ERROR
 
 
 def first_difference(first, second, x: np.ndarray) -> str | None:
     """Return the name of the first stage at which the networks differ."""
     with torch.no_grad():
-        expected, found = first.stages(torch.tensor(x)), second.stages(ms.Tensor(x))
-    assert list(expected) == list(found)
-    return next((n for n in expected if not relative_error(found[n], expected[n]) <= RELATIVE_ERROR), None)
+        expected, stages = first.stages(torch.tensor(x)), second.stages(ms.Tensor(x))
+    assert list(expected) == list(stages)
+    return next((n for n in expected if not relative_error(stages[n], expected[n]) <= RELATIVE_ERROR), None)
 
 
 def test_the_first_differing_stage_is_named(fresh):
@@ -154,10 +154,10 @@ def test_train_mode(fresh, compiled):
     second_parameters = [second_parameters[name] for name in first_parameters]
     cotangent = np.random.default_rng(1).standard_normal((3, 7, 13, 17)).astype(np.float32)
     expected = torch_gradients(lambda x: first(x, first_masks)["logits"], x, cotangent, first_parameters.values())
-    found = mindspore_gradients(lambda x: run(second, x, second_masks)["logits"], x, cotangent, second_parameters)
-    assert relative_error(found[0], expected[0]) <= RELATIVE_ERROR
-    assert relative_error(found[1], expected[1]) <= 1e-3
-    flat = [np.concatenate([gradient.ravel() for gradient in side[2:]]) for side in (expected, found)]
+    computed = mindspore_gradients(lambda x: run(second, x, second_masks)["logits"], x, cotangent, second_parameters)
+    assert relative_error(computed[0], expected[0]) <= RELATIVE_ERROR
+    assert relative_error(computed[1], expected[1]) <= 1e-3
+    flat = [np.concatenate([gradient.ravel() for gradient in side[2:]]) for side in (expected, computed)]
     assert relative_error(flat[1], flat[0]) <= 1e-3
     first_after, second_after = first_tensors(first), second_tensors(second)
     moved = [name for name in second_after if "running" in name]
@@ -175,9 +175,9 @@ def test_compiled_graph_of_every_option():
     first, second = pair(network_config("resnet18_os16", **options))
     x, cotangent = images(2, 33, 40), np.random.default_rng(1).standard_normal((2, 5, 9, 11)).astype(np.float32)
     parameters = [second.encoder.conv1[0].weight], [first.encoder.conv1[0].weight]
-    found = mindspore_gradients(lambda x: forward(second, x)["subclass_logits"], x, cotangent, parameters[0])
+    computed = mindspore_gradients(lambda x: forward(second, x)["subclass_logits"], x, cotangent, parameters[0])
     expected = torch_gradients(lambda x: first(x)["subclass_logits"], x, cotangent, parameters[1])
-    assert max(relative_error(b, a) for a, b in zip(expected, found)) <= RELATIVE_ERROR
+    assert max(relative_error(b, a) for a, b in zip(expected, computed)) <= RELATIVE_ERROR
 
 
 def test_compiled_graphs_belong_to_one_network(network):
@@ -229,6 +229,6 @@ def test_a_compiled_graph_takes_new_masks_and_draws_without(network):
     network.set_train()
     x, masks = ms.Tensor(images(2, 33, 33)), masks_for(network, 2)
     for factor in (1, 0, 1):
-        given = [ms.Tensor(mask * np.float32(factor)) for mask in masks]
-        assert difference(forward(network, x, given), network(x, given)) < 1e-5
+        scaled_masks = [ms.Tensor(mask * np.float32(factor)) for mask in masks]
+        assert difference(forward(network, x, scaled_masks), network(x, scaled_masks)) < 1e-5
     assert difference(forward(network, x), forward(network, x)) > 0.01

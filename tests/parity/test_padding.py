@@ -55,8 +55,8 @@ def test_four_source_pixels_decide_what_is_255():
         rows, columns, stays = corners_of_white(maps.shape[1:], size)
         corners = [maps[:, row][:, :, column] == 255 for row in rows for column in columns]
         pattern = sum(2**place * corner for place, corner in enumerate(reversed(corners)))
-        found = np.take_along_axis(stays, pattern, 0)
-        np.testing.assert_array_equal(found, interpolate(maps, size) == 255)
+        predicted = np.take_along_axis(stays, pattern, 0)
+        np.testing.assert_array_equal(predicted, interpolate(maps, size) == 255)
 
 
 @fused

@@ -30,18 +30,18 @@ def predictors(networks):
     return TorchPredictor(networks[0].train()), MindSporePredictor(networks[1].set_train())
 
 
-def agree(found: np.ndarray, expected: np.ndarray) -> bool:
+def agree(class_ids: np.ndarray, expected: np.ndarray) -> bool:
     """Class ids have the same type and shape and differ in at most the gate's share of pixels (one in a small image)."""
-    assert found.dtype == expected.dtype == np.uint8 and found.shape == expected.shape
+    assert class_ids.dtype == expected.dtype == np.uint8 and class_ids.shape == expected.shape
     assert len(np.unique(expected)) > 1
-    return (found != expected).sum() <= max(1, RELATIVE_ERROR * expected.size)
+    return (class_ids != expected).sum() <= max(1, RELATIVE_ERROR * expected.size)
 
 
 def test_logits_and_class_ids(predictors):
     first, second = predictors
     x = images(2, 49, 65)
-    expected, found = first.logits(x, (98, 131)), second.logits(x, (98, 131))
-    assert found.dtype == np.float32 and relative_error(found, expected) <= RELATIVE_ERROR
+    expected, logits = first.logits(x, (98, 131)), second.logits(x, (98, 131))
+    assert logits.dtype == np.float32 and relative_error(logits, expected) <= RELATIVE_ERROR
     assert agree(second.class_ids(x, (98, 131)), first.class_ids(x, (98, 131)))
     assert second.classes == first.classes == 7
 
@@ -68,9 +68,9 @@ def test_sliding(predictors, monkeypatch, accumulate, rule):
 
 def test_stages(predictors):
     x = images(1, 49, 65)
-    expected, found = predictors[0].stages(x), predictors[1].stages(x)
-    assert list(found) == list(expected)
-    assert max(relative_error(found[name], expected[name]) for name in expected) <= RELATIVE_ERROR
+    expected, stages = predictors[0].stages(x), predictors[1].stages(x)
+    assert list(stages) == list(expected)
+    assert max(relative_error(stages[name], expected[name]) for name in expected) <= RELATIVE_ERROR
 
 
 def test_evaluation_changes_no_statistics(predictors):

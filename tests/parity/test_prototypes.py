@@ -54,9 +54,9 @@ def fused(*shape: int) -> np.ndarray:
 def test_the_whole_map_is_the_plain_one(size, small, rows):
     features, prototypes = fused(2, 40, *small), RNG.standard_normal((5, 3, 40)).astype(np.float32)
     plain = plain_prototype_map(torch.from_numpy(features), torch.from_numpy(prototypes), size, 0.1).numpy()
-    found = ours.prototype_map(torch.from_numpy(features), torch.from_numpy(prototypes), size, 0.1, "torch", rows)
+    computed = ours.prototype_map(torch.from_numpy(features), torch.from_numpy(prototypes), size, 0.1, "torch", rows)
     other = theirs.prototype_map(ms.Tensor(features), ms.Tensor(prototypes), size, 0.1, "torch", rows)
-    assert relative_error(found.numpy(), plain) <= 2e-6
+    assert relative_error(computed.numpy(), plain) <= 2e-6
     assert relative_error(other.asnumpy(), plain) <= 2e-6
 
 
@@ -88,8 +88,8 @@ def test_a_step_is_the_plain_one_in_both_frameworks():
     rows = our_steps.pixel_features(x, pixels, size)
     targets = our_steps.pixel_labels(torch.from_numpy(labels), pixels)
     logits, match = ours.prototype_logits(rows, torch.from_numpy(prototypes), 0.1)
-    found = torch.nn.functional.cross_entropy(logits, targets.long(), ignore_index=255)
-    found.backward()
+    mean = torch.nn.functional.cross_entropy(logits, targets.long(), ignore_index=255)
+    mean.backward()
     sums = our_steps.prototype_sums(rows, targets, match, (5, 3))
     upkeep = our_steps.updated_prototypes(torch.from_numpy(prototypes), *sums, 0.9)
 
@@ -103,7 +103,7 @@ def test_a_step_is_the_plain_one_in_both_frameworks():
 
     value, gradient = ms.value_and_grad(in_mindspore)(ms.Tensor(features))
     other = their_steps.updated_prototypes(prototypes, *seen["sums"], 0.9)
-    assert found.item() == pytest.approx(loss.item(), rel=1e-5) and float(value) == pytest.approx(loss.item(), rel=1e-5)
+    assert mean.item() == pytest.approx(loss.item(), rel=1e-5) and float(value) == pytest.approx(loss.item(), rel=1e-5)
     for result in (x.grad.numpy(), gradient.asnumpy()):
         assert relative_error(result, plain.grad.numpy()) <= 1e-5
     for result in (upkeep.numpy(), other.asnumpy()):

@@ -102,7 +102,7 @@ class Method:
 
     def together(self, *batches: Tensor) -> Tensor:
         """Return the batches ``[B,...]`` of several streams as one, group by group."""
-        return torch.cat(batches if self.groups.own == 1 else by_group(batches, self.groups.own))
+        return torch.cat(batches if self.groups.per_process == 1 else by_group(batches, self.groups.per_process))
 
     def forward(
         self,
@@ -132,7 +132,7 @@ class Method:
             if feature_masks:
                 feature_masks = [self.session.tensor(mask) for mask in feature_masks]
                 outputs = self.passes.run_perturbed(network, images, feature_masks, masks)
-                if self.groups.own == 1:
+                if self.groups.per_process == 1:
                     return outputs
                 return {name: self.together(*output.chunk(2)) for name, output in outputs.items()}
             return self.passes.run(network, images, masks, pooled, wanted)
@@ -177,8 +177,8 @@ class Method:
             load_network(network, networks[role], role)
         for role, optimizer in self.optimizers.items():
             prefix = self._prefix(role)
-            own = {name: value for name, value in state.items() if name.startswith(prefix)}
-            optimizer.restore({name.removeprefix(prefix): value for name, value in own.items()})
+            entries = {name: value for name, value in state.items() if name.startswith(prefix)}
+            optimizer.restore({name.removeprefix(prefix): value for name, value in entries.items()})
         for part in self._kept:
             part.restore(state)
 

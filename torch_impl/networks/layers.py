@@ -46,9 +46,9 @@ class _GlobalNorm(torch.autograd.Function):
         """Return the normalised ``x`` and move the running statistics."""
         dims, shape = (0, 2, 3), (1, -1, 1, 1)
         variance, mean = torch.var_mean(x.float(), dims, correction=0)
-        own = torch.cat([mean, variance, mean.new_full((1,), x.numel() // x.shape[1])])
-        everyone = own.new_empty(dist.get_world_size(), len(own))
-        dist.all_gather(list(everyone.unbind()), own)
+        statistics = torch.cat([mean, variance, mean.new_full((1,), x.numel() // x.shape[1])])
+        everyone = statistics.new_empty(dist.get_world_size(), len(statistics))
+        dist.all_gather(list(everyone.unbind()), statistics)
         means, variances, counts = everyone.split([len(mean), len(mean), 1], 1)
         total = counts.sum()
         mean = (means * counts).sum(0) / total

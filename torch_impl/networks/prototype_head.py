@@ -77,14 +77,14 @@ def _squared_norms(features: Tensor, down: Taps, along: Taps) -> Tensor:
 
     With g_i(x) = (1-a) f[i,left] + a f[i,right] on row i, the resized feature is (1-d) g_top + d g_bottom.
     """
-    own = _inner(features, features)
+    squares = _inner(features, features)
     beside = _inner(features[:, :, :, :-1], features[:, :, :, 1:])
     under = _inner(features[:, :, :-1], features[:, :, 1:])
     crossing = _inner(features[:, :, :-1, :-1], features[:, :, 1:, 1:])
     crossing = crossing + _inner(features[:, :, :-1, 1:], features[:, :, 1:, :-1])
     left, right, a = along
-    row = (1 - a) * (1 - a) * own.index_select(3, left) + a * a * own.index_select(3, right)
-    row = row + 2 * a * (1 - a) * _extended(beside, own).index_select(3, left)
+    row = (1 - a) * (1 - a) * squares.index_select(3, left) + a * a * squares.index_select(3, right)
+    row = row + 2 * a * (1 - a) * _extended(beside, squares).index_select(3, left)
     pair = (1 - a) * (1 - a) * under.index_select(3, left) + a * a * under.index_select(3, right)
     pair = _extended(pair + a * (1 - a) * _extended(crossing, under).index_select(3, left), row)
     top, bottom, d = down

@@ -95,4 +95,4 @@ def draw_toggled_masks(
     area = rng.uniform(*area_range, size=(count, boxes))
     sides = np.stack(area_sides(area, rng.uniform(size=(count, boxes))), -1) * np.sqrt(1 / boxes)
     placed = placed_boxes(size, sides, rng.uniform(size=(count, boxes, 2)))
-    return np.stack([toggled_mask(size, own, invert) for own in placed])
+    return np.stack([toggled_mask(size, mask_boxes, invert) for mask_boxes in placed])

@@ -75,17 +75,21 @@ def read_prototypes(settings: PCRSettings, shape: Shape) -> np.ndarray:
     Raises :class:`UserError` for a file that is missing or damaged, or whose prototypes are not finite or misshapen.
     """
     path = weights_path(settings.proto_file)
-    found = _checkpoint_prototypes(path) if path.name.endswith(tuple(SUFFIXES)) else _npz_prototypes(path)
-    if not isinstance(found, np.ndarray):
+    prototypes = _checkpoint_prototypes(path) if path.name.endswith(tuple(SUFFIXES)) else _npz_prototypes(path)
+    if not isinstance(prototypes, np.ndarray):
         raise UserError(f"{path} holds no array called prototypes; save them as [classes, prototypes, channels]")
     flat = (shape[0] * shape[1], shape[2])
     largest = np.finfo(np.float32).max
-    if found.shape not in (shape, flat) or found.dtype.kind != "f" or not (np.abs(found) <= largest).all():
+    if (
+        prototypes.shape not in (shape, flat)
+        or prototypes.dtype.kind != "f"
+        or not (np.abs(prototypes) <= largest).all()
+    ):
         raise UserError(
-            f"{path}: its prototypes, {found.dtype} {list(found.shape)}, are not finite numbers of the shape {list(shape)} "
-            "(classes, network.prototypes, channels of the fused features); choose another method.proto_file"
+            f"{path}: its prototypes, {prototypes.dtype} {list(prototypes.shape)}, are not finite numbers of the shape "
+            f"{list(shape)} (classes, network.prototypes, channels of the fused features); choose another method.proto_file"
         )
-    return found.reshape(flat).astype(np.float32)
+    return prototypes.reshape(flat).astype(np.float32)
 
 
 def _checkpoint_prototypes(path) -> np.ndarray | None:

@@ -163,13 +163,13 @@ class USRNSettings(_EpochSettings):
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise UserError(f"{folder} lacks {len(missing)} subclass labels, e.g. {missing[0]}; make them: {command}")
-        found = digest(files)
-        if found != made.digest or self.subclass_digest not in ("", found):
+        subclass_digest = digest(files)
+        if subclass_digest != made.digest or self.subclass_digest not in ("", subclass_digest):
             raise UserError(
                 f"the subclass labels in {folder} have changed since they were made; make them again: {command}"
             )
         settings = dataclasses.replace(
-            self, subclass_counts=made.counts, subclass_labels=str(folder), subclass_digest=found
+            self, subclass_counts=made.counts, subclass_labels=str(folder), subclass_digest=subclass_digest
         )
         network = dataclasses.replace(config.network, subclasses=sum(made.counts))
         return dataclasses.replace(config, method=settings, network=network)

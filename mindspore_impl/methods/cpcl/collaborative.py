@@ -105,26 +105,26 @@ def targets(
     ``counts``: the :func:`joint_counts` of all groups of the batch; by default those of these predictions.
     """
     p1, p2, q1, q2 = first.label, second.label, first.confidence, second.confidence
-    found = disagreement(joint_counts(p1, p2, classes).asnumpy() if counts is None else counts, variant)
-    take_first = ops.gather(ms.Tensor(found.first_wins.ravel()), _pairs(p1, p2, classes), 0)
+    class_disagreement = disagreement(joint_counts(p1, p2, classes).asnumpy() if counts is None else counts, variant)
+    take_first = ops.gather(ms.Tensor(class_disagreement.first_wins.ravel()), _pairs(p1, p2, classes), 0)
     q1, q2 = (ops.broadcast_to(confidence, p1.shape) for confidence in (q1, q2))
     agree, mean = p1 == p2, (q1 + q2) / 2
     chosen = ops.where(agree, mean, ops.where(take_first, q1, q2))
-    return Targets(p1.masked_fill(~agree, IGNORE), mean, ops.where(take_first, p1, p2), chosen, found)
+    return Targets(p1.masked_fill(~agree, IGNORE), mean, ops.where(take_first, p1, p2), chosen, class_disagreement)
 
 
-def intersection_loss(logits: Tensor, given: Targets, settings: CPCLSettings) -> Tensor:
+def intersection_loss(logits: Tensor, mixed_targets: Targets, settings: CPCLSettings) -> Tensor:
     """Return L_inter without its weight in the sum; ``logits`` ``[B,K,H,W]`` of branch 1 (sections 4.4 and 4.5)."""
-    divisor = given.intersection.size
+    divisor = mixed_targets.intersection.size
     if _means_over_kept(settings):
-        divisor = (given.intersection != IGNORE).astype(ms.float32).sum().clamp(min=1)
-    return weighted_cross_entropy(logits, given.intersection, given.intersection_weight, divisor)
+        divisor = (mixed_targets.intersection != IGNORE).astype(ms.float32).sum().clamp(min=1)
+    return weighted_cross_entropy(logits, mixed_targets.intersection, mixed_targets.intersection_weight, divisor)
 
 
-def union_loss(logits: Tensor, given: Targets, settings: CPCLSettings) -> Tensor:
+def union_loss(logits: Tensor, mixed_targets: Targets, settings: CPCLSettings) -> Tensor:
     """Return L_union without its weight in the sum; ``logits`` ``[B,K,H,W]`` of branch 2 (sections 4.4 and 4.5)."""
-    weights = given.union_weight.mean() if _means_over_kept(settings) else given.union_weight
-    return weighted_cross_entropy(logits, given.union, weights, given.union.size)
+    weights = mixed_targets.union_weight.mean() if _means_over_kept(settings) else mixed_targets.union_weight
+    return weighted_cross_entropy(logits, mixed_targets.union, weights, mixed_targets.union.size)
 
 
 def _means_over_kept(settings: CPCLSettings) -> bool:

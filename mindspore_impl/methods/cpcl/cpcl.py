@@ -34,14 +34,14 @@ class CPCL(TwoBranches):
         predictions = [self.predicted(branch, first, other, masks, clock, self.settings.variant) for branch in BRANCHES]
         counts = joint_counts(*(prediction.label for prediction in predictions), self.classes).asnumpy()
         counts = self.processes.sum_counts(counts.astype(np.int64))
-        given = targets(*predictions, self.classes, self.settings.variant, counts)
+        mixed_targets = targets(*predictions, self.classes, self.settings.variant, counts)
 
         def learn_mixed(branch: int, name: str, loss: Callable[..., Tensor]) -> dict[str, float]:
             def terms() -> dict[str, Tensor]:
                 scores = resize(self.logits(branch, mixed, "mixed", clock), mixed.shape[2:])
-                return {name: self.settings.unsup_weight * self.groups.mean(loss, scores, given, self.settings)}
+                return {name: self.settings.unsup_weight * self.groups.mean(loss, scores, mixed_targets, self.settings)}
 
             return self.learn(branch, terms, add=True)
 
         parts += [learn_mixed(1, "inter", intersection_loss), learn_mixed(2, "union", union_loss)]
-        return summed(parts) | {"overlap": given.disagreement.overlap / self.processes.count}
+        return summed(parts) | {"overlap": mixed_targets.disagreement.overlap / self.processes.count}

@@ -40,12 +40,12 @@ class CPS(TwoBranches):
     def _mixed_losses(self, batch: Batch, clock: Clock, draws: PerGroup) -> dict[str, float]:
         images, labels = self.labelled(batch)
         first, other, masks, mixed = self.mixing(batch, draws)
-        given = {branch: self.predicted(branch, first, other, masks, clock).label for branch in BRANCHES}
+        pseudo_labels = {branch: self.predicted(branch, first, other, masks, clock).label for branch in BRANCHES}
 
         def learn_mixed(branch: int) -> dict[str, float]:
             def terms() -> dict[str, Tensor]:
                 scores = resize(self.logits(branch, mixed, "mixed", clock), mixed.shape[2:])
-                loss = self.groups.mean(cross_entropy, scores, given[3 - branch])
+                loss = self.groups.mean(cross_entropy, scores, pseudo_labels[3 - branch])
                 return {f"cps{branch}": self.settings.unsup_weight * loss}
 
             return self.learn(branch, terms)
@@ -58,7 +58,9 @@ class CPS(TwoBranches):
         views = {name: self.session.tensor(batch[name]["image"]) for name in ("labelled", "unlabelled")}
         labels = self.session.tensor(batch["labelled"]["label"])
         size, count = labels.shape[1:], sum(len(images) for images in views.values())
-        given = {(2, view): class_ids(self.logits(2, views[view], view, clock, gradient=False), size) for view in views}
+        pseudo_labels = {
+            (2, view): class_ids(self.logits(2, views[view], view, clock, gradient=False), size) for view in views
+        }
 
         def learn_view(branch: int, view: str) -> dict[str, float]:
             weight = self.settings.unsup_weight * len(views[view]) / count
@@ -69,8 +71,8 @@ class CPS(TwoBranches):
                 if view == "labelled":
                     losses[f"sup{branch}"] = self.groups.mean(self.supervised, {"logits": scores}, labels)
                 if branch == 1:
-                    given[1, view] = class_ids(ops.stop_gradient(scores), size)
-                loss = self.groups.mean(cross_entropy, scores, given[3 - branch, view])
+                    pseudo_labels[1, view] = class_ids(ops.stop_gradient(scores), size)
+                loss = self.groups.mean(cross_entropy, scores, pseudo_labels[3 - branch, view])
                 return losses | {f"cps{branch}": weight * loss}
 
             return self.learn(branch, terms, add=view == "unlabelled")

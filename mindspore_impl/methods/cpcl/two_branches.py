@@ -49,7 +49,7 @@ class TwoBranches(Method):
     def mixing(self, batch: Batch, draws: PerGroup) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return both unlabelled batches ``[B,3,H,W]``, the CutMix masks bool ``[B,H,W]`` and the mixed images."""
         first, other = (self.session.tensor(batch[name]["image"]) for name in ("unlabelled", "unlabelled_other"))
-        count, size = len(first) // self.groups.own, tuple(first.shape[2:])
+        count, size = len(first) // self.groups.per_process, tuple(first.shape[2:])
         masks = self.session.tensor(np.concatenate([group.mix_masks(count, size) for group in draws]))
         return first, other, masks, cutmix(first, other, masks)
 
@@ -59,7 +59,7 @@ class TwoBranches(Method):
         """Return what ``branch`` says of the mixed images, from its passes over the two batches in this order."""
         kept = self.logits(branch, first, "unlabelled", clock, gradient=False)
         taken = self.logits(branch, other, "unlabelled_other", clock, gradient=False)
-        return mixed_prediction(kept, taken, masks, first.shape[2:], variant, self.groups.own)
+        return mixed_prediction(kept, taken, masks, first.shape[2:], variant, self.groups.per_process)
 
     def learn(self, branch: int, terms: Callable[[], dict[str, Tensor]], add: bool = False) -> dict[str, float]:
         """Differentiate ``terms`` with respect to ``branch`` (with ``add`` on top of earlier ones) and return their values."""

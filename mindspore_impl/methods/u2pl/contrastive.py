@@ -227,10 +227,10 @@ def anchor_term(anchors: Tensor, positives: Tensor, negatives: Tensor, temperatu
     cosine with norms clamped at 1e-8.
     """
     classes, count, width = anchors.shape
-    own, floor = anchors.reshape(-1, width), ms.Tensor(NORM_FLOOR, anchors.dtype)
-    norm = ops.sqrt((own * own).sum(1, keepdims=True))
+    anchor_rows, floor = anchors.reshape(-1, width), ms.Tensor(NORM_FLOOR, anchors.dtype)
+    norm = ops.sqrt((anchor_rows * anchor_rows).sum(1, keepdims=True))
     floored = ops.maximum(norm, floor)
-    unit = own / floored
+    unit = anchor_rows / floored
     positive_unit = positives.reshape(-1, width)
     positive_unit = positive_unit / ops.maximum(ops.sqrt((positive_unit * positive_unit).sum(1, keepdims=True)), floor)
     negative_norm = ops.maximum(ops.sqrt((negatives * negatives).sum(1)), floor).reshape(classes * count, -1)

@@ -26,11 +26,11 @@ class FixMatch(WeakToStrong):
         """The strong view."""
         return self.forward("student", inputs.views.mixed_strong(0), inputs.clock, "strong")
 
-    def weak_terms(self, outputs: Outputs, inputs: Inputs, own: PseudoLabels) -> dict[str, Tensor]:
+    def weak_terms(self, outputs: Outputs, inputs: Inputs, weak_labels: PseudoLabels) -> dict[str, Tensor]:
         """See the formula."""
         return {"sup": self.supervised(outputs, inputs.labels) / 2}
 
-    def strong_terms(self, outputs: Outputs, inputs: Inputs, own: PseudoLabels) -> dict[str, Tensor]:
+    def strong_terms(self, outputs: Outputs, inputs: Inputs, weak_labels: PseudoLabels) -> dict[str, Tensor]:
         """See the formula."""
-        (loss,) = self.strong_losses(outputs["logits"], inputs.views, own, inputs.partner)
+        (loss,) = self.strong_losses(outputs["logits"], inputs.views, weak_labels, inputs.partner)
         return {"strong": loss / 2}

@@ -28,15 +28,15 @@ class UniMatch(WeakToStrong):
         strong = self.together(inputs.views.mixed_strong(0), inputs.views.mixed_strong(1))
         return self.forward("student", strong, inputs.clock, "strong")
 
-    def weak_terms(self, outputs: Outputs, inputs: Inputs, own: PseudoLabels) -> dict[str, Tensor]:
+    def weak_terms(self, outputs: Outputs, inputs: Inputs, weak_labels: PseudoLabels) -> dict[str, Tensor]:
         """See the formula."""
-        confidence, label = own
+        confidence, label = weak_labels
         perturbed = outputs["logits"][-len(inputs.views.weak) :]
         return {
             "sup": self.supervised({"logits": outputs["logits"]}, inputs.labels) / 2,
             "feature": self.consistency(perturbed, label, confidence, inputs.views.ignore) / 4,
         }
 
-    def strong_terms(self, outputs: Outputs, inputs: Inputs, own: PseudoLabels) -> dict[str, Tensor]:
+    def strong_terms(self, outputs: Outputs, inputs: Inputs, weak_labels: PseudoLabels) -> dict[str, Tensor]:
         """See the formula."""
-        return {"strong": sum(self.strong_losses(outputs["logits"], inputs.views, own, inputs.partner)) / 8}
+        return {"strong": sum(self.strong_losses(outputs["logits"], inputs.views, weak_labels, inputs.partner)) / 8}

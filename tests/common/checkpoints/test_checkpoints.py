@@ -59,14 +59,14 @@ def training() -> Checkpoint:
     return Checkpoint(meta=CheckpointMeta(role="teacher", iteration=12), networks=networks, state=state)
 
 
-def assert_same(found: Checkpoint, wanted: Checkpoint) -> None:
-    assert found.meta == wanted.meta
-    for mine, other in [(found.state, wanted.state), *((found.networks[r], n) for r, n in wanted.networks.items())]:
+def assert_same(loaded: Checkpoint, wanted: Checkpoint) -> None:
+    assert loaded.meta == wanted.meta
+    for mine, other in [(loaded.state, wanted.state), *((loaded.networks[r], n) for r, n in wanted.networks.items())]:
         assert set(mine) == set(other)
         for name, array in other.items():
             assert mine[name].dtype == array.dtype and mine[name].shape == array.shape, name
             np.testing.assert_array_equal(mine[name], array)
-    assert set(found.networks) == set(wanted.networks)
+    assert set(loaded.networks) == set(wanted.networks)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
@@ -126,9 +126,9 @@ def test_safetensors_of_another_origin_is_recognised(tmp_path):
         "fc.bias": np.ones(2, np.float32),
     }
     save_file(resnet, tmp_path / "resnet.safetensors")
-    found = read(tmp_path / "resnet.safetensors")
-    assert list(found.networks["model"]) == ["encoder.conv1.weight", "encoder.layer1.0.conv1.weight"]
-    assert found.meta.origin.dialect == "torchvision"
+    checkpoint = read(tmp_path / "resnet.safetensors")
+    assert list(checkpoint.networks["model"]) == ["encoder.conv1.weight", "encoder.layer1.0.conv1.weight"]
+    assert checkpoint.meta.origin.dialect == "torchvision"
     save_file(tensors(), tmp_path / "bare.safetensors")
     assert read(tmp_path / "bare.safetensors").meta.origin.dialect == "torch"
     save_file({"something.weight": np.ones(1)}, tmp_path / "odd.safetensors")
@@ -142,8 +142,8 @@ def test_bfloat16_of_safetensors_is_widened(tmp_path):
     head = json.dumps({"classifier.project.bias": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
     raw = (np.array([1.5, -2], np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()
     (tmp_path / "a.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + raw)
-    found = read(tmp_path / "a.safetensors").networks["model"]["classifier.project.bias"]
-    np.testing.assert_array_equal(found, np.array([1.5, -2], np.float32))
+    widened = read(tmp_path / "a.safetensors").networks["model"]["classifier.project.bias"]
+    np.testing.assert_array_equal(widened, np.array([1.5, -2], np.float32))
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])

@@ -26,19 +26,19 @@ ARRAYS = {
 }
 
 
-def assert_same(found, wanted):
-    assert list(found) == list(wanted)
+def assert_same(tensors, wanted):
+    assert list(tensors) == list(wanted)
     for name, array in wanted.items():
-        assert found[name].dtype == array.dtype and found[name].shape == array.shape, name
-        np.testing.assert_array_equal(found[name], array)
+        assert tensors[name].dtype == array.dtype and tensors[name].shape == array.shape, name
+        np.testing.assert_array_equal(tensors[name], array)
 
 
 def test_round_trip_is_exact(tmp_path):
     arrays = ARRAYS | {"empty": np.zeros((0, 4), np.float32), "empty vector": np.zeros(0, np.float32)}
     write_ckpt(tmp_path / "a.ckpt", arrays)
-    found = read_ckpt(tmp_path / "a.ckpt")
-    assert_same(found, arrays)
-    found["float32"][0] = 0
+    loaded = read_ckpt(tmp_path / "a.ckpt")
+    assert_same(loaded, arrays)
+    loaded["float32"][0] = 0
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE((tmp_path / "a.ckpt").stat().st_mode) == 0o666 & ~umask
@@ -59,11 +59,11 @@ def test_every_cut_is_noticed_or_drops_whole_tensors(tmp_path):
     for length in range(len(data)):
         (tmp_path / "cut.ckpt").write_bytes(data[:length])
         try:
-            found = read_ckpt(tmp_path / "cut.ckpt")
+            loaded = read_ckpt(tmp_path / "cut.ckpt")
         except UserError:
             refused += 1
         else:
-            assert_same(found, dict(list(ARRAYS.items())[: len(found)]))
+            assert_same(loaded, dict(list(ARRAYS.items())[: len(loaded)]))
     assert refused > len(data) - len(ARRAYS) - 1
 
 
@@ -102,8 +102,8 @@ def test_a_shape_that_does_not_fit_its_bytes_is_refused(tmp_path):
 def test_mindspore_reads_what_is_written(tmp_path):
     mindspore = pytest.importorskip("mindspore")
     write_ckpt(tmp_path / "a.ckpt", ARRAYS)
-    found = mindspore.load_checkpoint(str(tmp_path / "a.ckpt"), crc_check=True)
-    assert_same({name: parameter.asnumpy() for name, parameter in found.items()}, ARRAYS)
+    parameters = mindspore.load_checkpoint(str(tmp_path / "a.ckpt"), crc_check=True)
+    assert_same({name: parameter.asnumpy() for name, parameter in parameters.items()}, ARRAYS)
 
 
 @pytest.mark.parametrize("crc", [True, False])
@@ -114,9 +114,9 @@ def test_what_mindspore_writes_is_read(tmp_path, crc):
     path = tmp_path / "a.ckpt"
     mindspore.save_checkpoint(entries, str(path), crc_check=crc, append_dict={"epoch": 3, "note": "text"})
     assert path.read_bytes()[-17:-10] == b"crc_num" or not crc
-    found = read_ckpt(path)
-    assert (int(found.pop("epoch")), found.pop("note")) == (3, "text")
-    assert_same(found, ARRAYS | {"bfloat16": np.array([1.5, -2], np.float32)})
+    loaded = read_ckpt(path)
+    assert (int(loaded.pop("epoch")), loaded.pop("note")) == (3, "text")
+    assert_same(loaded, ARRAYS | {"bfloat16": np.array([1.5, -2], np.float32)})
 
 
 def test_mindspore_slices_are_joined(tmp_path, monkeypatch):

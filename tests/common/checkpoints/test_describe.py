@@ -19,24 +19,24 @@ from common.experiment import compose
 
 def tensors(blocks=(3, 4, 6, 3), classes=21, **rows) -> dict[str, np.ndarray]:
     """One small array for every block, and heads with as many rows as told."""
-    found = {f"encoder.layer{s}.{b}.conv1.weight": np.full(1, s) for s, n in enumerate(blocks, 1) for b in range(n)}
+    encoder = {f"encoder.layer{s}.{b}.conv1.weight": np.full(1, s) for s, n in enumerate(blocks, 1) for b in range(n)}
     heads = {"classifier": classes, **rows}
-    return found | {f"{head}.project.weight": np.zeros((count, 1)) for head, count in heads.items()}
+    return encoder | {f"{head}.project.weight": np.zeros((count, 1)) for head, count in heads.items()}
 
 
 @pytest.mark.parametrize(
-    ("dialect", "experiment", "given"),
+    ("dialect", "experiment", "arrays"),
     [
         ("u2pl", "voc/366/u2pl", tensors((3, 4, 23, 3), representation=256)),
         ("u2pl", "cityscapes/744/suponly", tensors((3, 4, 23, 3), 19, auxiliary=19)),
     ],
 )
-def test_the_description_is_the_published_experiment_s(dialect, experiment, given):
+def test_the_description_is_the_published_experiment_s(dialect, experiment, arrays):
     config = compose(experiment)
-    found = describe(DIALECTS[dialect], given)
-    assert found.network == to_plain(dataclasses.replace(config.network, backbone_weights=None))
-    assert found.classes == config.dataset.classes
-    assert found.mean == config.augment.mean and found.std == config.augment.std
+    description = describe(DIALECTS[dialect], arrays)
+    assert description.network == to_plain(dataclasses.replace(config.network, backbone_weights=None))
+    assert description.classes == config.dataset.classes
+    assert description.mean == config.augment.mean and description.std == config.augment.std
 
 
 def test_depth_and_classes():

@@ -18,9 +18,9 @@ from tests.torch_files import STORAGE, RunsCode, tar_of, tensor_pickle, zip_of
 
 def test_a_tensor_is_rebuilt_from_storage_shape_and_stride(tmp_path):
     zip_of(tmp_path / "a.pth", tensor_pickle((2, 2), (1, 2)), **{"data/0": STORAGE.tobytes()})
-    found = read_pth(tmp_path / "a.pth")
-    np.testing.assert_array_equal(found, [[0, 2], [1, 3]])
-    found[0] = 5
+    tensor = read_pth(tmp_path / "a.pth")
+    np.testing.assert_array_equal(tensor, [[0, 2], [1, 3]])
+    tensor[0] = 5
     zip_of(tmp_path / "b.pth", tensor_pickle((), (), offset=3), **{"data/0": STORAGE.tobytes()})
     assert read_pth(tmp_path / "b.pth").shape == ()
     assert read_pth(tmp_path / "b.pth") == 3
@@ -29,9 +29,9 @@ def test_a_tensor_is_rebuilt_from_storage_shape_and_stride(tmp_path):
 def test_big_endian_archives_are_swapped(tmp_path):
     files = {"data/0": STORAGE.astype(">f4").tobytes(), "byteorder": b"big"}
     zip_of(tmp_path / "a.pth", tensor_pickle((4,), (1,)), **files)
-    found = read_pth(tmp_path / "a.pth")
-    np.testing.assert_array_equal(found, STORAGE)
-    assert found.dtype == np.dtype("=f4")
+    tensor = read_pth(tmp_path / "a.pth")
+    np.testing.assert_array_equal(tensor, STORAGE)
+    assert tensor.dtype == np.dtype("=f4")
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def test_a_tensor_outside_its_storage_is_refused(tmp_path, arguments):
 def test_numpy_scalars_become_plain_numbers(tmp_path):
     values = {"best": np.float64(0.75), "epoch": np.int64(-3), "flag": np.bool_(True), "plain": [1, "a", None, (2.5,)]}
     zip_of(tmp_path / "a.pth", values)
-    found = read_pth(tmp_path / "a.pth")
-    assert found == {"best": 0.75, "epoch": -3, "flag": True, "plain": [1, "a", None, [2.5]]}
-    assert type(found["best"]) is float and type(found["epoch"]) is int
+    loaded = read_pth(tmp_path / "a.pth")
+    assert loaded == {"best": 0.75, "epoch": -3, "flag": True, "plain": [1, "a", None, [2.5]]}
+    assert type(loaded["best"]) is float and type(loaded["epoch"]) is int
 
 
 ARRAYS = {
@@ -65,11 +65,11 @@ ARRAYS = {
 
 def test_the_tar_archive_of_the_first_versions_is_read(tmp_path):
     tar_of(tmp_path / "a.pth", ARRAYS)
-    found = read_pth(tmp_path / "a.pth")
-    assert list(found) == list(ARRAYS)
+    tensors = read_pth(tmp_path / "a.pth")
+    assert list(tensors) == list(ARRAYS)
     for name, array in ARRAYS.items():
-        assert found[name].dtype == array.dtype and found[name].flags.writeable
-        np.testing.assert_array_equal(found[name], array)
+        assert tensors[name].dtype == array.dtype and tensors[name].flags.writeable
+        np.testing.assert_array_equal(tensors[name], array)
 
 
 def test_pytorch_reads_the_same_from_such_a_tar_archive(tmp_path):
@@ -110,13 +110,13 @@ def test_plain_values_of_torch_are_read(tmp_path):
     }  # fmt: skip
     torch.save(values, tmp_path / "a.pth")
     assert torch.load(tmp_path / "a.pth", weights_only=True).keys() == values.keys()
-    found = read_pth(tmp_path / "a.pth")
-    assert found["size"] == [3, 4] and str(found["device"]) == "cuda:1" and str(found["dtype"]) == "torch.float16"
-    assert found["ids"] == [1, 2] and str(found["layout"]) == "torch.strided" and found["complex"] == 1 + 2j
-    assert found["array"] == b"ab" and found["counter"] == {"a": 2, "b": 1}
-    np.testing.assert_array_equal(found["numbers"], values["numbers"].numpy())
-    np.testing.assert_array_equal(found["wide"], [0, 1, 2])
-    np.testing.assert_array_equal(found["parameter"], [1, 1])
+    loaded = read_pth(tmp_path / "a.pth")
+    assert loaded["size"] == [3, 4] and str(loaded["device"]) == "cuda:1" and str(loaded["dtype"]) == "torch.float16"
+    assert loaded["ids"] == [1, 2] and str(loaded["layout"]) == "torch.strided" and loaded["complex"] == 1 + 2j
+    assert loaded["array"] == b"ab" and loaded["counter"] == {"a": 2, "b": 1}
+    np.testing.assert_array_equal(loaded["numbers"], values["numbers"].numpy())
+    np.testing.assert_array_equal(loaded["wide"], [0, 1, 2])
+    np.testing.assert_array_equal(loaded["parameter"], [1, 1])
 
 
 def test_numbers_and_text_of_python_2_are_read(tmp_path):
@@ -187,9 +187,9 @@ def test_a_small_file_cannot_become_a_large_tensor(tmp_path):
 
 def test_unsafe_runs_it(tmp_path):
     zip_of(tmp_path / "a.pth", {"model": RunsCode(tmp_path / "trace"), "args": argparse.Namespace(lr=1)})
-    found = read_pth(tmp_path / "a.pth", unsafe=True)
+    loaded = read_pth(tmp_path / "a.pth", unsafe=True)
     assert (tmp_path / "trace").is_dir()
-    assert found["args"].lr == 1
+    assert loaded["args"].lr == 1
 
 
 @pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
@@ -199,9 +199,9 @@ def test_unsafe_reads_numpy_arrays_of_any_version(tmp_path, core):
     zip_of(tmp_path / "a.pth", content.replace(b"numpy.core", core.encode()).replace(b"numpy._core", core.encode()))
     with pytest.raises(UserError, match="would run numpy._?core.multiarray._reconstruct.*refused.*--unsafe"):
         read_pth(tmp_path / "a.pth")
-    found = read_pth(tmp_path / "a.pth", unsafe=True)
-    np.testing.assert_array_equal(found["array"], values["array"])
-    assert found["best"] == 0.5 and found["names"] == ["a", "b"]
+    loaded = read_pth(tmp_path / "a.pth", unsafe=True)
+    np.testing.assert_array_equal(loaded["array"], values["array"])
+    assert loaded["best"] == 0.5 and loaded["names"] == ["a", "b"]
 
 
 def test_unsafe_says_which_program_is_missing(tmp_path):
@@ -214,10 +214,10 @@ def test_unsafe_takes_the_tensors_of_a_module_saved_whole(tmp_path):
     torch = pytest.importorskip("torch")
     module = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1, bias=False), torch.nn.BatchNorm2d(3))
     torch.save({"model": module, "epoch": 3}, tmp_path / "a.pth")
-    found = read_pth(tmp_path / "a.pth", unsafe=True)
-    assert found["model"].keys() == module.state_dict().keys() and found["epoch"] == 3
+    loaded = read_pth(tmp_path / "a.pth", unsafe=True)
+    assert loaded["model"].keys() == module.state_dict().keys() and loaded["epoch"] == 3
     for name, tensor in module.state_dict().items():
-        np.testing.assert_array_equal(found["model"][name], tensor.numpy())
+        np.testing.assert_array_equal(loaded["model"][name], tensor.numpy())
 
 
 @pytest.mark.parametrize("value", [argparse.Namespace(a=1), np.zeros(2)])
@@ -278,23 +278,23 @@ def test_what_torch_writes_is_read(tmp_path, zipped):
         "optimizer": {"lr": [0.1], "betas": (0.9, 0.99)},
     }
     torch.save(payload, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    found = read_pth(tmp_path / "a.pth")
-    assert list(found["state_dict"]) == list(tensors)
+    loaded = read_pth(tmp_path / "a.pth")
+    assert list(loaded["state_dict"]) == list(tensors)
     for name, tensor in tensors.items():
-        wanted, array = tensor.detach().numpy(), found["state_dict"][name]
+        wanted, array = tensor.detach().numpy(), loaded["state_dict"][name]
         assert array.dtype == wanted.dtype and array.shape == wanted.shape and array.flags.c_contiguous, name
         np.testing.assert_array_equal(array, wanted)
-    assert (found["epoch"], found["best"]) == (3, 0.5)
-    assert found["optimizer"] == {"lr": [0.1], "betas": [0.9, 0.99]}
+    assert (loaded["epoch"], loaded["best"]) == (3, 0.5)
+    assert loaded["optimizer"] == {"lr": [0.1], "betas": [0.9, 0.99]}
 
 
 def test_bfloat16_of_torch_is_widened(tmp_path):
     torch = pytest.importorskip("torch")
     values = torch.tensor([1.5, -2.0, 3.140625])
     torch.save({"a": values.bfloat16()}, tmp_path / "a.pth")
-    found = read_pth(tmp_path / "a.pth")["a"]
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, values.numpy())
+    widened = read_pth(tmp_path / "a.pth")["a"]
+    assert widened.dtype == np.float32
+    np.testing.assert_array_equal(widened, values.numpy())
 
 
 @pytest.mark.parametrize("zipped", [True, False])

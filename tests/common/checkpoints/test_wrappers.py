@@ -16,7 +16,7 @@ from common.checkpoints.meta import CheckpointMeta
 from common.checkpoints.wrappers import unwrapped, without_holder
 from common.errors import UserError
 
-LAYOUTS = [name for name, layout in DIALECTS.items() if not layout.marks.same_as and not layout.own]
+LAYOUTS = [name for name, layout in DIALECTS.items() if not layout.marks.same_as and not layout.native]
 
 
 def payload_of(dialect: str, wrap) -> dict:
@@ -86,8 +86,8 @@ def own_tensors() -> dict[str, np.ndarray]:
     return {name: np.full((2, 3), number, np.float32) for number, name in enumerate(names)}
 
 
-def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
-    return found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
+def same(tensors: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
+    return tensors.keys() == expected.keys() and all(np.array_equal(tensors[name], expected[name]) for name in tensors)
 
 
 def test_mindspore_s_own_training_file_is_read_without_its_bookkeeping(tmp_path):
@@ -127,9 +127,9 @@ def test_what_mindspore_saves_of_a_training_is_read(tmp_path):
     for optimiser in (nn.Momentum(net.trainable_params(), rates, 0.9), nn.Adam(net.trainable_params(), 1e-3)):
         train = nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), optimiser)
         ms.save_checkpoint(train, str(tmp_path / "a.ckpt"), append_dict={"epoch_num": 3, "step_num": 5})
-        found = read(tmp_path / "a.ckpt")
-        assert len(found.networks["model"]) == len(list(net.get_parameters()))
-        assert {"global_step", "learning_rate", "epoch_num"} <= set(found.not_read)
+        checkpoint = read(tmp_path / "a.ckpt")
+        assert len(checkpoint.networks["model"]) == len(list(net.get_parameters()))
+        assert {"global_step", "learning_rate", "epoch_num"} <= set(checkpoint.not_read)
 
 
 def test_an_averaged_model_is_read(tmp_path):
@@ -144,9 +144,9 @@ def test_an_averaged_model_is_read(tmp_path):
         "inside": {"state_dict": averaged.state_dict(), "epoch": 3},
     }.items():
         torch.save(state, tmp_path / f"{name}.pth")
-        found = read(tmp_path / f"{name}.pth")
-        assert same(found.networks["model"], {k: v.numpy() for k, v in network.state_dict().items()})
-        assert "n_averaged" in found.not_read
+        checkpoint = read(tmp_path / f"{name}.pth")
+        assert same(checkpoint.networks["model"], {k: v.numpy() for k, v in network.state_dict().items()})
+        assert "n_averaged" in checkpoint.not_read
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".ckpt", ".safetensors", ".bin", ""])

@@ -311,10 +311,10 @@ class Two:
     """One of two processes; notes its own counts, and gives the sum with what the other has noted."""
 
     def __init__(self, index: int, other: list) -> None:
-        self.groups, self.other, self.own = Groups(2, index, 2), other, []
+        self.groups, self.other, self.counts = Groups(2, index, 2), other, []
 
     def sum_counts(self, counts):
-        self.own.append(counts)
+        self.counts.append(counts)
         return counts + sum(self.other)
 
 
@@ -323,7 +323,7 @@ def test_processes_share_the_images_out_and_add_up_whole_numbers(dataset):
     whole = run(dataset, painted())
     first, seen = Two(0, []), []
     part = run(dataset, painted(), processes=first, on_image=lambda image_id, *_: seen.append(image_id))
-    both = run(dataset, painted(), processes=Two(1, first.own), on_image=lambda image_id, *_: seen.append(image_id))
+    both = run(dataset, painted(), processes=Two(1, first.counts), on_image=lambda image_id, *_: seen.append(image_id))
     assert sorted(seen) == sorted(dataset.ids) and seen[:2] == list(dataset.ids[:2])
     assert np.array_equal(both.confusion.matrix, whole.confusion.matrix) and both.miou == whole.miou < 1
     assert both.images == 3 and part.confusion.matrix.sum() < whole.confusion.matrix.sum()

@@ -71,9 +71,9 @@ def test_damaged_tags_do_not_spoil_the_pixels(tmp_path):
 def test_sixteen_bits_become_eight_by_their_high_byte(tmp_path, name):
     values = np.array([[0, 255, 256, 32767, 32768, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / name)
-    found = read_rgb(tmp_path / name)
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, np.repeat((values >> 8)[..., None], 3, 2))
+    pixels = read_rgb(tmp_path / name)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, np.repeat((values >> 8)[..., None], 3, 2))
     assert any("v >> 8" in text for text in remarks(tmp_path / name))
 
 
@@ -201,9 +201,9 @@ def test_plain_png_files_give_pillows_pixels(tmp_path, options):
     Image.fromarray(pixels).save(path, **options)
     with Image.open(path) as file:
         assert _plain_png(file, path) is not None
-    found = read_rgb(path)
-    np.testing.assert_array_equal(found, pixels)
-    assert found.flags.writeable and found.flags.c_contiguous
+    decoded = read_rgb(path)
+    np.testing.assert_array_equal(decoded, pixels)
+    assert decoded.flags.writeable and decoded.flags.c_contiguous
 
 
 @pytest.mark.parametrize("kind", ["grey", "palette", "alpha", "turned", "sixteen bits"])

@@ -39,5 +39,5 @@ def test_nearest_neighbours_are_pillows():
         height, width, new_height, new_width = (int(side) for side in rng.integers(1, 300, 4))
         label = rng.integers(0, 256, (height, width), dtype=np.uint8)
         expected = np.asarray(Image.fromarray(label).resize((new_width, new_height), Image.Resampling.NEAREST))
-        found = label[nearest_rows(height, new_height)][:, nearest_rows(width, new_width)]
-        np.testing.assert_array_equal(found, expected)
+        resized = label[nearest_rows(height, new_height)][:, nearest_rows(width, new_width)]
+        np.testing.assert_array_equal(resized, expected)

@@ -36,22 +36,22 @@ def sample_of(task: Task, value: int) -> dict[str, np.ndarray]:
     return {name: np.full(spec.shape, value, spec.dtype) for name, spec in SPECS[task.stream].items()}
 
 
-def filled(own: Ring, value: int = 0):
-    filling = own.take(TASKS)
+def filled(buffer: Ring, value: int = 0):
+    filling = buffer.take(TASKS)
     for offset, (task, place) in enumerate(zip(TASKS, filling.places())):
         write(place, sample_of(task, value + offset))
     return filling.batch()
 
 
 @pytest.fixture
-def own():
+def buffer():
     made = Ring(SPECS)
     yield made
     made.close()
 
 
-def test_samples_are_where_they_belong(own):
-    batch = filled(own, 5)
+def test_samples_are_where_they_belong(buffer):
+    batch = filled(buffer, 5)
     assert batch["labelled"]["ids"] == ["a", "b"] and batch["other"]["ids"] == [""]
     for stream, offset, count in (("labelled", 5, 2), ("other", 7, 1)):
         for name, spec in SPECS[stream].items():
@@ -62,37 +62,37 @@ def test_samples_are_where_they_belong(own):
             assert array.ctypes.data % ring.ALIGNMENT == 0 and array.flags.writeable
 
 
-def test_a_slot_is_used_again_only_when_nothing_refers_to_its_batch(own):
-    first = filled(own, 1)
+def test_a_slot_is_used_again_only_when_nothing_refers_to_its_batch(buffer):
+    first = filled(buffer, 1)
     kept = first["labelled"]["image"][1:, 0]
-    assert len({slot.name for slot in own._slots}) == 1
+    assert len({slot.name for slot in buffer._slots}) == 1
     del first
     gc.collect()
-    second = filled(own, 10)
-    assert len(own._slots) == 2 and (kept == 2).all(), "a view of a part keeps the whole slot"
+    second = filled(buffer, 10)
+    assert len(buffer._slots) == 2 and (kept == 2).all(), "a view of a part keeps the whole slot"
     del kept, second
     gc.collect()
     for value in range(20):
-        filled(own, value)
-    assert len(own._slots) == 2
+        filled(buffer, value)
+    assert len(buffer._slots) == 2
 
 
-def test_a_slot_that_is_still_written_to_is_not_free(own):
+def test_a_slot_that_is_still_written_to_is_not_free(buffer):
     writer: Future = Future()
-    filling = own.take(TASKS)
+    filling = buffer.take(TASKS)
     filling.written_by([writer])
     del filling
-    own.take(TASKS)
-    assert len(own._slots) == 2
+    buffer.take(TASKS)
+    assert len(buffer._slots) == 2
     writer.set_result(None)
-    assert own._slots[0].is_free()
+    assert buffer._slots[0].is_free()
 
 
 def test_batches_outlive_their_ring():
-    own = Ring(SPECS)
-    batch = filled(own, 3)
-    names = [slot.name for slot in own._slots]
-    own.close()
+    buffer = Ring(SPECS)
+    batch = filled(buffer, 3)
+    names = [slot.name for slot in buffer._slots]
+    buffer.close()
     gc.collect()
     assert (batch["labelled"]["image"][0] == 3).all()
     with pytest.raises(FileNotFoundError):
@@ -100,8 +100,8 @@ def test_batches_outlive_their_ring():
         write(Place(names[0] + "x", {}), {})
 
 
-def test_other_arrays_than_promised_are_an_error(own):
-    place = own.take(TASKS).places()[0]
+def test_other_arrays_than_promised_are_an_error(buffer):
+    place = buffer.take(TASKS).places()[0]
     sample = sample_of(TASKS[0], 0)
     for wrong in (
         {"image": sample["image"]},

@@ -27,9 +27,9 @@ def test_assignment_is_the_cheapest_balanced_partition(case):
     k = int(rng.integers(1, 4))
     count = int(rng.integers(k, 8))
     costs = rng.integers(0, 5, (k, count)).astype(float) if case % 2 else rng.standard_normal((k, count))
-    found, _ = balanced_assignment(costs, 3 * rng.standard_normal(k))
-    assert set(sizes(found, k)) <= {count // k, -(-count // k)}
-    assert costs[found, np.arange(count)].sum() == pytest.approx(cheapest_partition(costs))
+    assignment, _ = balanced_assignment(costs, 3 * rng.standard_normal(k))
+    assert set(sizes(assignment, k)) <= {count // k, -(-count // k)}
+    assert costs[assignment, np.arange(count)].sum() == pytest.approx(cheapest_partition(costs))
 
 
 @pytest.mark.parametrize(("count", "k"), [(300, 7), (301, 24), (640, 16)])
@@ -39,14 +39,14 @@ def test_assignment_equals_a_general_solver(count, k):
     points, centers = rng.standard_normal((count, 5)), 2 * rng.standard_normal((k, 5))
     costs = np.empty((k, count))
     fill_costs(costs, points, centers)
-    found, _ = balanced_assignment(costs, np.zeros(k))
+    assignment, _ = balanced_assignment(costs, np.zeros(k))
     each, more = divmod(count, k)
     square = np.repeat(costs.T, each, 1)
     if more:
         dummies = np.concatenate([np.full((k - more, k * each), 1e9), np.zeros((k - more, k))], 1)
         square = np.concatenate([np.concatenate([square, costs.T], 1), dummies])
     rows, columns = optimize.linear_sum_assignment(square)
-    assert costs[found, np.arange(count)].sum() == pytest.approx(square[rows, columns].sum())
+    assert costs[assignment, np.arange(count)].sum() == pytest.approx(square[rows, columns].sum())
 
 
 def test_prices_leave_little_to_repair():
@@ -71,8 +71,8 @@ def test_rounds_lower_the_sum_of_squares_and_the_seed_decides():
     )
     np.testing.assert_array_equal(first.assignment, again.assignment)
     assert first.sse == again.sse and not np.array_equal(first.assignment, other.assignment)
-    own = seen[: first.rounds + 1]
-    assert own == sorted(own, reverse=True) and own[-1] == pytest.approx(first.sse) and first.converged
+    sums = seen[: first.rounds + 1]
+    assert sums == sorted(sums, reverse=True) and sums[-1] == pytest.approx(first.sse) and first.converged
     assert set(sizes(first.assignment, 9)) == {22, 23}
     stopped = balanced_kmeans(points, 9, generator(1, "test"), max_rounds=1)
     assert stopped.rounds == 1 and not stopped.converged

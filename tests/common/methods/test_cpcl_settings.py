@@ -67,8 +67,8 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_scores(name):
     splits, scores = PUBLISHED[name]
-    found = [compose(name.strip().format(split)).reference.published_miou for split in splits]
-    assert tuple(found) == scores
+    published = [compose(name.strip().format(split)).reference.published_miou for split in splits]
+    assert tuple(published) == scores
 
 
 def test_settings_of_both_data_sets():
@@ -122,17 +122,17 @@ def test_the_streams_draw_independently():
 
 def test_disagreement_counts_one_agreement_of_every_class():
     counts = np.array([[3, 2, 0], [0, 4, 0], [0, 0, 0]])
-    found = disagreement(counts)
+    computed = disagreement(counts)
     raw = np.array([0 / 4 + 2 / 6, 2 / 7 + 0 / 5, 0.0])
-    np.testing.assert_allclose(found.scores, raw / (raw.sum() + 1e-6), rtol=1e-15)
-    assert found.overlap == 10 / 12
-    assert found.first_wins[0, 1] and not found.first_wins[1, 0] and not found.first_wins.diagonal().any()
+    np.testing.assert_allclose(computed.scores, raw / (raw.sum() + 1e-6), rtol=1e-15)
+    assert computed.overlap == 10 / 12
+    assert computed.first_wins[0, 1] and not computed.first_wins[1, 0] and not computed.first_wins.diagonal().any()
 
 
 def test_without_any_disagreement_scores_are_zero():
     for variant in ("head", "legacy_2022"):
-        found = disagreement(np.diag([5, 0, 2]), variant)
-        assert not found.scores.any() and not found.first_wins.any() and found.overlap == 1
+        computed = disagreement(np.diag([5, 0, 2]), variant)
+        assert not computed.scores.any() and not computed.first_wins.any() and computed.overlap == 1
 
 
 def test_snapshots_follow_the_authors_rule():

@@ -38,8 +38,8 @@ def test_processes_have_all_groups_and_rows_once(total, processes):
     assert [number for groups in shares for number in groups.numbers] == list(range(total))
     assert [row for groups in shares for row in groups.rows(3 * total)] == list(range(3 * total))
     for items in ([], list("a"), list("abcdefghijk")):
-        own = [groups.share(items) for groups in shares]
-        assert sum(own, []) == items and max(map(len, own)) - min(map(len, own)) <= 1
+        pieces = [groups.share(items) for groups in shares]
+        assert sum(pieces, []) == items and max(map(len, pieces)) - min(map(len, pieces)) <= 1
 
 
 def test_what_does_not_fit_is_refused():

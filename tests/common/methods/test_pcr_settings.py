@@ -201,8 +201,8 @@ def test_prototypes_of_a_file(tmp_path, shape):
     values = np.random.default_rng(0).random(shape)
     np.savez(tmp_path / "start.npz", prototypes=values)
     settings = PCRSettings(proto_init="file", proto_file=str(tmp_path / "start.npz"))
-    found = read_prototypes(settings, (3, 2, 5))
-    np.testing.assert_array_equal(found, values.reshape(6, 5).astype(np.float32))
+    prototypes = read_prototypes(settings, (3, 2, 5))
+    np.testing.assert_array_equal(prototypes, values.reshape(6, 5).astype(np.float32))
 
 
 @pytest.mark.parametrize(

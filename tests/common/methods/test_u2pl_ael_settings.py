@@ -77,9 +77,9 @@ def test_classes_that_cannot_be_pasted_are_warned_about():
 def test_pasted_classes_are_among_the_fourteen_and_the_unsure_ones_are_likelier():
     confidence = np.ones(CITYSCAPES, np.float32)
     confidence[[3, 0]] = 0
-    found = [draws(step=step).pasted_classes(confidence) for step in range(400)]
-    counts = np.bincount(np.concatenate(found), minlength=CITYSCAPES)
-    assert not counts[[0, 1, 2, 8, 10]].any() and all(1 <= len(classes) <= 3 for classes in found)
+    pasted = [draws(step=step).pasted_classes(confidence) for step in range(400)]
+    counts = np.bincount(np.concatenate(pasted), minlength=CITYSCAPES)
+    assert not counts[[0, 1, 2, 8, 10]].any() and all(1 <= len(classes) <= 3 for classes in pasted)
     # softmax(sqrt(1 - c)): e against 1 for the 13 others.
     share = np.e / (np.e + 13)
     assert counts[3] / 400 == pytest.approx(1 - (1 - share) ** 3, abs=0.07)

@@ -31,9 +31,9 @@ def test_presets_fill_every_auto_and_single_switches_win(preset):
     settings, values = resolved(U2PLSettings(preset=preset)), CONTRASTIVE_PRESETS[preset]
     assert {key: getattr(settings.contrastive, key) for key in values} == values
     assert settings.ema_first_epoch == {"authors": "tied", "fixed": "copy_once"}[preset]
-    own = U2PLSettings(preset=preset, contrastive=ContrastiveSettings(negatives="paper", class_pairing="position"))
-    own = resolved(own)
-    assert own.contrastive.negatives == "paper" and own.contrastive.class_pairing == "position"
+    switched = U2PLSettings(preset=preset, contrastive=ContrastiveSettings(negatives="paper", class_pairing="position"))
+    switched = resolved(switched)
+    assert switched.contrastive.negatives == "paper" and switched.contrastive.class_pairing == "position"
     assert "auto" not in str(dataclasses.asdict(settings))
 
 

@@ -60,9 +60,9 @@ def test_single_switches_win_over_the_preset(preset):
         bn_extra_passes=False,
         padding="above",
     )
-    own = resolved(settings)
-    assert (own.cutmix.partner, own.sbu.support, own.ckr.ignored) == ("batch_shift", "uncertain", "exclude")
-    assert own.ckr.detach_weights is False and own.bn_extra_passes is False and own.padding == "above"
+    filled = resolved(settings)
+    assert (filled.cutmix.partner, filled.sbu.support, filled.ckr.ignored) == ("batch_shift", "uncertain", "exclude")
+    assert filled.ckr.detach_weights is False and filled.bn_extra_passes is False and filled.padding == "above"
     assert compose("voc/366/uccl", ["method.ckr.detach_weights=true"]).method.ckr.detach_weights is True
 
 
@@ -74,14 +74,14 @@ def test_published_settings(name):
     assert (config.loader.batch_labelled, config.loader.batch_unlabelled) == (8, 8)
     optimizer = config.optimizer
     expected = (0.005, 1, 240, 0.0, "ohem") if city else (0.001, 10, 80, 0.95, "ce")
-    found = (
+    settings = (
         optimizer.lr,
         optimizer.head_lr_times,
         config.trainer.epochs,
         config.method.conf_thresh,
         config.criterion.type,
     )
-    assert found == expected and optimizer.poly_lag == 1 and optimizer.weight_decay == 1e-4
+    assert settings == expected and optimizer.poly_lag == 1 and optimizer.weight_decay == 1e-4
     ours = name.endswith("uccl")
     assert config.network.encoder == ("resnet50" if ours else "resnet101") and config.augment.pad_label == 255
     assert config.augment.crop == (321 if not city else 612 if ours else 801)

@@ -97,7 +97,7 @@ def order(labelled: int, unlabelled: int, epoch: int = 0) -> list[tuple[list[str
 def test_a_labelled_image_always_meets_the_same_unlabelled_ones():
     for epoch in (0, 1):
         pairs = [pair for step in order(3, 10, epoch) for pair in zip(*step)]
-        assert len(pairs) == 10 and all(int(own[1:]) == int(leader[1:]) % 3 for own, leader in pairs)
+        assert len(pairs) == 10 and all(int(labelled[1:]) == int(leader[1:]) % 3 for labelled, leader in pairs)
     assert order(3, 10, 0) != order(3, 10, 1)
 
 

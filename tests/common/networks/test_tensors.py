@@ -17,9 +17,9 @@ def test_what_fits_is_accepted_with_and_without_counters():
 
 def test_missing_surplus_and_misshapen_names_are_listed_in_one_message():
     expected = {"a.weight": (1,), "b.weight": (2,), "c.weight": (3, 4)}
-    given = {"b.weight": np.zeros(2), "c.weight": np.zeros((5, 4)), "d.weight": np.zeros(1)}
+    tensors = {"b.weight": np.zeros(2), "c.weight": np.zeros((5, 4)), "d.weight": np.zeros(1)}
     with pytest.raises(UserError) as raised:
-        require_match(expected, given, "runs/best.pth")
+        require_match(expected, tensors, "runs/best.pth")
     text = str(raised.value)
     assert text.startswith("runs/best.pth does not fit this network, nothing was loaded: ")
     assert "1 missing: a.weight; 1 surplus: d.weight; " in text

@@ -23,15 +23,15 @@ def texts(root) -> set[str]:
 
 def curves(root) -> list[list[tuple[float, float]]]:
     """Points of every curve between its interruptions; grid, axes and legend have no clip path of their own colour."""
-    found = []
+    segments = []
     for group in root.iter(f"{SVG}g"):
         if not group.get("id", "").startswith("line2d"):
             continue
         for path in group.findall(f"{SVG}path"):
             steps = path.get("d").split("M")[1:]
             clipped = path.get("clip-path") and "#e4e4e4" not in path.get("style")
-            found += [_points(step) for step in steps if clipped]
-    return found
+            segments += [_points(step) for step in steps if clipped]
+    return segments
 
 
 def _points(step: str) -> list[tuple[float, float]]:

@@ -48,21 +48,21 @@ def read(name: str, pixels) -> Read:
 
 def test_pictures_are_normalised_and_answered_at_their_size(segmenter):
     image = picture(5, 7)
-    found = segmenter.segment(image)
+    class_ids = segmenter.segment(image)
     values = (image - np.float32(Normalisation().mean)) / np.float32(Normalisation().std)
-    np.testing.assert_array_equal(found, np.roll(values, 1, axis=1).argmax(2))
-    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(class_ids, np.roll(values, 1, axis=1).argmax(2))
+    assert class_ids.dtype == np.uint8
 
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
 @pytest.mark.parametrize(("size", "window", "stride"), [((40, 50), 16, 10), ((9, 50), 16, None), ((9, 7), 16, 16)])
 def test_windows_cover_the_picture_in_batches(segmenter, size, window, stride, batch):
     image = picture(*size)
-    found = segmenter.segment(image, window, stride, batch)
-    np.testing.assert_array_equal(found, segmenter.segment(image, window, stride))
-    assert found.shape == size and max(segmenter.predictor.batches) <= batch
+    class_ids = segmenter.segment(image, window, stride, batch)
+    np.testing.assert_array_equal(class_ids, segmenter.segment(image, window, stride))
+    assert class_ids.shape == size and max(segmenter.predictor.batches) <= batch
     whole = segmenter.segment(image)
-    assert (found != whole).mean() < 0.3, "only borders of windows may differ from the whole"
+    assert (class_ids != whole).mean() < 0.3, "only borders of windows may differ from the whole"
 
 
 def test_rows_are_asked_for_from_top_to_bottom(segmenter):

@@ -29,9 +29,9 @@ def test_a_lossless_video_gives_back_its_frames(tmp_path):
     frames = drawn()
     write(tmp_path / "a.mkv", frames)
     video = Frames(tmp_path / "a.mkv")
-    found = np.stack(list(video))
-    assert video.rate == pytest.approx(12.5) and found.shape == frames.shape
-    assert np.abs(found.astype(int) - frames).max() <= 3, "FFV1 in OpenCV stores YUV"
+    decoded = np.stack(list(video))
+    assert video.rate == pytest.approx(12.5) and decoded.shape == frames.shape
+    assert np.abs(decoded.astype(int) - frames).max() <= 3, "FFV1 in OpenCV stores YUV"
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".avi"])
@@ -39,18 +39,18 @@ def test_other_videos_keep_order_and_number(tmp_path, suffix):
     frames = drawn()
     write(tmp_path / f"a{suffix}", frames)
     video = Frames(tmp_path / f"a{suffix}")
-    found = np.stack(list(video)).astype(int)
-    assert video.count == len(found) == len(frames)
-    for index, frame in enumerate(found):
+    decoded = np.stack(list(video)).astype(int)
+    assert video.count == len(decoded) == len(frames)
+    for index, frame in enumerate(decoded):
         assert np.abs(frames.astype(int) - frame).mean((1, 2, 3)).argmin() == index
 
 
 def test_odd_sides_lose_no_pixel(tmp_path):
     frames = drawn(2, 47, 65)
     write(tmp_path / "a.mkv", frames)
-    found = np.stack(list(Frames(tmp_path / "a.mkv")))
-    assert found.shape[1:3] == (48, 66)
-    assert np.abs(found[:, :46, :64].astype(int) - frames[:, :46, :64]).mean() < 3
+    decoded = np.stack(list(Frames(tmp_path / "a.mkv")))
+    assert decoded.shape[1:3] == (48, 66)
+    assert np.abs(decoded[:, :46, :64].astype(int) - frames[:, :46, :64]).mean() < 3
 
 
 def test_what_is_no_video_is_named(tmp_path):

@@ -52,16 +52,16 @@ def test_images_without_masks_stay_unlabelled(tmp_path):
     for index in (1, 4, 6):
         Image.fromarray(np.array([[0, 1], [255, 1]], np.uint8)).save(tmp_path / "labels" / f"{index}.png")
     (tmp_path / "train.txt").write_text("\n".join(map(str, range(8))))
-    own = Folders(
+    dataset = Folders(
         name="own", layout="folders", root=str(tmp_path), classes=("a", "b"), image_dir="images", label_dir="labels",
         image_suffix=".png", train_list="train.txt",
     )  # fmt: skip
-    assert set(covering(open_dataset(own), 2, 0)) < {"1", "4", "6"}
+    assert set(covering(open_dataset(dataset), 2, 0)) < {"1", "4", "6"}
     with pytest.raises(UserError, match="cannot draw 4 labelled images from a training list of 3 with labels"):
-        covering(open_dataset(own), 4, 0)
+        covering(open_dataset(dataset), 4, 0)
     (tmp_path / "labels").rename(tmp_path / "masks")
     with pytest.raises(UserError, match="no training image of own has a label, looked for .*labels/0.png"):
-        covering(open_dataset(own), 1, 0)
+        covering(open_dataset(dataset), 1, 0)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no optional real data beside the checkout (SHARED)")

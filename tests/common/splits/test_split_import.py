@@ -118,8 +118,8 @@ def test_a_training_list_is_put_together_from_its_parts_whatever_they_are_called
     (known / "copy" / "3_train_supervised.txt").write_text("\n".join(VOC[LABELLED]))
     (known / "copy" / "3_train_unsupervised.txt").write_text("\n".join(rest))
     main(["import", "voc/train", str(known / "copy")])
-    found = known / "data" / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "train_aug.txt"
-    assert found.read_text().split() == [*VOC[LABELLED], *rest]
+    training_list = known / "data" / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "train_aug.txt"
+    assert training_list.read_text().split() == [*VOC[LABELLED], *rest]
 
 
 def test_other_lists_by_name(known):

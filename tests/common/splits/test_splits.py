@@ -90,11 +90,11 @@ def test_seeded_lists_are_nested_and_depend_on_the_seed_alone(shapes):
 
 @pytest.mark.parametrize("identifier", ["12", "24", "all"])
 def test_drawn_splits_have_the_registered_digest(shapes, identifier):
-    found = resolve(shapes, split(identifier))
+    drawn = resolve(shapes, split(identifier))
     known = known_splits("shapes")[identifier]
-    assert (found.digest, found.unlabelled_digest) == (known.labelled.digest, known.unlabelled.digest)
-    assert canonical(found.labelled + found.unlabelled) == canonical(shapes.train_ids)
-    assert not set(found.labelled) & set(found.unlabelled)
+    assert (drawn.digest, drawn.unlabelled_digest) == (known.labelled.digest, known.unlabelled.digest)
+    assert canonical(drawn.labelled + drawn.unlabelled) == canonical(shapes.train_ids)
+    assert not set(drawn.labelled) & set(drawn.unlabelled)
 
 
 @needs_shared
@@ -183,10 +183,10 @@ def test_lists_of_one_s_own(shapes, tmp_path, capsys):
 def test_make_writes_a_registered_split_where_it_is_told(shapes, tmp_path):
     main(["make", "shapes/12", "--out", str(tmp_path / "out")])
     lists = {name: (tmp_path / "out" / name).read_text() for name in ("labeled.txt", "unlabeled.txt")}
-    found = resolve(shapes, split("12"))
+    registered = resolve(shapes, split("12"))
     assert lists == {
-        "labeled.txt": "\n".join(found.labelled) + "\n",
-        "unlabeled.txt": "\n".join(found.unlabelled) + "\n",
+        "labeled.txt": "\n".join(registered.labelled) + "\n",
+        "unlabeled.txt": "\n".join(registered.unlabelled) + "\n",
     }
     with pytest.raises(UserError, match="registered and cannot be drawn anew"):
         main(["make", "shapes/12", "--count", "3"])
@@ -199,11 +199,13 @@ def authors_copy(tmp_path, shapes) -> Path:
     """A folder like an authors' repository: lists under strange names, shuffled, with paths, CRLF and no last line end."""
     root = tmp_path / "repository"
     for identifier in ("12", "24"):
-        found = resolve(shapes, split(identifier))
-        text = "\r\n".join(f"JPEGImages/{name}.jpg SegmentationClass/{name}.png" for name in reversed(found.labelled))
+        resolved = resolve(shapes, split(identifier))
+        text = "\r\n".join(
+            f"JPEGImages/{name}.jpg SegmentationClass/{name}.png" for name in reversed(resolved.labelled)
+        )
         (root / "data" / identifier).mkdir(parents=True)
         (root / "data" / identifier / "train_supervised.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
-        write(root / "data" / identifier / "rest.txt", found.unlabelled)
+        write(root / "data" / identifier / "rest.txt", resolved.unlabelled)
     write(root / "requirements.txt", ["numpy"])
     (root / "broken.txt").write_bytes(b"\xff\xfe\x00")
     return root
@@ -229,9 +231,9 @@ def test_import_finds_the_lists_by_their_digest(authors_copy, shapes, tmp_path, 
         "labeled.txt",
         "unlabeled.txt",
     ]
-    found = resolve(shapes, split("12", tmp_path / "splits"))
-    assert found.labelled == resolve(shapes, split("12")).labelled
-    assert "lists in" in found.origin
+    imported = resolve(shapes, split("12", tmp_path / "splits"))
+    assert imported.labelled == resolve(shapes, split("12")).labelled
+    assert "lists in" in imported.origin
 
 
 def test_import_of_one_file_alone(authors_copy, shapes, tmp_path):

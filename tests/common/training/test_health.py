@@ -33,9 +33,9 @@ def agreement(dataset, images=4):
 
 
 def test_images_are_spread_over_the_list_and_a_right_network_agrees():
-    found = agreement(PartlyLabelled())
-    assert found.ids == ("image0", "image2", "image5", "image7")
-    assert found.measure(Brightest()) == {"images": 4, "miou": pytest.approx(1), "pixel_accuracy": 1}
+    measurement = agreement(PartlyLabelled())
+    assert measurement.ids == ("image0", "image2", "image5", "image7")
+    assert measurement.measure(Brightest()) == {"images": 4, "miou": pytest.approx(1), "pixel_accuracy": 1}
 
 
 def test_a_wrong_image_of_four_costs_its_pixels():
@@ -43,8 +43,8 @@ def test_a_wrong_image_of_four_costs_its_pixels():
 
 
 def test_images_without_labels_are_left_out():
-    found = agreement(PartlyLabelled(missing=["image2"]))
-    assert found.ids == ("image0", "image5", "image7") and found.measure(Brightest())["images"] == 3
+    measurement = agreement(PartlyLabelled(missing=["image2"]))
+    assert measurement.ids == ("image0", "image5", "image7") and measurement.measure(Brightest())["images"] == 3
 
 
 @pytest.mark.parametrize(("missing", "images"), [([f"image{k}" for k in range(10)], 4), ([], 0)])
@@ -55,8 +55,8 @@ def test_nothing_is_measured_where_no_label_exists_or_none_is_asked_for(missing,
 def test_a_label_with_a_foreign_value_ends_the_measuring_and_not_the_run():
     dataset = PartlyLabelled()
     dataset.labels["image5"] = np.full((16, 16), 77, np.uint8)
-    found = agreement(dataset)
-    assert found.measure(Brightest()) == {} and found.ids == ()
+    measurement = agreement(dataset)
+    assert measurement.measure(Brightest()) == {} and measurement.ids == ()
 
 
 def test_more_images_than_the_list_holds_are_the_whole_list():

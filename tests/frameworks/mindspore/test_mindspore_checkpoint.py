@@ -26,10 +26,10 @@ def filled(net, seed: int) -> dict[str, np.ndarray]:
     return {name: rng.random(array.shape, np.float32) for name, array in network_tensors(net).items()}
 
 
-def assert_equal(found, wanted):
-    assert set(found) == set(wanted)
+def assert_equal(tensors, wanted):
+    assert set(tensors) == set(wanted)
     for name, array in wanted.items():
-        np.testing.assert_array_equal(found[name], array)
+        np.testing.assert_array_equal(tensors[name], array)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_files_are_read_by_mindspore(tmp_path):
     save_checkpoint(
         tmp_path / "best.ckpt", Checkpoint(meta=CheckpointMeta(role="teacher"), networks={"model": tensors})
     )
-    found = read(tmp_path / "best.ckpt")
-    assert found.meta == CheckpointMeta(role="teacher")
-    assert_equal(found.networks["model"], tensors)
+    checkpoint = read(tmp_path / "best.ckpt")
+    assert checkpoint.meta == CheckpointMeta(role="teacher")
+    assert_equal(checkpoint.networks["model"], tensors)
     parameters = mindspore.load_checkpoint(str(tmp_path / "best.ckpt"), crc_check=True)
     description = parameters.pop("__meta__")
     assert description.dtype == mindspore.uint8

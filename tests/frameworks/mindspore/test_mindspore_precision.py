@@ -63,8 +63,8 @@ def test_what_mindspore_does_not_offer_is_refused_with_the_reason(option, reason
 @pytest.mark.slow
 def test_float16_learns_what_float32_learns_in_the_first_step_and_goes_on_bit_for_bit():
     exact, whole, first = made(), made("trainer.precision=fp16"), made("trainer.precision=fp16")
-    expected, found = step(exact, 0), step(whole, 0)
-    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-2) and found != expected
+    expected, losses = step(exact, 0), step(whole, 0)
+    assert losses["loss"] == pytest.approx(expected["loss"], rel=1e-2) and losses != expected
     step(whole, 1)
     step(first, 0)
     second = made("trainer.precision=fp16")

@@ -33,18 +33,18 @@ COMPILATION = {"HyperMap", "MultitypeFuncGraph", "partial"}
 
 def used(paths: list[Path]) -> set[str]:
     """Return the operators, as ``ops.NAME`` or ``nn.NAME``, that some files name, those behind a tensor's methods included."""
-    found = set()
+    operators = set()
     for path in paths:
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Attribute) or ast.unparse(node.value) in ("np", "math", "ms"):
                 continue
             if isinstance(node.value, ast.Name) and node.value.id in ("ops", "nn"):
-                found.add(f"{node.value.id}.{node.attr}")
+                operators.add(f"{node.value.id}.{node.attr}")
             elif node.attr in set(dir(ms.Tensor)) - PYTHONS - NO_OPERATORS and hasattr(
                 ops, SAME_AS.get(node.attr, node.attr)
             ):
-                found.add(f"ops.{SAME_AS.get(node.attr, node.attr)}")
-    return found - {f"ops.{name}" for name in COMPILATION} - {"nn.Cell", "nn.CellList", "nn.SequentialCell"}
+                operators.add(f"ops.{SAME_AS.get(node.attr, node.attr)}")
+    return operators - {f"ops.{name}" for name in COMPILATION} - {"nn.Cell", "nn.CellList", "nn.SequentialCell"}
 
 
 def of_a_step() -> list[Path]:

@@ -43,8 +43,8 @@ def test_two_processes_compute_what_one_does_with_two_groups(name, two):
     expected = grouped.steps("mindspore", name, 2)
     gates = {"losses": LOSSES, "gradients": GRADIENTS, "networks": STATE}
     gates |= {"state": STATE} if any(key.startswith("state/") for key in expected) else {}
-    found = {kind: apart(two[name], expected, kind) for kind in gates}
-    assert all(value <= gates[kind] for kind, value in found.items()), found
+    errors = {kind: apart(two[name], expected, kind) for kind in gates}
+    assert all(value <= gates[kind] for kind, value in errors.items()), errors
 
 
 def test_gradients_that_are_not_summed_are_noticed(two):

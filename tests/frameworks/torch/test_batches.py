@@ -45,8 +45,8 @@ def test_pictures_normalised_by_the_session_are_the_loaders_bit_for_bit(method, 
         for stream, part in wanted.items():
             assert list(batch[stream]) == list(part) and batch[stream]["ids"] == part["ids"]
             for name in part.keys() - {"ids"}:
-                found = session.tensor(batch[stream][name])
-                assert found.is_contiguous() and np.array_equal(found.numpy(), part[name])
+                tensor = session.tensor(batch[stream][name])
+                assert tensor.is_contiguous() and np.array_equal(tensor.numpy(), part[name])
                 images += batch[stream][name].dtype == np.uint8 and part[name].dtype == np.float32
     assert images
 
@@ -63,10 +63,10 @@ def test_other_pipelines_stay_floats(method):
 def test_every_8_bit_value_is_normalised_as_on_the_host():
     session = Session(compose("shapes/12/fixmatch", ["trainer.device=cpu"]))
     values = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
-    found = session.tensor(values).numpy()
-    np.testing.assert_array_equal(found[0], planes(values[0], session.config.normalisation))
+    normalised = session.tensor(values).numpy()
+    np.testing.assert_array_equal(normalised[0], planes(values[0], session.config.normalisation))
     other = session.tensor(np.roll(values, 1)).numpy()
-    assert not np.array_equal(found, other)
+    assert not np.array_equal(normalised, other)
 
 
 def test_on_a_cpu_batches_are_the_loaders_own():

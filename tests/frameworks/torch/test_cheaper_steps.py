@@ -125,15 +125,15 @@ def test_both_forms_of_cps_give_the_same_numbers():
         }
         for _ in range(2)
     ]
-    found = {}
+    results = {}
     for memory in ("fast", "frugal"):
         config = compose("shapes/12/cps", [*SMALL, "network.head_dropout=[0.1, 0.1]", f"method.memory={memory}"])
         method = CPS(config, Session(config))
         clocks = [Clock(epoch=0, step=i, iteration=i, epochs=2, iterations_per_epoch=5) for i in range(len(batches))]
         losses = [method.step(batch, clock) for batch, clock in zip(batches, clocks)]
-        found[memory] = losses, method.networks(), method.state()
-    assert found["fast"][0] == found["frugal"][0]
-    for fast, frugal in zip(found["fast"][1].values(), found["frugal"][1].values()):
+        results[memory] = losses, method.networks(), method.state()
+    assert results["fast"][0] == results["frugal"][0]
+    for fast, frugal in zip(results["fast"][1].values(), results["frugal"][1].values()):
         assert all(np.array_equal(fast[name], frugal[name]) for name in fast)
-    fast, frugal = found["fast"][2], found["frugal"][2]
+    fast, frugal = results["fast"][2], results["frugal"][2]
     assert list(fast) == list(frugal) and all(np.array_equal(fast[name], frugal[name]) for name in fast)

@@ -17,8 +17,8 @@ from torch_impl.methods.uccl.ckr_sbu import (
 from torch_impl.pseudo_labels import certain_loss, certain_share, certainty
 
 
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((found - expected).norm() / expected.norm()).item()
+def relative(computed: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((computed - expected).norm() / expected.norm()).item()
 
 
 def test_closed_form_is_the_plain_form_and_keeps_less():
@@ -80,8 +80,8 @@ def test_weights_of_the_clean_support_run_over_uncertain_pixels_only():
         chosen = (label == index) & (confidence <= threshold)
         if chosen.any():
             terms.append((torch.softmax(-similarity[chosen], 0) * losses[chosen]).sum())
-    found = semantic_update(similarity, weak, strong, ignored, threshold, "uncertain")
-    assert found == pytest.approx(float(torch.stack(terms).mean()), rel=1e-6)
+    loss = semantic_update(similarity, weak, strong, ignored, threshold, "uncertain")
+    assert loss == pytest.approx(float(torch.stack(terms).mean()), rel=1e-6)
 
 
 def test_position_weights_add_up_to_one_where_a_class_is_present():

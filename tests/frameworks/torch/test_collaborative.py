@@ -34,13 +34,13 @@ def test_predictions_and_targets_are_the_plain_ones():
     pairs[1] = tuple(a + b for a, b in zip(pairs[0], pairs[1]))  # so that the branches often agree
     ours = [mixed_prediction(*pair, masks, (height, 24)) for pair in pairs]
     plain = [plain_prediction(*pair, masks) for pair in pairs]
-    for found, (label, confidence) in zip(ours, plain):
-        assert torch.equal(found.label.long(), label)
-        torch.testing.assert_close(found.confidence, confidence, rtol=1e-6, atol=1e-7)
-    given = targets(*ours, 7)
+    for prediction, (label, confidence) in zip(ours, plain):
+        assert torch.equal(prediction.label.long(), label)
+        torch.testing.assert_close(prediction.confidence, confidence, rtol=1e-6, atol=1e-7)
+    combined = targets(*ours, 7)
     intersection, _, union, weight = plain_targets(*zip(*plain), 7)
-    assert torch.equal(given.intersection.long(), intersection) and torch.equal(given.union.long(), union)
-    torch.testing.assert_close(given.union_weight, weight, rtol=1e-6, atol=1e-7)
+    assert torch.equal(combined.intersection.long(), intersection) and torch.equal(combined.union.long(), union)
+    torch.testing.assert_close(combined.union_weight, weight, rtol=1e-6, atol=1e-7)
     shares = [(intersection == 255).float().mean(), (union == plain[0][0])[intersection == 255].float().mean()]
     assert all(0.1 < share < 0.9 for share in shares)
 
@@ -48,9 +48,9 @@ def test_predictions_and_targets_are_the_plain_ones():
 def test_the_mean_of_row_maxima_of_2022_is_one_number():
     masks = torch.zeros(2, 6, 5, dtype=torch.bool)
     kept = logits(2, 3, 6, 5)
-    found = mixed_prediction(kept, logits(2, 3, 6, 5), masks, (6, 5), "legacy_2022")
-    torch.testing.assert_close(found.confidence, kept.softmax(3).max().view(1, 1, 1))
-    assert isinstance(found, Prediction) and torch.equal(found.label.long(), kept.argmax(1))
+    prediction = mixed_prediction(kept, logits(2, 3, 6, 5), masks, (6, 5), "legacy_2022")
+    torch.testing.assert_close(prediction.confidence, kept.softmax(3).max().view(1, 1, 1))
+    assert isinstance(prediction, Prediction) and torch.equal(prediction.label.long(), kept.argmax(1))
 
 
 def made_up_batch() -> dict:
@@ -67,9 +67,9 @@ def made_up_batch() -> dict:
 def test_a_step_with_one_loss_at_a_time_is_the_plain_step():
     ours, plain = (CPCL(CONFIG, Session(CONFIG)) for _ in range(2))
     batch, seed = made_up_batch(), CONFIG.trainer.seed
-    found = ours.losses(batch, CLOCK, PerGroup([StepDraws(seed, CLOCK)]))
+    losses = ours.losses(batch, CLOCK, PerGroup([StepDraws(seed, CLOCK)]))
     expected = plain_step(plain, batch, CLOCK, StepDraws(seed, CLOCK))
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+    assert {name: losses[name] for name in expected} == pytest.approx(expected, rel=1e-6)
     for role in ours.roles:
         for mine, theirs in zip(ours.nets[role].parameters(), plain.nets[role].parameters()):
             torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6)

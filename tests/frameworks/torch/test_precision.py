@@ -56,12 +56,12 @@ def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
 
 @pytest.mark.parametrize("experiment", ["shapes/12/suponly", "shapes/12/mean_teacher", "shapes/12/cps"])
 def test_recomputing_the_encoder_changes_no_number(experiment):
-    found = []
+    results = []
     for overrides in ((), ("trainer.recompute=true",)):
         method = made(*overrides, experiment=experiment)
         losses = [method.step(batch(index), clock(index)) for index in range(2)]
-        found.append((losses, tensors(method)))
-    assert found[0][0] == found[1][0] and same(found[0][1], found[1][1])
+        results.append((losses, tensors(method)))
+    assert results[0][0] == results[1][0] and same(results[0][1], results[1][1])
 
 
 def test_recomputing_with_statistics_that_move_again_is_noticed(monkeypatch):
@@ -191,7 +191,7 @@ def test_networks_compute_in_bfloat16_and_the_rest_in_float32(monkeypatch):
 
 def test_training_passes_run_the_compiled_network(monkeypatch):
     runs = []
-    monkeypatch.setattr(torch, "compile", lambda network: lambda *given: runs.append(network) or network(*given))
+    monkeypatch.setattr(torch, "compile", lambda network: lambda *inputs: runs.append(network) or network(*inputs))
     method = made("trainer.compile=true", experiment="shapes/12/mean_teacher")
     for index in range(2):
         method.step(batch(index), clock(index))

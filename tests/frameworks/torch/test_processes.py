@@ -68,15 +68,15 @@ def four(tmp_path_factory):
     return launched(tmp_path_factory.mktemp("four"), 4, 4, *FOUR)
 
 
-def differences(found, expected) -> dict[str, float]:
+def differences(computed, expected) -> dict[str, float]:
     kinds = ("losses", "gradients", "networks", *(["state"] if any(k.startswith("state/") for k in expected) else []))
-    return {kind: apart(found, expected, kind) for kind in kinds}
+    return {kind: apart(computed, expected, kind) for kind in kinds}
 
 
-def assert_equal(found, expected) -> None:
+def assert_equal(computed, expected) -> None:
     gates = {"losses": LOSSES, "gradients": GRADIENTS, "networks": STATE, "state": STATE}
-    found = differences(found, expected)
-    assert all(value <= gates[kind] for kind, value in found.items()), found
+    errors = differences(computed, expected)
+    assert all(value <= gates[kind] for kind, value in errors.items()), errors
 
 
 @pytest.mark.slow
@@ -94,8 +94,8 @@ def test_two_processes_compute_what_one_does_with_two_groups(name, two):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HALF)
 def test_two_processes_in_16_bits_are_near_what_one_does(name, two):
-    found = differences(two[name], alone(name, 2))
-    assert found["losses"] < HALF_LOSSES and found["networks"] < HALF_STATE, found
+    errors = differences(two[name], alone(name, 2))
+    assert errors["losses"] < HALF_LOSSES and errors["networks"] < HALF_STATE, errors
 
 
 @pytest.mark.slow
@@ -120,16 +120,16 @@ def test_four_processes_compute_what_one_does_with_four_groups(name, four):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "rule"), CONTROLS, ids=[grouped.key(*control) for control in CONTROLS])
 def test_a_broken_rule_is_noticed(name, rule, two):
-    found = differences(two[grouped.key(name, rule)], alone(name, 2))
-    assert found["gradients"] > 100 * GRADIENTS or found["networks"] > 100 * STATE or found["losses"] > 100 * LOSSES
+    errors = differences(two[grouped.key(name, rule)], alone(name, 2))
+    assert errors["gradients"] > 100 * GRADIENTS or errors["networks"] > 100 * STATE or errors["losses"] > 100 * LOSSES
 
 
 @pytest.mark.slow
 def test_dropout_masks_that_are_not_shared_out_by_stream_are_noticed(two):
     """Where a process has several groups: the masks of clean and of perturbed features lie one after the other."""
     with grouped.broken("torch", ALONE[1]):
-        found = differences(two[ALONE[0]], grouped.steps("torch", ALONE[0], 2))
-    assert found["gradients"] > 100 * GRADIENTS
+        errors = differences(two[ALONE[0]], grouped.steps("torch", ALONE[0], 2))
+    assert errors["gradients"] > 100 * GRADIENTS
 
 
 def test_groups_are_not_one_batch():

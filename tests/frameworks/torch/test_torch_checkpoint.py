@@ -45,11 +45,11 @@ def network(seed: int = 0, classes: int = 3, config: NetworkConfig = TINY):
     return build_network(config, classes)
 
 
-def assert_equal(found, wanted):
-    assert set(found) == set(wanted)
+def assert_equal(tensors, wanted):
+    assert set(tensors) == set(wanted)
     for name, array in wanted.items():
-        assert found[name].dtype == array.dtype and found[name].shape == array.shape, name
-        np.testing.assert_array_equal(found[name], array)
+        assert tensors[name].dtype == array.dtype and tensors[name].shape == array.shape, name
+        np.testing.assert_array_equal(tensors[name], array)
 
 
 @pytest.mark.parametrize(("dialect", "manifest", "options"), FAMILIES)
@@ -131,11 +131,11 @@ def test_files_hold_plain_values_only(tmp_path):
 @pytest.mark.parametrize("name", ["last.pth", "last.pt", "last.ckpt"])
 def test_a_training_state_survives(tmp_path, name):
     save_checkpoint(tmp_path / name, training())
-    found = read(tmp_path / name)
-    assert found.meta == training().meta
-    assert_equal(found.state, training().state)
+    checkpoint = read(tmp_path / name)
+    assert checkpoint.meta == training().meta
+    assert_equal(checkpoint.state, training().state)
     for role, tensors in training().networks.items():
-        assert_equal(found.networks[role], tensors)
+        assert_equal(checkpoint.networks[role], tensors)
 
 
 def test_numpy_numbers_of_the_description_become_plain(tmp_path):

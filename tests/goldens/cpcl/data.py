@@ -38,7 +38,7 @@ def cutmix(golden: Golden, framework: None) -> list[Check]:
     size, invert = tuple(golden["shape"].tolist()), bool(golden["invert"])
     sides, places = recorded_sides(golden)
     boxes = placed_boxes(size, sides, places) if golden["within_bounds"] else boxes_anywhere(size, sides, places)
-    masks = [toggled_mask(size, own, invert) for own in boxes]
+    masks = [toggled_mask(size, mask_boxes, invert) for mask_boxes in boxes]
     return [exact("masks", np.stack(masks)[:, None], golden["masks"] > 0)]
 
 

@@ -19,26 +19,26 @@ def step(golden: Golden, framework: Framework) -> list[Check]:
     together, settings = framework.module("methods.cpcl.collaborative"), cpcl_settings(golden)
     classes, masks = golden.number("num_classes"), golden["mask"][:, 0] > 0
     predictions = predicted(golden, framework, settings.variant)
-    given = together.targets(*predictions, classes, settings.variant)
+    targets = together.targets(*predictions, classes, settings.variant)
     counts = together.joint_counts(*(prediction.label for prediction in predictions), classes)
     checks = [
         exact("mixed_img", mixed_images(golden, framework, masks), golden["mixed_img"]),
         exact("confusion", framework.array(counts) + np.eye(classes, dtype=np.int64), golden["confusion"]),
-        close("w", given.disagreement.scores, zero_for_nan(golden["w"]), SCORE),
-        close("overlap", given.disagreement.overlap, golden["overlap"], SCORE),
-        exact("label_inter", framework.array(given.intersection), golden["label_inter"]),
-        exact("label_union", framework.array(given.union), golden["label_union"]),
-        close("weight_union", framework.array(given.union_weight), golden["weight_union"]),
+        close("w", targets.disagreement.scores, zero_for_nan(golden["w"]), SCORE),
+        close("overlap", targets.disagreement.overlap, golden["overlap"], SCORE),
+        exact("label_inter", framework.array(targets.intersection), golden["label_inter"]),
+        exact("label_union", framework.array(targets.union), golden["label_union"]),
+        close("weight_union", framework.array(targets.union_weight), golden["weight_union"]),
     ]
     for branch, prediction in enumerate(predictions, start=1):
         confidence = golden[f"conf_{branch}"]
-        found = framework.array(prediction.confidence).reshape(confidence.shape)
+        computed = framework.array(prediction.confidence).reshape(confidence.shape)
         checks.append(exact(f"ps_label_{branch}", framework.array(prediction.label), golden[f"ps_label_{branch}"]))
-        checks.append(close(f"conf_{branch}", found, confidence))
+        checks.append(close(f"conf_{branch}", computed, confidence))
     unsupervised = 0.0
     for branch, name in ((1, "intersection_loss"), (2, "union_loss")):
         loss, (gradient,) = framework.gradients(
-            lambda logits: getattr(together, name)(logits, given, settings),  # noqa: B023 - called at once
+            lambda logits: getattr(together, name)(logits, targets, settings),  # noqa: B023 - called at once
             golden[f"stu_logits_{branch}"],
         )
         unsupervised += settings.unsup_weight * loss
@@ -87,9 +87,9 @@ def supervised(golden: Golden, framework: Framework, loss: CriterionConfig) -> t
     return checks, total
 
 
-def whole_loss(golden: Golden, found: float) -> list[Check]:
+def whole_loss(golden: Golden, total: float) -> list[Check]:
     """Compare the sum; where a term of the authors' is NaN there is nothing to compare it with."""
-    return [] if np.isnan(golden["loss"]) else [close("loss", found, golden["loss"])]
+    return [] if np.isnan(golden["loss"]) else [close("loss", total, golden["loss"])]
 
 
 def cps(golden: Golden, framework: Framework) -> list[Check]:
@@ -141,8 +141,8 @@ def cps_plain(golden: Golden, framework: Framework) -> list[Check]:
             share = weight * len(logits) / count
             mutual, gradient = mutual + share * value, share * gradient
             if view == "sup":
-                value, (own,) = framework.gradients(lambda z: losses.supervised_loss(loss, z, truth), logits)
-                total, gradient = total + value, gradient + own
+                value, (labelled,) = framework.gradients(lambda z: losses.supervised_loss(loss, z, truth), logits)
+                total, gradient = total + value, gradient + labelled
                 checks.append(close(f"loss_sup_{branch}", value, golden[f"loss_sup_{branch}"]))
             checks.append(close(f"grad_{view}_{branch}", gradient, golden[f"grad_{view}_{branch}"]))
     return [*checks, close("loss_cps_weighted", mutual, golden["loss_cps_weighted"]),

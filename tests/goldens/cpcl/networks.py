@@ -69,8 +69,8 @@ def logits(golden: Golden, framework: Framework) -> list[Check]:
             full = framework.array(framework.module("resize").resize(framework.tensor(outputs["logits"]), size))
             checks += compare(f"logits_{index}", full, golden[f"logits_{index}"])
         index += 1
-    found = framework.predictor(network).stages(golden["input_0"])
-    features = [found[name].astype(np.float64) for name in ("layer1", "layer2", "layer3", "layer4", "decoder")]
+    stages = framework.predictor(network).stages(golden["input_0"])
+    features = [stages[name].astype(np.float64) for name in ("layer1", "layer2", "layer3", "layer4", "decoder")]
     checks.append(close("feature_means", [feature.mean() for feature in features], golden["feature_means"], NETWORK))
     checks.append(close("feature_stds", [feature.std(ddof=1) for feature in features], golden["feature_stds"], NETWORK))
     load_branch(network, framework, path, "branch2", golden.number("seed"))
@@ -98,8 +98,8 @@ def param_groups(golden: Golden, framework: Framework) -> list[Check]:
 def load_branch(network, framework: Framework, manifest_path: Path, role: str, seed: int) -> None:
     """Give ``network`` the seeded weights of one branch, made by the authors' names."""
     shapes = Golden(manifest_path).document["state_dict"]
-    own = {name: shape for name, shape in shapes.items() if name.startswith(PREFIXES[role])}
-    values = {name.removeprefix(PREFIXES[role]): array for name, array in seeded_state(own, seed).items()}
+    branch_shapes = {name: shape for name, shape in shapes.items() if name.startswith(PREFIXES[role])}
+    values = {name.removeprefix(PREFIXES[role]): array for name, array in seeded_state(branch_shapes, seed).items()}
     framework.module("checkpoint").load_network(network, CPCL.to_neutral(values, str(manifest_path)), role)
 
 

@@ -64,9 +64,9 @@ class SeededSession:
         else:
             shapes = Golden(DEFAULT / "manifest_voc_r50.json").document["state_dict"]
             network = self.framework.build(network_config(shapes), classes)
-        own = {name: array.shape for name, array in checkpoint.network_tensors(network).items()}
-        state = seeded_state({foreign(role, name): shape for name, shape in own.items()}, self.golden.number("seed"))
-        values = {name: state[foreign(role, name)] for name in own}
+        ours = {name: array.shape for name, array in checkpoint.network_tensors(network).items()}
+        state = seeded_state({foreign(role, name): shape for name, shape in ours.items()}, self.golden.number("seed"))
+        values = {name: state[foreign(role, name)] for name in ours}
         checkpoint.load_network(network, values, role)
         return network
 
@@ -89,8 +89,8 @@ def train_loop_tiny(golden: Golden, framework: Framework) -> list[Check]:
     iterations, networks = run(golden, framework)
     checks = compared_losses(golden, iterations, FUNCTION)
     for branch in (1, 2):
-        found = np.stack([iteration.labels[branch] for iteration in iterations])
-        checks.append(exact(f"ps_label_{branch}", found, golden[f"ps_label_{branch}"]))
+        labels = np.stack([iteration.labels[branch] for iteration in iterations])
+        checks.append(exact(f"ps_label_{branch}", labels, golden[f"ps_label_{branch}"]))
     names = [name for name in golden["state_names"].tolist() if name in iterations[0].norms]
     places = [golden["state_names"].tolist().index(name) for name in names]
     norms = [[iteration.norms[name] for name in names] for iteration in iterations]
@@ -139,8 +139,8 @@ def compared_losses(golden: Golden, iterations: list[Iteration], gate: float) ->
         compare("loss_sup", every("sup1", "sup2")),
         compare("loss_sup_1", every("sup1")),
         compare("loss_sup_2", every("sup2")),
-        compare("overlap", [found.overlap for found in scores], gate * 10),
-        compare("w", [found.scores for found in scores], gate * 10),
+        compare("overlap", [disagreement.overlap for disagreement in scores], gate * 10),
+        compare("w", [disagreement.scores for disagreement in scores], gate * 10),
     ]
 
 
@@ -226,9 +226,9 @@ def observed(method, module, framework: Framework):
         return labels
 
     def note_targets(*arguments):
-        given = targets(*arguments)
-        seen["disagreement"] = given.disagreement
-        return given
+        joint_targets = targets(*arguments)
+        seen["disagreement"] = joint_targets.disagreement
+        return joint_targets
 
     method.predicted = note_prediction
     class_ids, targets = getattr(module, "class_ids", None), getattr(module, "targets", None)

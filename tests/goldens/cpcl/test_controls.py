@@ -39,22 +39,22 @@ def wrong_disagreement(**changes) -> Callable:
 
     def broken(framework: Framework, monkeypatch) -> None:
         def disagreement(counts, variant="head"):
-            found = settings.disagreement(counts, variant)
-            return dataclasses.replace(found, **{name: change(found) for name, change in changes.items()})
+            correct = settings.disagreement(counts, variant)
+            return dataclasses.replace(correct, **{name: change(correct) for name, change in changes.items()})
 
         monkeypatch.setattr(framework.module("methods.cpcl.collaborative"), "disagreement", disagreement)
 
     return broken
 
 
-def tie_to_the_first(found) -> np.ndarray:
+def tie_to_the_first(disagreement) -> np.ndarray:
     """Branch 1 wins where both classes have the same score."""
-    return found.scores[:, None] >= found.scores[None, :]
+    return disagreement.scores[:, None] >= disagreement.scores[None, :]
 
 
-def lower_wins(found) -> np.ndarray:
+def lower_wins(disagreement) -> np.ndarray:
     """The class with the lower score wins."""
-    return found.scores[:, None] < found.scores[None, :]
+    return disagreement.scores[:, None] < disagreement.scores[None, :]
 
 
 def no_artificial_agreement(framework: Framework, monkeypatch) -> None:

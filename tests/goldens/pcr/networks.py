@@ -44,16 +44,16 @@ def net(golden: Golden, framework: Framework) -> list[Check]:
         flips("match", winners(golden, framework, ceil), golden["proto_match_torch_ceil"]),
         exact("pools_agree", agree(same["logits"], ceil["logits"]), golden["pools_agree"]),
     ]
-    for found, rule, first in (
+    for computed, rule, first in (
         (same, "mindspore", "logits_image_0_mindspore"),
         (ceil, "torch_ceil", "logits_torch_ceil"),
     ):
-        checks += compare(first, sampled(found["full_size_logits"][0]), golden[first])
-        checks += compare(f"proto_{rule}", sampled(found["prototype_logits"]), golden[f"proto_{rule}"])
-        checks += compare(f"rep_clf_{rule}", found["features"][:, ::CHANNELS], golden[f"rep_clf_{rule}"])
-        checks += stage_checks(golden, rule, found)
+        checks += compare(first, sampled(computed["full_size_logits"][0]), golden[first])
+        checks += compare(f"proto_{rule}", sampled(computed["prototype_logits"]), golden[f"proto_{rule}"])
+        checks += compare(f"rep_clf_{rule}", computed["features"][:, ::CHANNELS], golden[f"rep_clf_{rule}"])
+        checks += stage_checks(golden, rule, computed)
         if f"aux_{rule}" in golden:
-            ours = found["aux_without_bias" if rule == "mindspore" else "aux"]
+            ours = computed["aux_without_bias" if rule == "mindspore" else "aux"]
             checks += compare(f"aux_{rule}", ours, golden[f"aux_{rule}"])
     return checks
 
@@ -80,12 +80,12 @@ def agree(first: np.ndarray, second: np.ndarray) -> bool:
     return first.shape == second.shape and bool(np.abs(first - second).max() <= NOISE)
 
 
-def stage_checks(golden: Golden, rule: str, found: Outputs) -> list[Check]:
+def stage_checks(golden: Golden, rule: str, computed: Outputs) -> list[Check]:
     """Shape and twelve entries, mean, deviation, least and largest value of every stage."""
     checks = []
     rows = zip(golden["stage_names"].tolist(), golden[f"stage_shapes_{rule}"], golden[f"stage_summary_{rule}"])
     for name, shape, summary in rows:
-        stage = found[STAGES[name]]
+        stage = computed[STAGES[name]]
         entries = stage.ravel()[np.linspace(0, stage.size - 1, len(summary) - 4).astype(int)]
         ours = [stage.mean(dtype=np.float64), stage.std(dtype=np.float64), stage.min(), stage.max(), *entries]
         checks.append(exact(f"stage_shapes_{rule}: {name}", stage.shape, shape))
@@ -93,18 +93,18 @@ def stage_checks(golden: Golden, rule: str, found: Outputs) -> list[Check]:
     return checks
 
 
-def winners(golden: Golden, framework: Framework, found: Outputs) -> np.ndarray:
+def winners(golden: Golden, framework: Framework, computed: Outputs) -> np.ndarray:
     """Return the winning prototypes of every fourth pixel, by the function that training uses."""
     size = golden["input"].shape[2:]
     rows, columns = (np.arange(0, side, EVERY) for side in size)
     pixels = (rows[:, None] * size[1] + columns).ravel()
     network = built(manifest_of(golden.path), framework.name)
     pixel_features = framework.module("methods.pcr.prototypes").pixel_features
-    features = pixel_features(framework.tensor(found["features"]), pixels, size)
+    features = pixel_features(framework.tensor(computed["features"]), pixels, size)
     _, match = framework.module("networks.prototype_head").prototype_logits(
         features, network.prototype_grid(), *network.prototype_rule
     )
-    shape = (len(found["features"]), len(rows), len(columns), -1)
+    shape = (len(computed["features"]), len(rows), len(columns), -1)
     return framework.array(match).reshape(shape).transpose(0, 3, 1, 2)
 
 
@@ -119,16 +119,16 @@ def outputs(path: Path, framework_name: str, pool: str) -> Outputs:
     hook = network.decoder.aspp.merge.register_forward_pre_hook(
         lambda _, inputs: seen.append(framework.array(inputs[0]))
     )
-    found = framework.predictor(network).stages(images)
+    computed = framework.predictor(network).stages(images)
     hook.remove()
-    found["pyramid"] = seen[-1]
-    full_size = framework.module("resize").resize(framework.tensor(found["logits"]), images.shape[2:])
-    found["full_size_logits"] = framework.array(full_size)
+    computed["pyramid"] = seen[-1]
+    full_size = framework.module("resize").resize(framework.tensor(computed["logits"]), images.shape[2:])
+    computed["full_size_logits"] = framework.array(full_size)
     if network.auxiliary is not None:
-        found["aux"] = framework.outputs(network, images)["aux"]
+        computed["aux"] = framework.outputs(network, images)["aux"]
         load_seeded(manifest_path, golden.number("seed"), framework_name, without_bias=True)
-        found["aux_without_bias"] = framework.outputs(network, images)["aux"]
-    return found
+        computed["aux_without_bias"] = framework.outputs(network, images)["aux"]
+    return computed
 
 
 def manifest(golden: Golden, framework: Framework) -> list[Check]:
@@ -138,11 +138,11 @@ def manifest(golden: Golden, framework: Framework) -> list[Check]:
     neutral = dialect.to_neutral(theirs, golden.path.name)
     ours = framework.module("checkpoint").network_tensors(built(golden.path, framework.name))
     shapes = {name: array.shape for name, array in ours.items() if not is_counter(name)}
-    found = {name: array.shape for name, array in neutral.items() if not is_counter(name)}
+    their_shapes = {name: array.shape for name, array in neutral.items() if not is_counter(name)}
     back = dialect.from_neutral(neutral, golden.path.name)
     return [
-        exact("names we lack or have too many", len(set(shapes) ^ set(found)), 0),
-        exact("shapes that differ", sum(shapes.get(name) != shape for name, shape in found.items()), 0),
+        exact("names we lack or have too many", len(set(shapes) ^ set(their_shapes)), 0),
+        exact("shapes that differ", sum(shapes.get(name) != shape for name, shape in their_shapes.items()), 0),
         exact("names that do not come back", len(set(back) ^ set(theirs)), 0),
         exact("prefix", dialect.module_prefix in document["checkpoint_wrapper"], True),
         exact("names in the encoder's group", encoders(shapes), encoders(theirs)),
@@ -166,11 +166,11 @@ def differences(golden: Golden, framework: Framework) -> list[Check]:
             raise FileNotFoundError(f"{golden.path} speaks of {name}.npz, which is not there")
         reference = outputs(path, framework.name, "same")
         for pool, stages in pools.items():
-            found = outputs(path, framework.name, pool)
+            computed = outputs(path, framework.name, pool)
             for stage, theirs in stages.items():
                 ours = OUTPUTS.get(stage) or STAGES[stage]
                 first = reference["aux_without_bias" if stage == "aux" else ours]
-                checks.append(difference(f"{name}, {pool}: {stage}", first, found[ours], theirs))
+                checks.append(difference(f"{name}, {pool}: {stage}", first, computed[ours], theirs))
     return checks
 
 

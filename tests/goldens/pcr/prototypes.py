@@ -137,8 +137,8 @@ def update_prototypes(golden: Golden, framework: Framework) -> list[Check]:
 
     def sums_of(part: slice) -> tuple[np.ndarray, np.ndarray]:
         rows = framework.tensor(golden["features"][part])
-        found = module.prototype_sums(rows, framework.constant(labels[part]), framework.constant(match[part]), shape)
-        return tuple(framework.array(value) for value in found)
+        result = module.prototype_sums(rows, framework.constant(labels[part]), framework.constant(match[part]), shape)
+        return tuple(framework.array(value) for value in result)
 
     def moved(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
         arguments = (framework.constant(value) for value in (golden["prototypes"], sums, counts))

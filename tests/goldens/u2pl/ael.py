@@ -29,9 +29,9 @@ def confidence(golden: Golden, framework: Framework) -> list[Check]:
     """Confidence of every class in one batch, and the bank after it (all three rows; we keep the one that is used)."""
     labels = framework.constant(golden["gt"].astype(np.uint8))
     scores = framework.tensor(golden["student_logits_labelled"])
-    found = framework.module("methods.u2pl.u2pl_ael").class_confidence(scores, labels)
-    after = moved_average(golden["bank_before"], found, golden.number("momentum"))
-    return [close("confidence", found, golden["confidence"]), close("bank_after", after, golden["bank_after"])]
+    confidences = framework.module("methods.u2pl.u2pl_ael").class_confidence(scores, labels)
+    after = moved_average(golden["bank_before"], confidences, golden.number("momentum"))
+    return [close("confidence", confidences, golden["confidence"]), close("bank_after", after, golden["bank_after"])]
 
 
 def sample_from_bank(golden: Golden, framework: None) -> list[Check]:

@@ -82,9 +82,9 @@ def compare(quantity: str, checkpoint: Checkpoint, payload: dict, prefix: str) -
     wrong = 0
     for role, tensors in networks.items():
         expected = {dialect.neutral_name(name.removeprefix(prefix)): array for name, array in tensors.items()}
-        found = found_by_role.get(role, {})
-        wrong += len(expected.keys() ^ found.keys())
-        wrong += sum(not np.array_equal(found.get(name), array) for name, array in expected.items())
+        loaded = found_by_role.get(role, {})
+        wrong += len(expected.keys() ^ loaded.keys())
+        wrong += sum(not np.array_equal(loaded.get(name), array) for name, array in expected.items())
     beside = {name for name in ("class_criterion", "cutmix_bank") if name in payload}
     plain = checkpoint.meta.origin.values
     return [

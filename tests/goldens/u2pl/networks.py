@@ -25,8 +25,8 @@ def net(golden: Golden, framework: Framework) -> list[Check]:
     network = built(path, framework.name)
     framework.module("checkpoint").load_network(network, seeded_tensors(path, golden.number("seed")), path.name)
     outputs = framework.outputs(network, golden["input"])
-    found = framework.predictor(network).stages(golden["input"])
-    stages = [found[f"layer{index}"] for index in (1, 2, 3, 4)]
+    stages_by_name = framework.predictor(network).stages(golden["input"])
+    stages = [stages_by_name[f"layer{index}"] for index in (1, 2, 3, 4)]
     means = [np.abs(stage).mean(dtype=np.float64) for stage in stages]
     full_size = framework.module("resize").resize(
         framework.tensor(outputs["logits"]), golden["label_full_size"].shape[1:]

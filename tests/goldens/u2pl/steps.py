@@ -219,13 +219,13 @@ def gradients(weights: Tensors, before: Tensors, after: Tensors, optimizer) -> T
 
     Both frameworks save their momenta, and a parameter that had no gradient at all has none.
     """
-    found = {}
+    grads = {}
     for key, velocity in after.items():
         kind, _, name = key.partition(".")
         if kind == "momentum":
             last = before.get(key, np.zeros_like(velocity))
-            found[name] = velocity - optimizer.momentum * last - optimizer.weight_decay * weights[name]
-    return found
+            grads[name] = velocity - optimizer.momentum * last - optimizer.weight_decay * weights[name]
+    return grads
 
 
 @contextmanager

@@ -123,8 +123,8 @@ def test_a_renamed_entry_of_a_manifest_is_found(tmp_path) -> None:
     document["state_dict"]["decoder.tail.weight"] = document["state_dict"].pop("decoder.classifier.8.weight")
     path = tmp_path / "manifest_voc_semi_r50.json"
     path.write_text(json.dumps(document))
-    found = differing(path, load_framework("torch"))
-    assert {"names without a counterpart", "names we lack or have too many"} <= set(found)
+    quantities = differing(path, load_framework("torch"))
+    assert {"names without a counterpart", "names we lack or have too many"} <= set(quantities)
 
 
 @pytest.mark.parametrize("name", ["checkpoint_layout", "edge_cases"])

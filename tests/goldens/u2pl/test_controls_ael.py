@@ -59,7 +59,7 @@ NEUTRAL_RULES = {
     ),
     "share of the bank that stays": (
         "ael_confidence_a",
-        replaced(kinds, "moved_average", lambda move: lambda bank, found, momentum: move(bank, found, 0.99)),
+        replaced(kinds, "moved_average", lambda move: lambda bank, confidence, momentum: move(bank, confidence, 0.99)),
         "bank_after",
     ),
     "area of a class that counts": (

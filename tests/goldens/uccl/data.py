@@ -73,12 +73,12 @@ def sample(golden: Golden, framework: None) -> list[Check]:
     draws = (value for _, value in json.loads(golden["draws_json"].item()))
     rng = RecordedDraws(value[0] if isinstance(value, list) and len(value) == 1 else value for value in draws)
     if "out_mask" in golden:
-        found = augment(golden["image"], {"label": golden["mask"]}, rng)
-        found = {"image": found["image"], "mask": found["label"]}
+        result = augment(golden["image"], {"label": golden["mask"]}, rng)
+        result = {"image": result["image"], "mask": result["label"]}
     else:
-        found = augment.views(2, partner=False)(golden["image"], {}, rng)
+        result = augment.views(2, partner=False)(golden["image"], {}, rng)
     checks = [exact("draws left over or outside of their range", rng.unused(), 0)]
-    for name, ours in found.items():
+    for name, ours in result.items():
         theirs = golden[f"out_{name}"]
         if theirs.dtype == np.uint8:
             checks.append(exact(name, ours, theirs))
@@ -95,15 +95,15 @@ def pixels(planes: np.ndarray) -> np.ndarray:
 
 def cutmix_boxes(golden: Golden, framework: None) -> list[Check]:
     """Every box of the recorded coin, area and tries."""
-    size, found, unused, tries = golden.number("img_size"), [], 0, golden["tries_case_ratio_x_y"]
+    size, boxes, unused, tries = golden.number("img_size"), [], 0, golden["tries_case_ratio_x_y"]
     for case, (coin, area, count) in enumerate(golden["draw_p_area_tries"]):
         numbers = [coin, *([area] if count else []), *tries[tries[:, 0] == case][:, 1:].ravel()]
         rng = RecordedDraws(numbers)
         top, left, bottom, right = draw_area_box(size, rng, golden.number("p")) or (0, 0, 0, 0)
-        found.append([top, bottom, left, right])
+        boxes.append([top, bottom, left, right])
         unused += rng.unused()
     return [
-        exact("box_y0_y1_x0_x1", found, golden["box_y0_y1_x0_x1"]),
+        exact("box_y0_y1_x0_x1", boxes, golden["box_y0_y1_x0_x1"]),
         exact("draws left over or outside of their range", unused, 0),
     ]
 
@@ -191,11 +191,11 @@ def evaluate(golden: Golden, framework: Framework) -> list[Check]:
     config = dataclasses.replace(compose("shapes/12/suponly"), augment=plain)
     images, masks, checks = golden["images"].transpose(0, 2, 3, 1), golden["masks"], []
     for mode, evaluation in modes.items():
-        found = [predict(predictor, image, dataclasses.replace(config, evaluation=evaluation)) for image in images]
-        checks += scores(mode, found, masks, golden, classes)
+        predicted = [predict(predictor, image, dataclasses.replace(config, evaluation=evaluation)) for image in images]
+        checks += scores(mode, predicted, masks, golden, classes)
     crops = [geometry.center_crop(image, mask, size, plain, 255) for image, mask in zip(images, masks)]
-    found = [predictor.class_ids(planes[None], (size, size))[0] for planes, _ in crops]
-    checks += scores("center_crop", found, [label for _, label in crops], golden, classes)
+    predicted = [predictor.class_ids(planes[None], (size, size))[0] for planes, _ in crops]
+    checks += scores("center_crop", predicted, [label for _, label in crops], golden, classes)
     layout = windows(*masks.shape[1:], size, stride, authors_windows()["window_rule"])
     sizes = [(window.bottom - window.top, window.right - window.left) for window in layout]
     return [*checks, exact("window_sizes", sizes, golden["window_sizes"])]
@@ -207,13 +207,13 @@ def authors_windows() -> dict[str, str]:
     return {"window_rule": evaluation.window_rule, "accumulate": evaluation.accumulate}
 
 
-def scores(mode: str, found: list[np.ndarray], masks, golden: Golden, classes: int) -> list[Check]:
+def scores(mode: str, predictions: list[np.ndarray], masks, golden: Golden, classes: int) -> list[Check]:
     """Class ids of one mode, IoU and mIoU."""
     confusion = ConfusionMatrix(classes)
-    for prediction, mask in zip(found, masks):
+    for prediction, mask in zip(predictions, masks):
         confusion.update(prediction, mask)
     return [
-        exact(f"pred_{mode}", found, golden[f"pred_{mode}"][:, 0]),
+        exact(f"pred_{mode}", predictions, golden[f"pred_{mode}"][:, 0]),
         close(f"iou_{mode}", 100 * np.nan_to_num(confusion.iou()), golden[f"iou_{mode}"]),
         close(f"miou_{mode}", 100 * confusion.miou("zero"), golden[f"miou_{mode}"]),
     ]

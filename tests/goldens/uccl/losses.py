@@ -20,10 +20,10 @@ def ckr_region(golden: Golden, framework: Framework) -> list[Check]:
     def means(features, logits):
         return ckr.class_means(features, ckr.position_weights(logits, framework.constant(ignored))[0])
 
-    found = framework.array(means(framework.tensor(feature), framework.tensor(golden["weak_logits"])))
+    class_means = framework.array(means(framework.tensor(feature), framework.tensor(golden["weak_logits"])))
     rows = framework.array(ckr.scrambled_rows(framework.tensor(feature)))
-    region = region_map(found, rows, label, ignored)
-    of_means, of_rows = region_gradient(upstream, found, label, ignored)
+    region = region_map(class_means, rows, label, ignored)
+    of_means, of_rows = region_gradient(upstream, class_means, label, ignored)
 
     def product(features, logits):
         total = (means(features, logits) * framework.tensor(of_means)).sum()
@@ -104,8 +104,8 @@ def sbu(golden: Golden, framework: Framework) -> list[Check]:
         close("d_strong_logits", gradients[1], golden["d_strong_logits"]),
     ]
     if name != "similarity":
-        found = framework.array(similarity(framework.tensor(golden[name])))
-        checks.append(close("similarity", found, golden["similarity"]))
+        similarities = framework.array(similarity(framework.tensor(golden[name])))
+        checks.append(close("similarity", similarities, golden["similarity"]))
     if "uncertain_fraction" in golden:
         confidence, _ = framework.module("pseudo_labels").certainty(weak_logits)
         uncertain = (framework.array(confidence) <= np.float32(threshold)) & (golden["ignore"] != IGNORE)

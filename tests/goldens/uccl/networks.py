@@ -91,9 +91,9 @@ def full_step(golden: Golden, framework: Framework) -> list[Check]:
         losses = method.step(batch(golden, [golden[f"image_{i}"] for i in range(7)]), FIRST_STEP, dropped)
         gradients = {key.removeprefix("momentum."): value for key, value in method.state().items()}
         tensors = method.networks()["student"]
-    found = losses_of(losses, name)
-    found["loss_all"] = found.pop("loss")
-    checks = [close(quantity, value, golden[f"{quantity}_f64"], gates.losses) for quantity, value in found.items()]
+    terms = losses_of(losses, name)
+    terms["loss_all"] = terms.pop("loss")
+    checks = [close(quantity, value, golden[f"{quantity}_f64"], gates.losses) for quantity, value in terms.items()]
     return checks + gradient_checks(golden, gradients, gates) + after(golden, tensors)
 
 

@@ -106,13 +106,13 @@ def batch(golden: Golden, images: list[np.ndarray]) -> dict:
 def losses_of(losses: dict[str, float], method: str) -> dict[str, float]:
     """Return the authors' numbers for our terms, which are what enters the sum."""
     views = {"fixmatch": 2, "unimatch": 4, "uccl": 4}[method]
-    found = {"loss": losses["loss"], "loss_x": 2 * losses["sup"], "loss_s": views * losses["strong"]}
-    found["mask_ratio"] = losses["certain"]
+    terms = {"loss": losses["loss"], "loss_x": 2 * losses["sup"], "loss_s": views * losses["strong"]}
+    terms["mask_ratio"] = losses["certain"]
     if "feature" in losses:
-        found["loss_w_fp"] = 4 * losses["feature"]
+        terms["loss_w_fp"] = 4 * losses["feature"]
     if "sbu" in losses:
-        found |= {"loss_sim_weighted": losses["sbu"], "loss_region_weighted": losses["ckr"]}
-    return found
+        terms |= {"loss_sim_weighted": losses["sbu"], "loss_region_weighted": losses["ckr"]}
+    return terms
 
 
 def step(golden: Golden, framework: Framework) -> list[Check]:
@@ -127,8 +127,8 @@ def step(golden: Golden, framework: Framework) -> list[Check]:
     images = ["img_img_x", "img_u_w", "img_u_s1", "img_u_s2", "img_mix_w", "img_mix_s1", "img_mix_s2"]
     with prepared_resize(framework, golden, network):
         losses = method.step(batch(golden, [golden[image] for image in images]), FIRST_STEP)
-    found = losses_of(losses, name)
-    checks = [close(quantity, value, golden[quantity]) for quantity, value in found.items()]
+    terms = losses_of(losses, name)
+    checks = [close(quantity, value, golden[quantity]) for quantity, value in terms.items()]
     state = method.state()
     for entry in values:
         ours, theirs = state.get(f"momentum.{entry}", np.zeros(0)), golden[f"d_{entry}"]

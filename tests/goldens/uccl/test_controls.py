@@ -151,7 +151,7 @@ def test_a_broken_rule_turns_the_check_red(rule: str, framework: Framework, monk
     assert differing(FILES / file, framework) == []
     broken(framework, monkeypatch)
     controls.forget_graphs()
-    assert any(found.startswith(quantity) for found in differing(FILES / file, framework))
+    assert any(affected.startswith(quantity) for affected in differing(FILES / file, framework))
 
 
 def test_left_out_passes_are_found(framework: Framework, monkeypatch) -> None:
@@ -160,8 +160,8 @@ def test_left_out_passes_are_found(framework: Framework, monkeypatch) -> None:
     answers = module.ANSWERS["uccl"]
     monkeypatch.setitem(module.ANSWERS, "uccl", [*answers[:3], *answers[5:]])
     monkeypatch.setitem(UCCLSettings.presets["authors"], "bn_extra_passes", False)
-    found = differing(FILES / "step_uccl_voc.npz", framework)
-    assert found and all(quantity.startswith("call") for quantity in found)
+    quantities = differing(FILES / "step_uccl_voc.npz", framework)
+    assert quantities and all(quantity.startswith("call") for quantity in quantities)
 
 
 def test_a_threshold_of_the_step_matters(framework: Framework, monkeypatch) -> None:
@@ -188,7 +188,7 @@ def test_a_changed_number_turns_the_check_red(name: str, tmp_path) -> None:
     """One entry of one output, in a copy, is found."""
     quantity = CHANGED[name]
     path = save_changed(FILES / f"{name}.npz", tmp_path / f"{name}.npz", quantity)
-    assert any(quantity.removeprefix("out_") in found for found in differing(path, load_framework("torch")))
+    assert any(quantity.removeprefix("out_") in affected for affected in differing(path, load_framework("torch")))
 
 
 def test_other_weights_of_the_terms_are_found(framework: Framework, monkeypatch) -> None:

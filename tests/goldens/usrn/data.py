@@ -108,20 +108,20 @@ def clustered(golden: Golden, framework: None) -> list[Check]:
         costs = np.empty((k, len(points)))
         fill_costs(costs, points, centers)
         first, _ = balanced_assignment(costs, np.zeros(k))
-        found = balanced_kmeans(points, k, centers=centers)
+        clustering = balanced_kmeans(points, k, centers=centers)
         fill_costs(costs, points, golden[f"out_centers_{case}"])
         checks += [
             partition(f"out_first_assignment_{case}", first, golden[f"out_first_assignment_{case}"], points, centers),
             partition(
-                f"out_assignment_{case}", found.assignment, golden[f"out_assignment_{case}"], points,
+                f"out_assignment_{case}", clustering.assignment, golden[f"out_assignment_{case}"], points,
                 golden[f"out_centers_{case}"],
             ),
-            close(f"out_centers_{case}", found.centers, golden[f"out_centers_{case}"]),
-            close(f"out_sse_{case}", found.sse, golden[f"out_sse_{case}"]),
-            exact(f"out_rounds_{case}", found.rounds, golden[f"out_rounds_{case}"]),
+            close(f"out_centers_{case}", clustering.centers, golden[f"out_centers_{case}"]),
+            close(f"out_sse_{case}", clustering.sse, golden[f"out_sse_{case}"]),
+            exact(f"out_rounds_{case}", clustering.rounds, golden[f"out_rounds_{case}"]),
             exact(
                 f"out_sizes_{case}",
-                np.sort(np.bincount(found.assignment, minlength=k)),
+                np.sort(np.bincount(clustering.assignment, minlength=k)),
                 np.sort(golden[f"out_sizes_{case}"]),
             ),
         ]  # fmt: skip
@@ -130,7 +130,7 @@ def clustered(golden: Golden, framework: None) -> list[Check]:
 
 def partition(quantity: str, ours: np.ndarray, golden: np.ndarray, points: np.ndarray, centers: np.ndarray) -> Check:
     """Count differing entries, none if both partitions cost the same, which is a tie."""
-    distances = [float(np.square(points - centers[own]).sum()) for own in (ours, golden)]
+    distances = [float(np.square(points - centers[assignment]).sum()) for assignment in (ours, golden)]
     tie = np.isclose(*distances, rtol=1e-12, atol=0)
     return exact(quantity, golden if tie else ours, golden)
 
@@ -158,7 +158,7 @@ def subclass_labels(golden: Golden, framework: None) -> list[Check]:
     checks = [
         exact("out_file_order", names[0], names[1]),
         exact("out_low_targets", np.concatenate([label.ravel() for label in small]), golden["out_low_targets"]),
-        exact("out_low_subclasses", np.concatenate([found.ravel() for found in maps]), golden["out_low_subclasses"]),
+        exact("out_low_subclasses", np.concatenate([part.ravel() for part in maps]), golden["out_low_subclasses"]),
         exact("out_file_of_point", files, golden["out_file_of_point"]),
         exact("clustered classes", sorted(seen), sorted(int(c) for c in cases(golden, "in_assignment"))),
     ]
@@ -166,9 +166,9 @@ def subclass_labels(golden: Golden, framework: None) -> list[Check]:
         checks.append(exact(f"out_points_{class_id}", points, golden[f"out_points_{class_id}"]))
         alone = gather_points(features, small, class_id, True)
         checks.append(exact(f"points of class {class_id} alone", alone, points))
-    for number, found, label in zip(order, maps, labels):
+    for number, subclasses, label in zip(order, maps, labels):
         checks.append(
-            exact(f"out_subclass_{number}", nearest_opencv(found, label.shape), golden[f"out_subclass_{number}"])
+            exact(f"out_subclass_{number}", nearest_opencv(subclasses, label.shape), golden[f"out_subclass_{number}"])
         )
     return checks
 
@@ -224,15 +224,15 @@ def validation(golden: Golden, framework: Framework) -> list[Check]:
     total, checks, losses = ConfusionMatrix(golden.number("hp_classes"), golden.number("hp_ignore")), [], []
     for repeat in repeats(golden, "in_image"):
         image, target = golden[f"in_image_{repeat}"], golden[f"in_target_{repeat}"].astype(np.uint8)
-        found = predict(predictor, image[0].transpose(1, 2, 0), config)
-        total.update(found, target[0])
+        class_ids = predict(predictor, image[0].transpose(1, 2, 0), config)
+        total.update(class_ids, target[0])
         padded = reflect_pad(image, PAD_MULTIPLE)
         scores = predictor.logits(padded, padded.shape[2:])[:, :, : image.shape[2], : image.shape[3]]
         loss = framework.module("losses").cross_entropy(framework.tensor(scores), framework.constant(target))
         losses.append(float(framework.array(loss)))
         checks += [
             exact(f"out_padded_{repeat}", predictor.seen[0], golden[f"out_padded_{repeat}"]),
-            exact(f"out_pred_{repeat}", found, golden[f"out_pred_{repeat}"]),
+            exact(f"out_pred_{repeat}", class_ids, golden[f"out_pred_{repeat}"]),
         ]
         predictor.seen.clear()
     return [

@@ -48,23 +48,23 @@ def net(golden: Golden, framework: Framework) -> list[Check]:
             ]
         names = golden[f"out_stage_names_{repeat}"].tolist()
         stages = stage_outputs(network, framework, image, predictor.stages(image), "backbone.layer2_aux" in names)
-        found = [stages[name] for name in names]
-        means = [stage.mean(dtype=np.float64) for stage in found]
-        deviations = [stage.std(dtype=np.float64, ddof=1) for stage in found]
+        named = [stages[name] for name in names]
+        means = [stage.mean(dtype=np.float64) for stage in named]
+        deviations = [stage.std(dtype=np.float64, ddof=1) for stage in named]
         checks += [
-            exact(f"out_stage_shapes_{repeat}", [stage.shape for stage in found], golden[f"out_stage_shapes_{repeat}"]),
+            exact(f"out_stage_shapes_{repeat}", [stage.shape for stage in named], golden[f"out_stage_shapes_{repeat}"]),
             close(f"out_stage_mean_{repeat}", means, golden[f"out_stage_mean_{repeat}"], gate),
             close(f"out_stage_std_{repeat}", deviations, golden[f"out_stage_std_{repeat}"], gate),
         ]
     return checks
 
 
-def stage_outputs(network, framework: Framework, image: np.ndarray, found: dict, two: bool) -> dict[str, np.ndarray]:
+def stage_outputs(network, framework: Framework, image: np.ndarray, ours: dict, two: bool) -> dict[str, np.ndarray]:
     """Return our stages by the authors' names; ``two``: those of the subclass branch as well."""
-    stages = {"backbone.maxpool": found["pool"], "aspp": found["aspp"], "decoder": found["decoder"]}
-    stages |= {f"backbone.layer{index}": found[f"layer{index}"] for index in (1, 2, 3, 4)}
+    stages = {"backbone.maxpool": ours["pool"], "aspp": ours["aspp"], "decoder": ours["decoder"]}
+    stages |= {f"backbone.layer{index}": ours[f"layer{index}"] for index in (1, 2, 3, 4)}
     if two:
-        low = x = framework.tensor(found["layer1"])
+        low = x = framework.tensor(ours["layer1"])
         for index in (2, 3, 4):
             x = getattr(network.encoder, f"layer{index}_subclass")(x)
             stages[f"backbone.layer{index}_aux"] = framework.array(x)

@@ -93,19 +93,19 @@ def losses(golden: Golden, ours: USRNSettings, values: dict[str, float], total: 
 
 def decisions(golden: Golden, framework: Framework, decided, threshold: float) -> list[Check]:
     """Compare pseudo-labels, confidences, entropies, gate and masks; for high thresholds the short form of the rule, too."""
-    found = {field.name: framework.array(getattr(decided, field.name)) for field in dataclasses.fields(decided)}
+    ours = {field.name: framework.array(getattr(decided, field.name)) for field in dataclasses.fields(decided)}
     checks = [
-        exact("mid_pseudo_sub", found["subclass"], golden["mid_pseudo_sub"]),
-        close("mid_conf_sub", found["subclass_confidence"], golden["mid_conf_sub"]),
-        exact("mid_mask_sub", found["kept_subclass"] != IGNORE, golden["mid_mask_sub"]),
-        exact("mid_parent_of_pseudo", found["parent"], golden["mid_parent_of_pseudo"]),
-        close("mid_entropy", found["entropy"], golden["mid_entropy"]),
-        close("mid_entropy_sub", found["subclass_entropy"], golden["mid_entropy_sub"]),
-        exact("mid_gate_open", found["gate_open"], golden["mid_gate_open"]),
-        exact("mid_class_mask", found["class_mask"], golden["mid_class_mask"] > 0),
-        exact("mid_pseudo_reg", found["label"], golden["mid_pseudo_reg"]),
-        close("mid_conf_reg", found["confidence"], golden["mid_conf_reg"]),
-        exact("mid_mask_reg", found["kept_label"] != IGNORE, golden["mid_mask_reg"]),
+        exact("mid_pseudo_sub", ours["subclass"], golden["mid_pseudo_sub"]),
+        close("mid_conf_sub", ours["subclass_confidence"], golden["mid_conf_sub"]),
+        exact("mid_mask_sub", ours["kept_subclass"] != IGNORE, golden["mid_mask_sub"]),
+        exact("mid_parent_of_pseudo", ours["parent"], golden["mid_parent_of_pseudo"]),
+        close("mid_entropy", ours["entropy"], golden["mid_entropy"]),
+        close("mid_entropy_sub", ours["subclass_entropy"], golden["mid_entropy_sub"]),
+        exact("mid_gate_open", ours["gate_open"], golden["mid_gate_open"]),
+        exact("mid_class_mask", ours["class_mask"], golden["mid_class_mask"] > 0),
+        exact("mid_pseudo_reg", ours["label"], golden["mid_pseudo_reg"]),
+        close("mid_conf_reg", ours["confidence"], golden["mid_conf_reg"]),
+        exact("mid_mask_reg", ours["kept_label"] != IGNORE, golden["mid_mask_reg"]),
     ]
     if threshold >= 0.5:
         probabilities = framework.array(framework.softmax(golden["in_logits_w"]))
@@ -113,6 +113,6 @@ def decisions(golden: Golden, framework: Framework, decided, threshold: float) -
             halved = framework.module("resize").halve(framework.tensor(golden["in_logits_w"]))
             probabilities = framework.array(framework.softmax(framework.array(halved)))
         best = probabilities.argmax(1)
-        kept = (probabilities.max(1) > threshold) & (found["gate_open"] | (found["parent"] == best))
-        checks.append(exact("short form of the rule", np.where(kept, best, IGNORE), found["kept_label"]))
+        kept = (probabilities.max(1) > threshold) & (ours["gate_open"] | (ours["parent"] == best))
+        checks.append(exact("short form of the rule", np.where(kept, best, IGNORE), ours["kept_label"]))
     return checks

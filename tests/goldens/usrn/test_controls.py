@@ -87,8 +87,8 @@ def lower_threshold(framework: Framework, monkeypatch) -> None:
     original = usrn_steps.settings
 
     def settings(golden: Golden):
-        found = original(golden)
-        return dataclasses.replace(found, threshold=found.threshold / 2)
+        recorded = original(golden)
+        return dataclasses.replace(recorded, threshold=recorded.threshold / 2)
 
     monkeypatch.setattr(usrn_steps, "settings", settings)
 
@@ -208,10 +208,10 @@ def test_the_order_of_draws_is_checked(monkeypatch) -> None:
     """A draw that does not fit where it is asked for, or another crop."""
     top_before_left(monkeypatch)
     try:
-        found = differing(FILES / "augment_unlabelled_0.npz", None)
+        quantities = differing(FILES / "augment_unlabelled_0.npz", None)
     except IndexError:
         return
-    assert "out_weak_0" in found or "out_weak_1" in found
+    assert "out_weak_0" in quantities or "out_weak_1" in quantities
 
 
 CHANGED = {
@@ -235,4 +235,4 @@ def test_a_changed_number_turns_the_check_red(name: str, tmp_path) -> None:
     quantity = CHANGED[name]
     path = save_changed(FILES / f"{name}.npz", tmp_path / f"{name}_hidden.npz", quantity)
     framework = None if find_kind(name, KINDS).frameworks == NEUTRAL else load_framework("torch")
-    assert any(found.startswith(quantity) for found in differing(path, framework))
+    assert any(affected.startswith(quantity) for affected in differing(path, framework))

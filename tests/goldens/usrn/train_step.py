@@ -93,15 +93,15 @@ def train_step(golden: Golden, framework: Framework) -> list[Check]:
         module.pseudo_labels = original
         if compiled:
             base.forward = compiled
-    found = gradients(before, {}, method.state(), config.optimizer)
+    grads = gradients(before, {}, method.state(), config.optimizer)
     after = method.networks()["student"]
     double = framework.name == "torch"
     gate = DOUBLE if double else LOSS
     return [
         *(close(f"out64_{theirs}", losses[ours], golden[f"out64_{theirs}"], gate) for theirs, ours in LOSSES.items()),
         *decided(golden, framework, seen[0]),
-        *gradient_norms(golden, found, double),
-        *entries(golden, found, before, after, double),
+        *gradient_norms(golden, grads, double),
+        *entries(golden, grads, before, after, double),
     ]
 
 
@@ -113,9 +113,9 @@ def batch(golden: Golden) -> dict:
     return {"labelled": labelled | {"ids": ["labelled"]}, "unlabelled": unlabelled | {"ids": ["unlabelled"]}}
 
 
-def decided(golden: Golden, framework: Framework, found) -> list[Check]:
+def decided(golden: Golden, framework: Framework, decisions) -> list[Check]:
     """Compare what the weak view decided."""
-    ours = {field.name: framework.array(getattr(found, field.name)) for field in dataclasses.fields(found)}
+    ours = {field.name: framework.array(getattr(decisions, field.name)) for field in dataclasses.fields(decisions)}
     return [
         exact("out64_mask_reg", ours["kept_label"] != IGNORE, golden["out64_mask_reg"]),
         exact("out64_mask_sub", ours["kept_subclass"] != IGNORE, golden["out64_mask_sub"]),
@@ -130,10 +130,10 @@ def gradient_gate(name: str, double: bool) -> float:
     return DOUBLE if double else next(gate for start, gate in GRADIENT.items() if name.startswith(start))
 
 
-def gradient_norms(golden: Golden, found: Tensors, double: bool) -> list[Check]:
+def gradient_norms(golden: Golden, grads: Tensors, double: bool) -> list[Check]:
     """Compare every parameter's gradient norm, relative to the largest one under the same gate."""
     names, norms = golden["out_parameter_names"].tolist(), golden["out64_grad_norms"]
-    ours = np.array([np.sqrt((found[DIALECT.neutral_name(name)] ** 2).sum(dtype=np.float64)) for name in names])
+    ours = np.array([np.sqrt((grads[DIALECT.neutral_name(name)] ** 2).sum(dtype=np.float64)) for name in names])
     checks = []
     for gate in [DOUBLE] if double else sorted(set(GRADIENT.values())):
         chosen = [gradient_gate(name, double) == gate for name in names]
@@ -141,7 +141,7 @@ def gradient_norms(golden: Golden, found: Tensors, double: bool) -> list[Check]:
     return checks
 
 
-def entries(golden: Golden, found: Tensors, before: Tensors, after: Tensors, double: bool) -> list[Check]:
+def entries(golden: Golden, grads: Tensors, before: Tensors, after: Tensors, double: bool) -> list[Check]:
     """Compare the recorded statistics, and the first values of gradients and of the parameters' changes, as vectors."""
     checks = []
     for quantity in golden.arrays:
@@ -152,9 +152,9 @@ def entries(golden: Golden, found: Tensors, before: Tensors, after: Tensors, dou
             ours = after[f"{DIALECT.neutral_name(f'{name}.weight').removesuffix('weight')}running_{kind}"]
             checks.append(close(quantity, ours, golden[quantity], DOUBLE if double else STEP))
             continue
-        size, own = golden[quantity].size, DIALECT.neutral_name(name)
-        start = before[own].ravel()[:size].astype(np.float64) if kind == "param" else 0.0
-        ours = (found if kind == "grad" else after)[own].ravel()[:size] - start
+        size, neutral = golden[quantity].size, DIALECT.neutral_name(name)
+        start = before[neutral].ravel()[:size].astype(np.float64) if kind == "param" else 0.0
+        ours = (grads if kind == "grad" else after)[neutral].ravel()[:size] - start
         theirs = golden[quantity] - start
         rounding = 0.0 if double else 1e-7 * np.linalg.norm(start)
         error = max(np.linalg.norm(ours - theirs) - rounding, 0.0) / np.linalg.norm(theirs)

@@ -82,10 +82,10 @@ def wrong_decay(method, monkeypatch) -> None:
 
 def wrong_winner(method, monkeypatch) -> None:
     """Take the label of branch 2 wherever the branches disagree."""
-    found = cpcl.disagreement
+    original = cpcl.disagreement
 
     def never_first(*arguments):
-        return dataclasses.replace(found(*arguments), first_wins=np.zeros_like(found(*arguments).first_wins))
+        return dataclasses.replace(original(*arguments), first_wins=np.zeros_like(original(*arguments).first_wins))
 
     monkeypatch.setattr("torch_impl.methods.cpcl.collaborative.disagreement", never_first)
 
@@ -104,9 +104,9 @@ class TestCPCL(StepParity):
 
     def differ(self, curve, losses, ours) -> bool:
         """Some rules show in branch 2's own state only."""
-        found, expected = curve[1]["branch2"], ours.networks()["branch2"]
-        names = [name for name in found if not is_counter(name)]
-        states = [[part[name] for name in names] for part in (found, expected)]
+        theirs, expected = curve[1]["branch2"], ours.networks()["branch2"]
+        names = [name for name in theirs if not is_counter(name)]
+        states = [[part[name] for name in names] for part in (theirs, expected)]
         return super().differ(curve, losses, ours) or together(*states) > 10 * CURVE
 
 

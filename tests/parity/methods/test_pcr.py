@@ -129,9 +129,9 @@ class TestPCR(StepParity):
         config = changed(teacher_bn=teacher_bn, teacher_copy=teacher_copy)
         ours, theirs = in_torch(config), in_mindspore(config)
         assert apart(self.run(theirs, stop=4), self.run(ours, stop=4)) <= CURVE
-        found, expected = theirs.networks(), ours.networks()
+        networks, expected = theirs.networks(), ours.networks()
         for role in ("student", "teacher"):
             names = [name for name in expected[role] if "running_" in name or name == "prototypes"]
-            assert together([found[role][n] for n in names], [expected[role][n] for n in names]) <= CURVE
+            assert together([networks[role][n] for n in names], [expected[role][n] for n in names]) <= CURVE
         statistics = [name for name in names if "running_" in name]
         assert all(np.array_equal(expected["teacher"][name], expected["student"][name]) for name in statistics)

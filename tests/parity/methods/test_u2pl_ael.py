@@ -120,8 +120,8 @@ class TestU2PLAEL(StepParity):
 @pytest.mark.slow
 def test_one_labelled_and_one_mixed_image_per_batch():
     ours, theirs = in_torch(CONFIG), in_mindspore(CONFIG)
-    expected, found = (steps.run(method, batches(2, images=1, seed=30)) for method in (ours, theirs))
-    assert apart(found, expected) <= FIRST_STEP
+    expected, losses = (steps.run(method, batches(2, images=1, seed=30)) for method in (ours, theirs))
+    assert apart(losses, expected) <= FIRST_STEP
     assert all(step["cons_unlabelled"] and step["cons_labelled"] for step in expected)
     means = [name for name in theirs.networks()["student"] if name.endswith("pool.bn.running_mean")]
     assert means and all(not method.networks()["student"][name].any() for name in means for method in (ours, theirs))

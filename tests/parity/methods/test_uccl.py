@@ -106,8 +106,8 @@ class TestUCCL(StepParity):
     def check_first_step(self, ours, theirs) -> None:
         for name, tensor in ours.networks()["student"].items():
             if ".running_" in name:
-                found = theirs.networks()["student"][name]
-                np.testing.assert_allclose(found, tensor, rtol=1e-4, atol=1e-5, err_msg=name)
+                statistic = theirs.networks()["student"][name]
+                np.testing.assert_allclose(statistic, tensor, rtol=1e-4, atol=1e-5, err_msg=name)
 
     def check_curve(self, losses, ours) -> None:
         assert all(step["certain"] and step["sbu"] and step["ckr"] for step in losses)
@@ -168,8 +168,8 @@ def test_detached_weights_in_mindspore_leave_later_gradients_as_they_are():
         def loss(strong, logits=logits):
             return class_knowledge(weak, strong * 1, logits * 1, ignored, "exclude", detached)
 
-        found = ms.grad(loss, 0 if detached else (0, 1))(*[strong] if detached else (strong, logits))
-        return [found.asnumpy()] if detached else [gradient.asnumpy() for gradient in found]
+        result = ms.grad(loss, 0 if detached else (0, 1))(*[strong] if detached else (strong, logits))
+        return [result.asnumpy()] if detached else [gradient.asnumpy() for gradient in result]
 
     alone, _, first, second = [gradients(detached) for detached in (True, True, False, False)]
     assert all(map(np.array_equal, first, second)) and all(gradient.any() for gradient in first)

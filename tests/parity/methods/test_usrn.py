@@ -108,6 +108,6 @@ def test_subclass_cross_entropy_in_blocks(framework, sizes):
     labels = tools.constant(rng.choice([*range(7), 255], (2, *full)).astype(np.uint8))
     value, (gradient,) = tools.gradients(lambda x: losses.cross_entropy(resize(x, full), labels), logits)
     for rows in (1, 4, 16, 100):
-        found, (blocks,) = tools.gradients(lambda x, r=rows: losses.resized_cross_entropy(x, labels, r), logits)
-        assert abs(found - value) <= 1e-6 * value
+        block_value, (blocks,) = tools.gradients(lambda x, r=rows: losses.resized_cross_entropy(x, labels, r), logits)
+        assert abs(block_value - value) <= 1e-6 * value
         np.testing.assert_allclose(blocks, gradient, atol=1e-7)

@@ -119,8 +119,8 @@ def targets(
     """
     if counts is None:
         counts = joint_counts(first.label, second.label, classes).cpu().numpy()
-    found = disagreement(counts, variant)
-    wins = torch.from_numpy(found.first_wins).to(first.label.device).flatten()
+    class_disagreement = disagreement(counts, variant)
+    wins = torch.from_numpy(class_disagreement.first_wins).to(first.label.device).flatten()
     ignored = torch.full_like(first.label[0], IGNORE)
     intersection, union = torch.empty_like(first.label), torch.empty_like(first.label)
     weight, chosen = (torch.empty(first.label.shape, device=wins.device) for _ in range(2))
@@ -130,26 +130,26 @@ def targets(
         torch.where(take_first, p1, p2, out=union[index])
         torch.where(agree, p1, ignored, out=intersection[index])
         torch.where(agree, mean, torch.where(take_first, q1, q2), out=chosen[index])
-    return Targets(intersection, weight, union, chosen, found)
+    return Targets(intersection, weight, union, chosen, class_disagreement)
 
 
 def _by_image(*predictions: Prediction) -> list[Tensor]:
     """Return the confidences as maps, for one confidence the same everywhere."""
-    return [given.confidence.expand(given.label.shape) for given in predictions]
+    return [prediction.confidence.expand(prediction.label.shape) for prediction in predictions]
 
 
-def intersection_loss(logits: Tensor, given: Targets, settings: CPCLSettings) -> Tensor:
+def intersection_loss(logits: Tensor, mixed_targets: Targets, settings: CPCLSettings) -> Tensor:
     """Return L_inter without its weight in the sum; ``logits`` ``[B,K,H,W]`` of branch 1 (sections 4.4 and 4.5)."""
-    divisor = given.intersection.numel()
+    divisor = mixed_targets.intersection.numel()
     if _means_over_kept(settings):
-        divisor = max(int((given.intersection != IGNORE).sum()), 1)
-    return weighted_cross_entropy(logits, given.intersection, given.intersection_weight, divisor)
+        divisor = max(int((mixed_targets.intersection != IGNORE).sum()), 1)
+    return weighted_cross_entropy(logits, mixed_targets.intersection, mixed_targets.intersection_weight, divisor)
 
 
-def union_loss(logits: Tensor, given: Targets, settings: CPCLSettings) -> Tensor:
+def union_loss(logits: Tensor, mixed_targets: Targets, settings: CPCLSettings) -> Tensor:
     """Return L_union without its weight in the sum; ``logits`` ``[B,K,H,W]`` of branch 2 (sections 4.4 and 4.5)."""
-    weights = given.union_weight.mean() if _means_over_kept(settings) else given.union_weight
-    return weighted_cross_entropy(logits, given.union, weights, given.union.numel())
+    weights = mixed_targets.union_weight.mean() if _means_over_kept(settings) else mixed_targets.union_weight
+    return weighted_cross_entropy(logits, mixed_targets.union, weights, mixed_targets.union.numel())
 
 
 def _means_over_kept(settings: CPCLSettings) -> bool:

@@ -40,12 +40,12 @@ class CPS(TwoBranches):
     def _mixed_losses(self, batch: Batch, clock: Clock, draws: PerGroup) -> dict[str, float]:
         images, labels = self.labelled(batch)
         first, other, masks, mixed = self.mixing(batch, draws)
-        given = {branch: self.predicted(branch, first, other, masks, clock).label for branch in BRANCHES}
+        pseudo_labels = {branch: self.predicted(branch, first, other, masks, clock).label for branch in BRANCHES}
 
         def learn_mixed(branch: int) -> dict[str, float]:
             def terms() -> dict[str, Tensor]:
                 scores = resize(self.logits(branch, mixed, "mixed", clock), mixed.shape[2:])
-                loss = self.groups.mean(cross_entropy, scores, given[3 - branch])
+                loss = self.groups.mean(cross_entropy, scores, pseudo_labels[3 - branch])
                 return {f"cps{branch}": self.settings.unsup_weight * loss}
 
             return self.learn(branch, terms)
@@ -58,7 +58,7 @@ class CPS(TwoBranches):
         views = {name: self.session.tensor(batch[name]["image"]) for name in ("labelled", "unlabelled")}
         labels = self.session.tensor(batch["labelled"]["label"])
         size, count = labels.shape[1:], sum(len(images) for images in views.values())
-        given: dict[tuple[int, str], Tensor] = {}
+        pseudo_labels: dict[tuple[int, str], Tensor] = {}
         learned: dict[tuple[int, str], dict[str, float]] = {}
 
         def learn_view(branch: int, view: str) -> None:
@@ -66,14 +66,14 @@ class CPS(TwoBranches):
 
             def terms() -> dict[str, Tensor]:
                 scores = resize(self.logits(branch, views[view], view, clock), size)
-                if (branch, view) not in given:
-                    given[branch, view] = class_ids(scores.detach(), size)
-                if (3 - branch, view) not in given:
+                if (branch, view) not in pseudo_labels:
+                    pseudo_labels[branch, view] = class_ids(scores.detach(), size)
+                if (3 - branch, view) not in pseudo_labels:
                     learn_view(3 - branch, view)  # while this pass is in memory
                 losses = {}
                 if view == "labelled":
                     losses[f"sup{branch}"] = self.groups.mean(self.supervised, {"logits": scores}, labels)
-                loss = self.groups.mean(cross_entropy, scores, given[3 - branch, view])
+                loss = self.groups.mean(cross_entropy, scores, pseudo_labels[3 - branch, view])
                 return losses | {f"cps{branch}": weight * loss}
 
             learned[branch, view] = self.learn(branch, terms, add=view == "unlabelled")
@@ -83,7 +83,7 @@ class CPS(TwoBranches):
                 learn_view(2, view)
         else:
             for view in views:
-                given[2, view] = class_ids(self.logits(2, views[view], view, clock, gradient=False), size)
+                pseudo_labels[2, view] = class_ids(self.logits(2, views[view], view, clock, gradient=False), size)
             for view in views:
                 learn_view(1, view)
             with unmoved_statistics(self.nets["branch2"]):  # the passes that gave its labels have moved them

@@ -218,7 +218,7 @@ def _term_in_parts(
     step = max(ROWS_AT_ONCE // each, 1) if anchors.device.type == "cpu" else count
     parts = []
     for first in range(0, count, step):
-        own, theirs = slice(first, first + step), slice(first * each, (first + step) * each)
-        term, gradient = anchor_term(anchors[own], positives[own], bank.gather(class_id, rows[theirs]), temperature)
+        chunk, theirs = slice(first, first + step), slice(first * each, (first + step) * each)
+        term, gradient = anchor_term(anchors[chunk], positives[chunk], bank.gather(class_id, rows[theirs]), temperature)
         parts.append((len(gradient) / count, term, gradient))
     return sum(share * term for share, term, _ in parts), torch.cat([share * gradient for share, _, gradient in parts])

@@ -100,14 +100,14 @@ class TeacherAndBank(TeacherMethod):
     def append_keys(self, pixels: PerGroup) -> None:
         """Give the bank the negative keys of all groups, one group after the other, before any group draws from it."""
         settings = self.settings.contrastive
-        own = [
+        group_keys = [
             negative_keys(p.teacher_representation, p.probabilities, p.maps, p.high_mask, p.labelled, settings)
             for p in pixels
         ]
         if self.processes.count > 1:
-            own = self.processes.rows([list(keys) for keys in own])
+            group_keys = self.processes.rows([list(keys) for keys in group_keys])
         numbers = []
-        for class_id, keys in enumerate(zip(*own)):
+        for class_id, keys in enumerate(zip(*group_keys)):
             for rows in keys:
                 self.bank.append(class_id, rows)
             numbers.append(sum(map(len, keys)))

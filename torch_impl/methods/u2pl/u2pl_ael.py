@@ -117,27 +117,27 @@ class U2PLAEL(TeacherAndBank):
         classes = draws.pasted_classes(self.banks.confidence)
         return paste_classes(labelled["image"], labelled["label"], paste["image"], paste["label"], classes)
 
-    def _mixed_pair(self, own: dict, size: Size, clock: Clock, draws: PerGroup) -> tuple[Tensor, Tensor]:
+    def _mixed_pair(self, unlabelled: dict, size: Size, clock: Clock, draws: PerGroup) -> tuple[Tensor, Tensor]:
         """Return unlabelled images with a region of another one that should show a chosen class, and the teacher's logits."""
-        count = len(own["ids"])
-        chosen = self.groups.each(lambda draws: draws.partners(self.banks, count // self.groups.own), draws)
+        count = len(unlabelled["ids"])
+        chosen = self.groups.each(lambda draws: draws.partners(self.banks, count // self.groups.per_process), draws)
         categories, positions = (np.concatenate(part) for part in zip(*chosen))
         other = self.images.load(positions, clock, self.groups.process * count)
-        first, second = self.session.tensor(own["image"]), self.session.tensor(other)
+        first, second = self.session.tensor(unlabelled["image"]), self.session.tensor(other)
         weak = torch.cat([first, second])
         scores = resize(self.forward("teacher", weak, clock, train=False, wanted=("logits",))["logits"], size)
         class_maps = arg_max(scores, 1).to(torch.uint8).cpu().numpy()
         masks = self.groups.each(lambda draws, *part: draws.mix_masks(*part), draws, class_maps[count:], categories)
         masks = self.session.tensor(np.concatenate(masks))
-        self._update_coverage(np.stack([self.images.positions(own["ids"]), positions]), class_maps)
+        self._update_coverage(np.stack([self.images.positions(unlabelled["ids"]), positions]), class_maps)
         return cutmix(second, first, masks), cutmix(scores[count:], scores[:count], masks)
 
     def _update_coverage(self, positions: np.ndarray, class_maps: np.ndarray) -> None:
         """Note which classes the images at ``positions`` ``[2,B]`` show, whose maps follow one another, and those of all processes."""
         count, covered = positions.shape[1], self.banks.covered(class_maps, self.settings.coverage_area)
         seen = np.zeros((2, count * self.processes.count, 1 + self.classes), np.int64)
-        own = slice(self.processes.index * count, (self.processes.index + 1) * count)
-        seen[:, own, 0], seen[:, own, 1:] = positions, covered.reshape(2, count, -1)
+        process_slice = slice(self.processes.index * count, (self.processes.index + 1) * count)
+        seen[:, process_slice, 0], seen[:, process_slice, 1:] = positions, covered.reshape(2, count, -1)
         seen = self.processes.sum_counts(seen).reshape(-1, 1 + self.classes)
         self.banks.note_coverage(seen[:, 0], seen[:, 1:])
 
@@ -205,10 +205,10 @@ class U2PLAEL(TeacherAndBank):
 
     def _update_confidence(self, scores: Tensor, labels: Tensor) -> None:
         """Move the bank towards the mean over all groups of their classes' confidence."""
-        own = sum(self.groups.each(class_confidence, scores, labels))
+        confidence = sum(self.groups.each(class_confidence, scores, labels))
         if self.groups.total > 1:
-            own = self.processes.sum(torch.from_numpy(own)).numpy() / np.float32(self.groups.total)
-        self.banks.update_confidence(own, self.settings.confidence_momentum)
+            confidence = self.processes.sum(torch.from_numpy(confidence)).numpy() / np.float32(self.groups.total)
+        self.banks.update_confidence(confidence, self.settings.confidence_momentum)
 
     def _reliable(self, teacher: Targets, clock: Clock) -> Tensor:
         """Return the pseudo-labels without the pixels that the switch ``drop`` drops."""

@@ -105,7 +105,7 @@ class WeakToStrong(Method):
             for stream in ("labelled", "unlabelled")
         )
         settings = self.settings
-        views = Views.of(unlabelled, settings.strong_views, settings.cutmix.partner, self.groups.own)
+        views = Views.of(unlabelled, settings.strong_views, settings.cutmix.partner, self.groups.per_process)
         logits = self.forward("student", views.mix_weak, clock, train=False, wanted=("logits",))["logits"]
         partner = self.pseudo_labels(logits, views)
         inputs = Inputs(labelled["image"], labelled["label"], views, partner, clock, dropped)
@@ -148,11 +148,11 @@ class WeakToStrong(Method):
         """Run the pass over the mixed strong views."""
         raise NotImplementedError
 
-    def weak_terms(self, outputs: Outputs, inputs: Inputs, own: PseudoLabels) -> dict[str, Tensor]:
-        """Return the terms of a group's weak pass; ``own`` are the labels of its weak view."""
+    def weak_terms(self, outputs: Outputs, inputs: Inputs, weak_labels: PseudoLabels) -> dict[str, Tensor]:
+        """Return the terms of a group's weak pass; ``weak_labels`` are the labels of its weak view."""
         raise NotImplementedError
 
-    def strong_terms(self, outputs: Outputs, inputs: Inputs, own: PseudoLabels) -> dict[str, Tensor]:
+    def strong_terms(self, outputs: Outputs, inputs: Inputs, weak_labels: PseudoLabels) -> dict[str, Tensor]:
         """Return the terms of a group's strong views."""
         raise NotImplementedError
 
@@ -160,7 +160,7 @@ class WeakToStrong(Method):
         """Run the network in train mode on clean and perturbed features; outputs of 2B images, of a group the clean ones first."""
         dropped = inputs.dropped
         if dropped is None:
-            count, seed = len(images) // self.groups.own, self.config.trainer.seed
+            count, seed = len(images) // self.groups.per_process, self.config.trainer.seed
             drawn = [
                 feature_masks(self.config.network, count, seed, inputs.clock, group) for group in self.groups.numbers
             ]
@@ -176,18 +176,20 @@ class WeakToStrong(Method):
         scores = resize(logits, label.shape[1:])
         return certain_loss(scores, label, confidence, ignore, self.settings.conf_thresh)
 
-    def strong_losses(self, logits: Tensor, views: Views, own: PseudoLabels, partner: PseudoLabels) -> list[Tensor]:
+    def strong_losses(
+        self, logits: Tensor, views: Views, weak_labels: PseudoLabels, partner: PseudoLabels
+    ) -> list[Tensor]:
         """Return L_sv of every strong view; ``logits`` ``[views*B,K,h,w]`` of the mixed ones, view by view.
 
-        ``own`` and ``partner`` are the :meth:`pseudo_labels` of the weak view and of its partner.
+        ``weak_labels`` and ``partner`` are the :meth:`pseudo_labels` of the weak view and of its partner.
         """
         losses = []
         for view in range(self.settings.strong_views):
             rows = slice(view * len(views.weak), (view + 1) * len(views.weak))
-            confidence, label = (cutmix(a, b, views.boxes[view]) for a, b in zip(own, partner))
+            confidence, label = (cutmix(a, b, views.boxes[view]) for a, b in zip(weak_labels, partner))
             losses.append(self.consistency(logits[rows], label, confidence, views.mixed_ignore(view)))
         return losses
 
-    def certain(self, own: PseudoLabels, views: Views) -> Tensor:
+    def certain(self, weak_labels: PseudoLabels, views: Views) -> Tensor:
         """Return the share of the weak view's pixels that are certain."""
-        return certain_share(own[0], views.ignore, self.settings.conf_thresh)
+        return certain_share(weak_labels[0], views.ignore, self.settings.conf_thresh)

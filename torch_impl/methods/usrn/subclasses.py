@@ -57,8 +57,8 @@ def pseudo_labels(logits: Tensor, subclass_logits: Tensor, parents: Tensor, thre
     parent = parents[subclass].long()
     entropy, subclass_entropy = normalised_entropy(p), normalised_entropy(q)
     gate_open = subclass_entropy > entropy
-    own = torch.arange(p.shape[1], device=p.device).view(1, -1, 1, 1) == parent.unsqueeze(1)
-    class_mask = gate_open.unsqueeze(1) | own
+    is_parent = torch.arange(p.shape[1], device=p.device).view(1, -1, 1, 1) == parent.unsqueeze(1)
+    class_mask = gate_open.unsqueeze(1) | is_parent
     confidence, label = (p * class_mask).max(1)
     return PseudoLabels(
         subclass=subclass,
