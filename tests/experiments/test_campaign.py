@@ -170,10 +170,7 @@ def test_a_page_of_a_method_shows_its_part_of_a_campaign(tmp_path):
     write_parts(campaign, runs, rows)
     text = method_page.read_text()
     assert text.startswith("Before\n") and text.endswith("\nAfter\n") and "old" not in text
-    assert (
-        "| suponly | PyTorch | 1 | 60.00 |  |  |  |\n| fixmatch alone | PyTorch | 2 | 65.00 | 1.41 | +5.00 |"
-        in text
-    )
+    assert "| suponly | PyTorch | 1 | 60.00 |  |  |  |\n| fixmatch alone | PyTorch | 2 | 65.00 | 1.41 | +5.00 |" in text
     file.write_text(file.read_text().replace("overrides:", f"page: {tmp_path / 'overview.md'}\noverrides:", 1))
     overview = short_tables(read_campaign(file), runs, rows)[str(tmp_path / "overview.md")]
     assert overview.endswith(
