@@ -44,6 +44,14 @@ def exported(tmp_path_factory) -> SimpleNamespace:
     )
 
 
+@pytest.fixture(scope="session")
+def predictor(exported):
+    """The exported model in ONNX Runtime, on one thread."""
+    from onnx_impl.predictor import OnnxPredictor
+
+    return OnnxPredictor(exported.model, threads=1)
+
+
 def fill(network, config) -> None:
     """Give the network values under which every class wins somewhere: random ones, logits of mean 0 and deviation 1."""
     import torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from common.paths import PROJECT
 from common.reports.palettes import colours
@@ -60,6 +62,19 @@ class Client:
         """Return one number of ``/metrics``."""
         lines = self.ask("/metrics")[1].decode().splitlines()
         return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def pictures(batch: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """uint8 ``[B,H,W,3]``: coloured squares of 8 pixels."""
+    small = np.random.default_rng(seed).integers(0, 256, (batch, -(-height // 8), -(-width // 8), 3), np.uint8)
+    return np.ascontiguousarray(small.repeat(8, 1).repeat(8, 2)[:, :height, :width])
+
+
+def encoded(picture: np.ndarray, kind: str = "PNG", **options) -> bytes:
+    """Return the picture as a file of this kind."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, kind, **options)
+    return file.getvalue()
 
 
 def question(pictures: np.ndarray) -> tuple[bytes, dict]:
