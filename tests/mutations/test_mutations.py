@@ -20,6 +20,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
 from tests.mutations import mutate as m  # noqa: E402
+from tests.mutations import mutate_formats as formats  # noqa: E402
 from tests.mutations.guard import Outcome, run  # noqa: E402
 from tests.mutations.valid import BASELINE, CACHED, PCR, SETTINGS, SUPONLY, USRN  # noqa: E402
 
@@ -88,19 +89,19 @@ RUN = (
 )  # fmt: skip
 
 KINDS = {
-    "pth": Kind(("checkpoints/*.pth",), (*m.ANY, m.hostile_pickle, m.hostile_pickle, m.renamed_global, m.meta_value, m.rename), CHECKPOINT),
-    "ckpt": Kind(("checkpoints/*.ckpt",), (*m.ANY, m.meta_value, m.rename), CHECKPOINT),
+    "pth": Kind(("checkpoints/*.pth",), (*m.ANY, formats.hostile_pickle, formats.hostile_pickle, formats.renamed_global, formats.meta_value, m.rename), CHECKPOINT),
+    "ckpt": Kind(("checkpoints/*.ckpt",), (*m.ANY, formats.meta_value, m.rename), CHECKPOINT),
     "safetensors": Kind(
-        ("checkpoints/*.safetensors",), (*m.ANY, m.safetensors_header, m.safetensors_header, m.meta_value, m.rename), CHECKPOINT
+        ("checkpoints/*.safetensors",), (*m.ANY, formats.safetensors_header, formats.safetensors_header, formats.meta_value, m.rename), CHECKPOINT
     ),
-    "run": Kind(("run/*",), (*m.ANY, m.text, m.text, m.meta_value, m.hostile_pickle), RUN),
+    "run": Kind(("run/*",), (*m.ANY, formats.text, formats.text, formats.meta_value, formats.hostile_pickle), RUN),
     "mindspore run": Kind(
-        ("mindspore_run/*",), (*m.BYTES, m.text, m.text, m.meta_value, m.swap),
+        ("mindspore_run/*",), (*m.BYTES, formats.text, formats.text, formats.meta_value, m.swap),
         (*(evaluation(framework, SUPONLY, *SETTINGS, "--run-dir", "{home}/mindspore_run") for framework in ("torch", "mindspore")),
          training("mindspore", SUPONLY, "mindspore_run", "--resume")),
     ),
     "pictures": Kind(
-        ("pictures/*",), (*m.ANY, m.picture, m.picture, m.picture, m.huge_picture),
+        ("pictures/*",), (*m.ANY, formats.picture, formats.picture, formats.picture, formats.huge_picture),
         (Command("onnx_impl.predict", ("{home}/model", "{home}/pictures", *PREDICT), False, ("out",)),
          Command("onnx_impl.predict", ("{home}/model", "{file}", "--window", "16", "--overlay", "0", *PREDICT), False, ("out",))),
     ),
@@ -109,21 +110,21 @@ KINDS = {
         (Command("onnx_impl.predict", ("{home}/model", "{file}", *PREDICT), False, ("out",)),
          Command("torch_impl.predict", ("{home}/model", "{home}/pictures/a.jpg", "{file}", *PREDICT), False, ("out",))),
     ),
-    "images": Kind(("data/JPEGImages/*",), (*m.ANY, m.picture, m.picture, m.huge_picture), (CHECK, TRAIN, *RUN)),
-    "labels": Kind(("data/SegmentationClass/*",), (*m.ANY, m.picture, m.picture, m.huge_picture), (CHECK, TRAIN, *RUN)),
+    "images": Kind(("data/JPEGImages/*",), (*m.ANY, formats.picture, formats.picture, formats.huge_picture), (CHECK, TRAIN, *RUN)),
+    "labels": Kind(("data/SegmentationClass/*",), (*m.ANY, formats.picture, formats.picture, formats.huge_picture), (CHECK, TRAIN, *RUN)),
     "lists": Kind(
-        ("data/ImageSets/Segmentation/*", "splits/own/few/*", "lists/one.txt"), (*m.ANY, m.text, m.text, m.text),
+        ("data/ImageSets/Segmentation/*", "splits/own/few/*", "lists/one.txt"), (*m.ANY, formats.text, formats.text, formats.text),
         (CHECK, TRAIN, *RUN, Command("common.splits", ("import", "voc_mini/new", "{file}", *IMPORT), makes=("new_splits",)),
          Command("common.splits", ("import", "{file}", *IMPORT), silent=False),
          Command("common.splits", ("verify", "voc_mini/few", "--folder", "{home}/splits"))),
     ),
     "archives": Kind(
-        ("lists/lists.*",), (*m.ANY, m.hostile_archive, m.hostile_archive, m.hostile_archive),
+        ("lists/lists.*",), (*m.ANY, formats.hostile_archive, formats.hostile_archive, formats.hostile_archive),
         (Command("common.splits", ("import", "voc_mini/new", "{file}", *IMPORT), makes=("new_splits",)),
          Command("common.splits", ("import", "{file}", *IMPORT), silent=False)),
     ),
     "graphs": Kind(
-        ("model/model.onnx",), (*m.ANY, *[m.graph] * 12, m.meta_value),
+        ("model/model.onnx",), (*m.ANY, *[formats.graph] * 12, formats.meta_value),
         (Command("onnx_impl.predict", ("{file}", "{home}/pictures/a.jpg", *PREDICT), False, ("out",)),
          evaluation("onnx", SUPONLY, *SETTINGS, "--checkpoint", "{file}"),
          Command("onnx_impl.halve", ("{file}", "{home}/out/a.onnx", SUPONLY, *SETTINGS), False, (), (0, 1, 2)),
@@ -135,17 +136,17 @@ KINDS = {
          )),
     ),
     "model folder": Kind(
-        ("model/*",), (*m.ANY, m.text, m.meta_value, m.safetensors_header),
+        ("model/*",), (*m.ANY, formats.text, formats.meta_value, formats.safetensors_header),
         (evaluation("torch", "{home}/model"), evaluation("onnx", "{home}/model"),
          Command("onnx_impl.predict", ("{home}/model", "{home}/pictures/a.jpg", *PREDICT), False, ("out",))),
     ),
-    "settings": Kind(("run/config.yaml", "model/config.yaml"), (*m.ANY, *[m.text] * 12), (*RUN, evaluation("torch", "{home}/model"))),
+    "settings": Kind(("run/config.yaml", "model/config.yaml"), (*m.ANY, *[formats.text] * 12), (*RUN, evaluation("torch", "{home}/model"))),
     "subclasses": Kind(
-        ("subclasses/*",), (*m.ANY, m.picture, m.text, m.meta_value, m.huge_picture),
+        ("subclasses/*",), (*m.ANY, formats.picture, formats.text, formats.meta_value, formats.huge_picture),
         (training("torch", USRN, "new", "method.subclass_labels=~/subclasses", "loader.batch_unlabelled=2"),),
     ),
     "features": Kind(
-        ("features/*",), (*m.ANY, m.array, m.array, m.array, m.text, m.meta_value),
+        ("features/*",), (*m.ANY, formats.array, formats.array, formats.array, formats.text, formats.meta_value),
         (Command(
             "common.make_subclasses",
             (USRN, *SETTINGS, "method.subclass_share=0.3", "--features", "{home}/features", "--checkpoint", "{home}/run/best.pth", "--out", "{home}/new"),
@@ -158,24 +159,24 @@ KINDS = {
          )),
     ),
     "prototypes": Kind(
-        ("prototypes.npz",), (*m.ANY, *[m.array] * 6, m.hostile_archive),
+        ("prototypes.npz",), (*m.ANY, *[formats.array] * 6, formats.hostile_archive),
         (training("torch", PCR, "new", "method.proto_init=file", "method.proto_file=~/prototypes.npz", "loader.batch_unlabelled=2"),),
     ),
     "cache": Kind(
-        ("cache/*/*.npy",), (*m.ANY, *[m.array] * 5), (evaluation("torch", SUPONLY, *SETTINGS, CACHED, "--checkpoint", "{home}/run/best.pth"),)
+        ("cache/*/*.npy",), (*m.ANY, *[formats.array] * 5), (evaluation("torch", SUPONLY, *SETTINGS, CACHED, "--checkpoint", "{home}/run/best.pth"),)
     ),
     "campaign": Kind(
-        ("trial.yaml", "trial/rows.jsonl", "trial/logs/*"), (*m.ANY, *[m.text] * 6, *[m.meta_value] * 3),
+        ("trial.yaml", "trial/rows.jsonl", "trial/logs/*"), (*m.ANY, *[formats.text] * 6, *[formats.meta_value] * 3),
         (Command("experiments.campaign", ("{home}/trial.yaml", "--page"), silent=False), Command("experiments.campaign", ("{home}/trial.yaml", "--list"), silent=False)),
     ),
     "packaging": Kind(
-        ("run/result.json", "parity.json", "run/config.yaml"), (*m.ANY, *[m.text] * 4, *[m.meta_value] * 4),
+        ("run/result.json", "parity.json", "run/config.yaml"), (*m.ANY, *[formats.text] * 4, *[formats.meta_value] * 4),
         (Command("converters.package", ("{home}/run", "{home}/new", "--parity", "{home}/parity.json"), silent=False), PAGES),
     ),
-    "npm package": Kind(("ort.tgz",), (*m.ANY, *[m.hostile_archive] * 6), (PAGES,)),
+    "npm package": Kind(("ort.tgz",), (*m.ANY, *[formats.hostile_archive] * 6), (PAGES,)),
     "served folder": Kind(
         ("model/model.onnx", "model/config.yaml", "model/web/page.json"),
-        (*m.BYTES, m.swap, m.become_something_else, m.oversize, *[m.text] * 4, *[m.meta_value] * 2, *[m.graph] * 6), (SERVE,),
+        (*m.BYTES, m.swap, m.become_something_else, m.oversize, *[formats.text] * 4, *[formats.meta_value] * 2, *[formats.graph] * 6), (SERVE,),
     ),
 }  # fmt: skip
 
@@ -195,8 +196,8 @@ def drawn(seed: int, home: Path) -> tuple[Command, Path, str]:
 
 
 SUFFIXES = {
-    m.array: (".npy", ".npz"), m.picture: (".jpg", ".png", ".bmp", ".webp", ".tif", ".ppm"), m.safetensors_header: (".safetensors",),
-    m.text: (".yaml", ".json", ".jsonl", ".txt", ".md"), m.graph: (".onnx",), m.hostile_pickle: (".pth",), m.hostile_archive: (".zip", ".tar", ".tgz", ".npz"),
+    formats.array: (".npy", ".npz"), formats.picture: (".jpg", ".png", ".bmp", ".webp", ".tif", ".ppm"), formats.safetensors_header: (".safetensors",),
+    formats.text: (".yaml", ".json", ".jsonl", ".txt", ".md"), formats.graph: (".onnx",), formats.hostile_pickle: (".pth",), formats.hostile_archive: (".zip", ".tar", ".tgz", ".npz"),
 }  # fmt: skip
 
 
@@ -270,7 +271,7 @@ def test_what_runs_and_writes_is_seen(home):
         os.mkdir(home / "inside")
         os.mkdir(home.parent / "outside")
         (home.parent / "file").touch()
-        pickle.loads(pickle.dumps(m.Hostile()))
+        pickle.loads(pickle.dumps(formats.Hostile()))
 
     seen = run(main, [], home).seen
     assert [event.split()[0] for event in seen] == ["os.mkdir", "open", "pickle.find_class"], seen

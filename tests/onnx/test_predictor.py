@@ -26,11 +26,6 @@ def torch_predictor(exported):
 
 
 @pytest.fixture(scope="module")
-def predictor(exported):
-    return OnnxPredictor(exported.model, threads=1)
-
-
-@pytest.fixture(scope="module")
 def ids_predictor(exported):
     return OnnxPredictor(exported.ids_model, threads=1)
 
