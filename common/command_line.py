@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -26,6 +27,9 @@ EXTRAS = {
 
 
 Item = TypeVar("Item")
+
+GRACE = 2.0
+"""Seconds in which a process that a terminal has told to end may do so without being told again."""
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_MEMORY = (
@@ -170,17 +174,36 @@ def run_module(module: str, *arguments: str, show: bool = False) -> str:
     Raises :class:`UserError` or :class:`CheckFailed`, as the module did, with its last line.
     """
     print(f"running {module} {' '.join(arguments[:1])}", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, env=project_environment(), capture_output=not show, text=True)
-    if done.returncode < 0:
+    command, pipe = [sys.executable, "-m", module, *arguments], None if show else subprocess.PIPE
+    with subprocess.Popen(command, env=project_environment(), stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            out, err = process.communicate()
+        except KeyboardInterrupt:
+            pass_on_the_end(process)
+            raise
+    code = process.returncode
+    if code < 0:
         raise UserError(
-            f"{module} was ended by signal {-done.returncode} ({signal.Signals(-done.returncode).name}), most likely because "
+            f"{module} was ended by signal {-code} ({signal.Signals(-code).name}), most likely because "
             "memory ran out; use smaller batches or crops, or close other programs"
         )
-    if done.returncode:
-        lines = ((done.stderr or "").strip() or (done.stdout or "").strip() or "see above").splitlines()
-        raise (UserError if done.returncode == 2 else CheckFailed)(f"{module}: {lines[-1].removeprefix('error: ')}")
-    return done.stdout or ""
+    if code:
+        lines = ((err or "").strip() or (out or "").strip() or "see above").splitlines()
+        raise (UserError if code == 2 else CheckFailed)(f"{module}: {lines[-1].removeprefix('error: ')}")
+    return out or ""
+
+
+def pass_on_the_end(*processes: subprocess.Popen) -> None:
+    """Let processes that this one has started end as it was asked to itself, so that a training saves, and wait for them.
+
+    Ctrl-C in a terminal has reached them, too; those that still run a moment later get SIGTERM.
+    """
+    time.sleep(GRACE)
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    for process in processes:
+        process.communicate()
 
 
 EXPERIMENT = "DATASET/SPLIT/METHOD, e.g. camvid/1_8/u2pl"

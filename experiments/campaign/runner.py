@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.command_line import pass_on_the_end
 from common.paths import PROJECT
 from common.runs.run_folder import RunFolder
 from experiments.campaign.plan import Run
@@ -44,6 +45,7 @@ class Runner:
         """Train all ``runs`` and keep their rows; a run that fails is named in ``failed`` and the others go on."""
         self._end = None if self.seconds is None else time.monotonic() + self.seconds
         self._free: queue.Queue[str] = queue.Queue()
+        self._training: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
         for device in self.devices:
             self._free.put(device)
@@ -51,7 +53,8 @@ class Runner:
             try:
                 list(pool.map(self._one, runs))
             except KeyboardInterrupt:
-                self._end = 0.0  # the trainings got the same signal and save; nothing else begins
+                self._end = 0.0  # nothing else begins
+                pass_on_the_end(*self._training)
                 raise
 
     def _one(self, run: Run) -> None:
@@ -88,6 +91,7 @@ class Runner:
                 say(f"{run.name}: failed with exit code {code}: {last_line(self.work / f'{run.name}.txt')}")
 
     def _wait(self, process: subprocess.Popen) -> int:
+        self._training.add(process)
         try:
             while True:
                 try:
@@ -99,6 +103,8 @@ class Runner:
             process.terminate()
             process.wait()
             raise
+        finally:
+            self._training.discard(process)
 
 
 def command(run: Run, folder: RunFolder, device: str, threads: int) -> list[str]:
