@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -193,17 +192,17 @@ def run_module(module: str, *arguments: str, show: bool = False) -> str:
     return out or ""
 
 
-def pass_on_the_end(*processes: subprocess.Popen) -> None:
-    """Let processes that this one has started end as it was asked to itself, so that a training saves, and wait for them.
+def pass_on_the_end(process: subprocess.Popen) -> int:
+    """Let a process that this one has started end as it was asked to itself, so that a training saves; return its exit code.
 
-    Ctrl-C in a terminal has reached them, too; those that still run a moment later get SIGTERM.
+    Ctrl-C in a terminal has reached it, too; if it still runs a moment later it gets SIGTERM.
     """
-    time.sleep(GRACE)
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    for process in processes:
+    try:
+        process.communicate(timeout=GRACE)
+    except subprocess.TimeoutExpired:
+        process.terminate()
         process.communicate()
+    return process.returncode
 
 
 EXPERIMENT = "DATASET/SPLIT/METHOD, e.g. camvid/1_8/u2pl"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import queue
 import resource
-import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +19,9 @@ from common.paths import PROJECT
 from common.runs.run_folder import RunFolder
 from experiments.campaign.plan import Run
 from experiments.campaign.rows import Rows, is_recipe_of
+
+LOOK_AGAIN = 1.0
+"""Seconds after which it is looked again whether trainings are to stop."""
 
 STAGED = "usrn"
 """The method whose training is a chain of commands, ``experiments/usrn.py``."""
@@ -45,7 +47,6 @@ class Runner:
         """Train all ``runs`` and keep their rows; a run that fails is named in ``failed`` and the others go on."""
         self._end = None if self.seconds is None else time.monotonic() + self.seconds
         self._free: queue.Queue[str] = queue.Queue()
-        self._training: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
         for device in self.devices:
             self._free.put(device)
@@ -53,8 +54,7 @@ class Runner:
             try:
                 list(pool.map(self._one, runs))
             except KeyboardInterrupt:
-                self._end = 0.0  # nothing else begins
-                pass_on_the_end(*self._training)
+                self._end = 0.0  # nothing else begins, and what runs is asked to save
                 raise
 
     def _one(self, run: Run) -> None:
@@ -91,20 +91,14 @@ class Runner:
                 say(f"{run.name}: failed with exit code {code}: {last_line(self.work / f'{run.name}.txt')}")
 
     def _wait(self, process: subprocess.Popen) -> int:
-        self._training.add(process)
-        try:
-            while True:
-                try:
-                    return process.wait(timeout=None if self._end is None else max(self._end - time.monotonic(), 0.1))
-                except subprocess.TimeoutExpired:
-                    process.send_signal(signal.SIGTERM)
-                    return process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-        finally:
-            self._training.discard(process)
+        """Return the exit code of a training, which is asked to save and stop if it still runs when the time is over."""
+        while not self._over():
+            try:
+                left = LOOK_AGAIN if self._end is None else self._end - time.monotonic()
+                return process.wait(timeout=max(min(left, LOOK_AGAIN), 0.1))
+            except subprocess.TimeoutExpired:
+                continue
+        return pass_on_the_end(process)
 
 
 def command(run: Run, folder: RunFolder, device: str, threads: int) -> list[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from common.checkpoints.checkpoint import read  # noqa: E402
+from tests.commands.launches import wait_for_steps  # noqa: E402
 from tests.places import PROJECT  # noqa: E402
 from tests.processes import PATIENCE  # noqa: E402
 
@@ -21,16 +20,12 @@ ENDLESS = ["trainer.epochs=100000", "trainer.iterations_per_epoch=2", "trainer.e
            "trainer.log_every=1", "trainer.threads=1"]  # fmt: skip
 
 
-def ended(module: str, *arguments: str, log: Path) -> tuple[int, str, str]:
-    """Return exit code and output of a command that is alone asked to end when its training has written two lines to ``log``."""
+def ended(module: str, *arguments: str, run: Path) -> tuple[int, str, str]:
+    """Return exit code and output of a command that is alone asked to end once the training in the folder ``run`` has begun."""
     pipe = subprocess.PIPE
     command = [sys.executable, "-m", module, *arguments]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=pipe, stderr=pipe, text=True, env=os.environ)
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline and process.poll() is None:
-        if log.exists() and len(log.read_text().splitlines()) >= 2:
-            break
-        time.sleep(0.2)
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=pipe, stderr=pipe, text=True)
+    wait_for_steps(process, run)
     process.send_signal(signal.SIGTERM)
     out, error = process.communicate(timeout=PATIENCE)
     return process.returncode, out, error
@@ -41,7 +36,7 @@ def test_a_campaign_saves_its_training(tmp_path):
     groups = "  - {experiments: [shapes/12/suponly], torch: [1, 2]}\n"
     file.write_text(f"title: A trial\noverrides: [{', '.join(ENDLESS)}]\ngroups:\n{groups}")
     run = work / "torch-shapes-12-suponly-seed1"
-    code, out, error = ended("experiments.campaign", str(file), "--work", str(work), log=run / "log.jsonl")
+    code, out, error = ended("experiments.campaign", str(file), "--work", str(work), run=run)
     assert code == 130, error
     assert f"{run.name}: saved, continues next time" in out
     assert read(run / "last.pth").meta.iteration >= 2
@@ -51,7 +46,7 @@ def test_a_campaign_saves_its_training(tmp_path):
 def test_a_chain_saves_its_training(tmp_path):
     run = tmp_path / "usrn_baseline"
     chain = ["torch", "shapes/12", *ENDLESS, "--out", str(tmp_path)]
-    code, _, error = ended("experiments.usrn", *chain, log=run / "log.jsonl")
+    code, _, error = ended("experiments.usrn", *chain, run=run)
     assert code == 130, error
     assert "--resume continues" in error
     assert read(run / "last.pth").meta.iteration >= 2

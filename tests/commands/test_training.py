@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from common.paths import PROJECT
 from common.runs.run_folder import RunFolder
 from common.runtimes import FRAMEWORKS
 from common.training.trainer import Trainer
+from tests.commands.launches import wait_for_steps
 from tests.commands.methods import CASES
 from tests.processes import PATIENCE
 
@@ -177,13 +177,8 @@ def test_sigterm_saves_and_resume_continues(framework, tmp_path):
         "--run-dir",
         str(tmp_path / "run"),
     ]
-    log = tmp_path / "run" / "log.jsonl"
     process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, env=os.environ)
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline and process.poll() is None:
-        if log.exists() and len(log.read_text().splitlines()) >= 2:
-            break
-        time.sleep(0.2)
+    wait_for_steps(process, tmp_path / "run")
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, error
