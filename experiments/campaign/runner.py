@@ -94,8 +94,7 @@ class Runner:
         """Return the exit code of a training, which is asked to save and stop if it still runs when the time is over."""
         while not self._over():
             try:
-                left = LOOK_AGAIN if self._end is None else self._end - time.monotonic()
-                return process.wait(timeout=max(min(left, LOOK_AGAIN), 0.1))
+                return process.wait(timeout=LOOK_AGAIN)
             except subprocess.TimeoutExpired:
                 continue
         return pass_on_the_end(process)
