@@ -2,7 +2,7 @@
 
 This is the difference between PCR's MindSpore release and its origin. MindSpore's ``same`` padding pads an even length at its
 end only and gives k values for 2k; PyTorch's padding 1 with ``ceil_mode`` gives k + 1, centred elsewhere. Both agree where
-height and width are 1 or 2 modulo 4 (``specs/pcr.md`` 2.5). Both pools run in PyTorch and MindSpore, each in a process of its
+height and width are 1 or 2 modulo 4. Both pools run in PyTorch and MindSpore, each in a process of its
 own, on a whole image and on its part of 1 modulo 4. Exit code 1 if the frameworks differ with the same pool.
 """
 

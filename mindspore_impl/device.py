@@ -102,7 +102,7 @@ def cap_onednn() -> bool:
     """Keep MindSpore's own copy of oneDNN to AVX2 and return whether that succeeded; call before the first convolution.
 
     With AVX-512 that library falls to its reference loop for MindSpore's memory layout: about 50 times slower. Only this
-    copy is touched, so PyTorch in the same process keeps its speed (``specs/mindspore_facts.md`` section 4.1).
+    copy is touched, so PyTorch in the same process keeps its speed.
     """
     try:
         package = Path(importlib.util.find_spec("mindspore").origin).parent

@@ -90,7 +90,7 @@ def _strip(logits: Tensor, labels: Tensor, down: Tensor, across: Tensor) -> tupl
 
 
 def ohem_labels(logits: Tensor, labels: Tensor, thresh: float, min_kept: int) -> Tensor:
-    """Return ``labels`` with the easy pixels set to 255 (online hard example mining, ``specs/u2pl.md`` section 7).
+    """Return ``labels`` with the easy pixels set to 255 (online hard example mining).
 
     A pixel stays if the probability of its true class is at most max(``thresh``, the ``min_kept``-th smallest one); all stay
     if fewer than ``min_kept`` pixels have a label.
@@ -118,7 +118,7 @@ def supervised_loss(criterion: CriterionConfig, logits: Tensor, labels: Tensor, 
 
 
 def reverse_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean over labelled pixels of -sum_k p_k log(max(onehot_k, 1e-4)) (``specs/u2pl.md`` section 8.3)."""
+    """Return the mean over labelled pixels of -sum_k p_k log(max(onehot_k, 1e-4)) (the authors' ``compute_rce_loss``)."""
     valid = (labels != IGNORE).astype(logits.dtype)
     probability = true_class_probability(logits, labels)
     scale = -ops.log(ms.Tensor(1e-4, logits.dtype))

@@ -26,7 +26,7 @@ BUFFERS = {"sgd": {"momentum": "accum"}, "adamw": {"momentum": "exp_avg", "squar
 
 class Optimizer:
     """SGD with momentum, or AdamW, and weight decay on every parameter or on kernels only; names that start with ``encoder.`` learn at
-    the base rate, all others ``head_lr_times`` faster; poly schedule (``specs/u2pl.md`` section 10, ``cpcl.md`` 7).
+    the base rate, all others ``head_lr_times`` faster; poly schedule.
 
     ``accumulate`` calls of :meth:`step` make one step with the mean of their gradients. With ``precision`` fp16 the loss is scaled;
     a step whose gradients are not finite is left out, and the scale halved.

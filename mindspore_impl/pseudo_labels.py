@@ -65,7 +65,7 @@ def kept_cross_entropy(logits: Tensor, target: Tensor, divisor: Tensor | float) 
 
 
 def unsupervised_loss(logits: Tensor, pseudo_label: Tensor) -> Tensor:
-    """Return (all pixels / kept pixels) * mean cross entropy over the kept pixels (``specs/u2pl.md`` section 7)."""
+    """Return (all pixels / kept pixels) * mean cross entropy over the kept pixels (U2PL's)."""
     kept = (pseudo_label != IGNORE).astype(ms.float32).sum().clamp(min=1)
     return kept_cross_entropy(logits, pseudo_label, kept**2 / pseudo_label.size)
 
@@ -91,7 +91,7 @@ def certain_loss(logits: Tensor, label: Tensor, confidence: Tensor, ignore: Tens
     """Return the cross entropy over the certain pixels that are no padding, divided by the number of all that are none.
 
     ``logits`` ``[B,K,H,W]``; ``label``, ``confidence`` and ``ignore`` (255 = padding) ``[B,H,W]``. 0 where all is padding
-    (``specs/uccl.md`` section 4.3).
+    (UniMatch and UCCL).
     """
     shown = ignore != IGNORE
     target = label.masked_fill(~(shown & (confidence >= threshold)), IGNORE)

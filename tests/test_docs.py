@@ -32,6 +32,21 @@ def test_what_a_page_names_exists(page):
     assert missing == []
 
 
+@pytest.mark.parametrize("folder", [folder for folder in FOLDERS.split("|") if folder not in ("tests", "docs")])
+def test_what_a_file_of_code_or_settings_names_exists(folder):
+    """A docstring sends its reader to pages and modules that are here (authors' settings may be called as ours are)."""
+    files = [path for ending in ("py", "yaml", "txt") for path in sorted((PROJECT / folder).rglob(f"*.{ending}"))]
+    assert files
+    missing = {}
+    for file in files:
+        text = file.read_text()
+        names = {name for name in named_files(text) if name.endswith(".py") and "NAME" not in name}
+        names |= set(re.findall(r"(?<![\w/.-])[\w-]+/[\w/.-]+\.md\b", text))
+        absent = sorted(name for name in names if not (PROJECT / name).exists())
+        missing |= {file.relative_to(PROJECT).as_posix(): absent} if absent else {}
+    assert missing == {}
+
+
 def test_a_wrong_name_is_found():
     assert named_files("see `common/no_such.py` and `*_impl/losses.py`") == {
         "common/no_such.py", "torch_impl/losses.py", "mindspore_impl/losses.py"

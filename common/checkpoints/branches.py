@@ -1,4 +1,4 @@
-"""The class branch and the subclass branch of a network with two (``specs/usrn.md`` section 3.5)."""
+"""The class branch and the subclass branch of a network with two (USRN's ``models/model.py``)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from common.checkpoints.meta import CheckpointMeta
 from common.networks.tensors import Tensors
 
 SUBCLASS = "_subclass"
-"""Ends the name of every module of a network's subclass branch (``specs/usrn.md`` section 3.5)."""
+"""Ends the name of every module of a network's subclass branch."""
 
 
 CLASS_BRANCH, SUBCLASS_BRANCH = "class", "subclass"

@@ -118,7 +118,7 @@ _ALL = (
     ),
     Dialect(
         name="u2pl",
-        description="U2PL, also its branch with_AEL (specs/u2pl.md section 15)",
+        description="U2PL, also its branch with_AEL",
         rules=U2PL_RULES,
         slots=U2PL_SLOTS,
         marks=Marks(name="decoder.aspp.conv5."),
@@ -128,7 +128,7 @@ _ALL = (
     ),
     Dialect(
         name="pcr",
-        description="PCR in PyTorch's names, U2PL's layout (specs/pcr.md section 2)",
+        description="PCR in PyTorch's names, U2PL's layout",
         rules=PCR_RULES,
         slots=U2PL_SLOTS,
         marks=Marks(name="proto_net."),
@@ -138,7 +138,7 @@ _ALL = (
     ),
     Dialect(
         name="pcr-mindspore",
-        description="PCR's released MindSpore files: the teacher, flat (specs/pcr.md section 2)",
+        description="PCR's released MindSpore files: the teacher, flat",
         rules=PCR_RULES,
         slots=(Slot("teacher"),),
         marks=Marks(name="proto_net."),
@@ -151,7 +151,7 @@ _ALL = (
     ),
     Dialect(
         name="cps",
-        description="CPS, both branches: CPCL's names beside the optimisers l and r (specs/cpcl.md section 5.4)",
+        description="CPS, both branches: CPCL's names beside the optimisers l and r",
         rules=CPCL_RULES,
         slots=CPCL_SLOTS,
         marks=Marks(name="head.aspp.map_convs.", entries=("optimizer_l", "optimizer_r")),
@@ -160,7 +160,7 @@ _ALL = (
     ),
     Dialect(
         name="cpcl",
-        description="CPCL, both branches (specs/cpcl.md section 5.4)",
+        description="CPCL, both branches",
         rules=CPCL_RULES,
         slots=CPCL_SLOTS,
         marks=Marks(name="head.aspp.map_convs."),
@@ -169,7 +169,7 @@ _ALL = (
     ),
     Dialect(
         name="usrn",
-        description="USRN, the baseline and the two-branch network (specs/usrn.md section 10)",
+        description="USRN, the baseline and the two-branch network",
         rules=USRN_RULES,
         slots=(Slot("student", "state_dict"),),
         marks=Marks(name="encoder.backbone."),
@@ -184,7 +184,7 @@ _ALL = (
     ),
     Dialect(
         name="uccl",
-        description="UCCL (specs/uccl.md section 9)",
+        description="UCCL",
         rules=UCCL_RULES,
         slots=(Slot("student", "model"),),
         marks=Marks(name="head.b0."),

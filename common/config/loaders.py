@@ -47,6 +47,6 @@ class RepeatedLists(BothLists):
 @dataclass(frozen=True, kw_only=True)
 class ReplayedList(BothLists):
     """Several rounds over the labelled list within one epoch; each round after the first gives, by ``labelled_replay``, fresh
-    crops in a new order or the very samples of the first round (``specs/usrn.md`` 7.4)."""
+    crops in a new order or the very samples of the first round (USRN's program)."""
 
     labelled_replay: Literal["fresh", "cached"] = "fresh"

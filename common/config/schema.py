@@ -12,7 +12,7 @@ from common.config.loaders import LoaderConfig
 from common.config.strict import ranged
 
 MOST_SUBCLASSES = 254
-"""Subclass ids are stored in 8 bits beside 255 = ignore (``specs/usrn.md`` section 5.1)."""
+"""Subclass ids are stored in 8 bits beside 255 = ignore."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ Layout = Folders | FixedFolders | DrawnShapes
 class SplitConfig:
     """Which training images are labelled: an id of the registry ``configs/splits.yaml`` under the data set's name.
 
-    ``unlabelled``: the rest of the training list, or all of it, labelled images included (``specs/cpcl.md`` 6.4).
+    ``unlabelled``: the rest of the training list, or all of it, labelled images included (CPS and CPCL).
     """
 
     id: str
@@ -215,7 +215,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CountedSteps(OptimizerConfig):
-    """A schedule that may count as USRN's program does, which takes an epoch for ``counted_steps`` steps (``specs/usrn.md`` 8.2)."""
+    """A schedule that may count as USRN's program does, which takes an epoch for ``counted_steps`` steps."""
 
     lr_counter: Literal["true_steps", "authors"] = "true_steps"
     counted_steps: int | None = ranged(None, low=1)
@@ -230,7 +230,7 @@ class CriterionConfig:
     """Supervised loss: cross entropy, or OHEM with threshold and number of kept pixels per process batch.
 
     ``min_kept_per_image`` times the batch takes the place of ``min_kept`` unless 0. ``class_weights`` (empty: none) makes
-    the loss a weighted mean over the kept pixels (``specs/cpcl.md`` 4.1).
+    the loss a weighted mean over the kept pixels (CPS and CPCL on Cityscapes).
     """
 
     type: Literal["ce", "ohem"] = "ce"

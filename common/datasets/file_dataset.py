@@ -33,7 +33,7 @@ CITYSCAPES_TRAIN_IDS = {
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,
     31: 16, 32: 17, 33: 18,
 }  # fmt: skip
-"""Official Cityscapes id to train id; every other id is ignored (``specs/u2pl.md`` section 2.1)."""
+"""Official Cityscapes id to train id; every other id is ignored (cityscapesScripts' ``labels.py``)."""
 
 ListKey = Literal["train_list", "val_list"]
 """The lists of a data set, as :class:`FileDatasetConfig` calls them."""

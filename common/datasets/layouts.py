@@ -1,7 +1,7 @@
 """Where a data set's files lie, layout by layout: the official downloads and the rearranged copies of CPS and USRN.
 
 A file may have several places, the usual one first. ``{id}`` is the image id, ``{part}`` ``train`` or ``val``, ``{city}``
-what stands before the first underscore of a Cityscapes id (``specs/splits_cps.md`` section 2, ``specs/splits_usrn.md``).
+what stands before the first underscore of a Cityscapes id.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def first_field(line: str, config: DatasetConfig) -> str:
 
 
 def reduce_to_id(field: str, config: DatasetConfig) -> str:
-    """Reduce one field of a list, a path or a bare id, to the image id (``specs/splits_u2pl.md`` section 2).
+    """Reduce one field of a list, a path or a bare id, to the image id.
 
     The id is the file name without the data set's image suffix or that of a usual image format, and without what
     Cityscapes appends to the id (``_leftImg8bit``, ``_gtFine_...``). In the layouts ``voc`` and ``folders`` it begins with

@@ -11,7 +11,7 @@ from common.arrays import IGNORE
 from common.errors import UserError
 
 EPSILON = 1e-10
-"""Added to every union of the mean over all classes (``specs/u2pl.md`` section 14)."""
+"""Added to every union of the mean over all classes (U2PL's ``eval.py``)."""
 
 Absent = Literal["zero", "skip"]
 """What a class without any pixel means for the mean: it counts 0 (U2PL, PCR, USRN, UCCL) or is left out (CPCL)."""
@@ -99,8 +99,8 @@ class ConfusionMatrix:
     def miou(self, absent: Absent = "zero", first: int = 0) -> float:
         """Mean intersection over union in 0..1, of the classes from number ``first`` on that are not ignored.
 
-        ``zero``: mean over all classes of I / (U + 1e-10), an absent class counts 0 (``specs/u2pl.md`` section 14);
-        ``skip``: mean of I / U over the classes with a union (``specs/cpcl.md`` section 8), NaN when there is none.
+        ``zero``: mean over all classes of I / (U + 1e-10), an absent class counts 0 (U2PL's ``eval.py``);
+        ``skip``: mean of I / U over the classes with a union (CPS and CPCL), NaN when there is none.
         """
         counted = self.counted & (np.arange(self.classes) >= first)
         scores = self.intersection() / (self.union() + EPSILON) if absent == "zero" else self.iou()

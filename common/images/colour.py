@@ -1,4 +1,4 @@
-"""Colour jitter, grey-scale and blur on 8-bit RGB pictures, with Pillow's arithmetic (``specs/uccl.md`` section 7, ``usrn.md`` 7.3).
+"""Colour jitter, grey-scale and blur on 8-bit RGB pictures, with Pillow's arithmetic (as torchvision has them).
 
 Pictures are uint8 ``[H,W,3]``, in and out. Factors multiply; 1 changes nothing. A hue shift is a part of the colour circle.
 """

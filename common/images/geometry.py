@@ -62,8 +62,8 @@ def center_crop(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the authors' validation input: the normalised centre window, padded where the image is smaller.
 
-    float32 ``[3,size,size]`` (padding 0) and uint8 ``[size,size]`` (padding ``pad_label``); ``specs/u2pl.md`` section
-    2.2, last paragraph.
+    float32 ``[3,size,size]`` (padding 0) and uint8 ``[size,size]`` (padding ``pad_label``); as U2PL's
+    ``u2pl/dataset/augmentation.py``.
     """
     image = pad_to(normalise(image, normalisation), size, 0.0)
     label = pad_to(label, size, pad_label)

@@ -1,4 +1,7 @@
-"""Masks of CutMix, CutOut and ClassMix, drawn on the host so that every framework mixes alike (``specs/u2pl.md`` section 6)."""
+"""Masks of CutMix, CutOut and ClassMix, drawn on the host so that every framework mixes alike.
+
+Source: U2PL's ``u2pl/dataset/augmentation.py``.
+"""
 
 from __future__ import annotations
 

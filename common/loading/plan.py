@@ -97,7 +97,7 @@ class Plan:
         return self.iterations_per_epoch
 
     def _count(self, config: ExperimentConfig) -> int:
-        """Iterations per epoch: as set, else the method's rule, else one pass (``specs/u2pl.md`` sections 2.3 and 11)."""
+        """Iterations per epoch: as set, else the method's rule, else one pass."""
         if config.trainer.iterations_per_epoch is not None:
             return config.trainer.iterations_per_epoch
         labelled = len(self._lists["labelled"])

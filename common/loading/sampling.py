@@ -1,4 +1,4 @@
-"""Epochs of a given number of samples over a list of another length (CPS, CPCL, ``specs/cpcl.md`` section 6.4)."""
+"""Epochs of a given number of samples over a list of another length (CPS and CPCL)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""USRN's stage B2: cluster the features of every class and write subclass label images (``specs/usrn.md`` section 5.3).
+"""USRN's stage B2: cluster the features of every class and write subclass label images (the authors' ``clustering.py``).
 
 Knows no framework and no network: it reads the files of ``FRAMEWORK_impl.features`` and the labels. All images are written
 to a new folder that gets its name when it is complete.

@@ -1,4 +1,6 @@
-"""Balanced k-means: clusters whose sizes differ by at most one, by exact assignments (``specs/usrn.md`` section 5.4).
+"""Balanced k-means: clusters whose sizes differ by at most one, by exact assignments.
+
+Source: zhu-he/regularized-k-means, which USRN's ``clustering.py`` calls.
 
     1. centres: k distinct points drawn uniformly, or given ones
     2. assignment: the partition of least total squared distance with sizes floor(n/k) or ceil(n/k)

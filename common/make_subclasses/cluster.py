@@ -20,7 +20,7 @@ Cluster = Callable[[np.ndarray, int, int], np.ndarray]
 
 
 LARGEST = 32767
-"""Quantised features are clipped here: 32.767 and above do not fit into 16 bits (section 5.3)."""
+"""Quantised features are clipped here: 32.767 and above do not fit into 16 bits."""
 
 
 def nearest_opencv(labels: np.ndarray, size: Size) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""USRN's stage B1: features of the labelled images, one file each (``specs/usrn.md`` section 5.2).
+"""USRN's stage B1: features of the labelled images, one file each (the authors' ``main.py --save_feature``).
 
 The body of ``python -m torch_impl.features`` and ``mindspore_impl.features``. Each labelled image goes once, whole and without
 augmentation, through the network of a checkpoint, which is not touched; ``features.json`` says which checkpoint it was.

@@ -100,7 +100,7 @@ class Stream:
     other, or each image drawn uniformly. ``one_of``: of so many consecutive images one, drawn at random, is prepared.
     ``probability``: so likely is each image prepared at all; the others have the id ``""`` and are all zeros. ``follows`` names a
     stream whose shuffled order this one takes: with entry i of that list comes entry i modulo the length of this one's list, in every epoch
-    (``specs/uccl.md`` section 7, "Loaders"). A list that is longer than that one is shuffled by itself.
+    (UniMatch's two loaders). A list that is longer than that one is shuffled by itself.
     """
 
     name: str

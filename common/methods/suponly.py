@@ -1,4 +1,4 @@
-"""Supervised-only baseline: labelled images, cross entropy or OHEM, nothing else (``specs/u2pl.md`` section 11)."""
+"""Supervised-only baseline: labelled images, cross entropy or OHEM, nothing else (U2PL's ``train_sup.py``)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from common.methods.weak_crop import WeakCrop
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSettings(MethodSettings):
-    """Settings of a method whose teacher is a moving average of the student (``specs/u2pl.md`` section 4).
+    """Settings of a method whose teacher is a moving average of the student (as in U2PL's ``train_semi.py``).
 
     ``ema_decay`` is the largest share that the teacher keeps of itself in a step.
     """

@@ -1,4 +1,4 @@
-"""The weak augmentation of U2PL, PCR and the supervised baseline: random resize, flip and crop (``specs/u2pl.md`` section 2.2)."""
+"""The weak augmentation of U2PL, PCR and the supervised baseline: random resize, flip and crop (``u2pl/dataset/augmentation.py``)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class WeakDraws:
 def scale_from_draws(a: float, b: float, resize_range: tuple[float, float]) -> float:
     """Return the scale of two draws from [0, 1): ``a`` < 0.5 shrinks to ``low..1``, else it enlarges to ``1..high``.
 
-    ``b`` is the position in that range (``specs/u2pl.md`` section 2.2, step 3).
+    ``b`` is the position in that range.
     """
     low, high = resize_range
     return low + (1 - low) * b if a < 0.5 else 1 + (high - 1) * b

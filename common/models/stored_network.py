@@ -75,7 +75,7 @@ def read_network(path: Path, role: str | None = None, experiment: ExperimentConf
 
 
 def class_branch(config: NetworkConfig, tensors: Tensors) -> tuple[NetworkConfig, Tensors]:
-    """Return configuration and arrays of the class branch alone: what is evaluated and deployed (``specs/usrn.md`` 9)."""
+    """Return configuration and arrays of the class branch alone: what is evaluated and deployed."""
     return dataclasses.replace(config, subclasses=0), branch(tensors, CheckpointMeta(), CLASS_BRANCH)[0]
 
 

@@ -19,7 +19,7 @@ def initial_tensors(shapes: Mapping[str, tuple[int, ...]], config: NetworkConfig
     Encoder convolutions: He normal over fan-out; decoder and heads: uniform in +-1/sqrt(fan_in) (``torch_default``) or He
     normal over fan-in; biases uniform in +-1/sqrt(fan_in); BatchNorm 1 and 0, with ``zero_init_residual`` 0 for the last
     one of a residual block; prototypes standard normal. Each tensor has its own generator keyed by ``seed``, ``role`` and its
-    name; the encoder's stages of a subclass branch start as copies of the class branch's (``specs/usrn.md`` 3.6).
+    name; the encoder's stages of a subclass branch start as copies of the class branch's, as in USRN's ``models/model.py``.
     """
     normalised = {name.removesuffix("running_mean") for name in shapes if name.endswith("running_mean")}
     last_norm = "bn3.weight" if config.encoder in ("resnet50", "resnet101") else "bn2.weight"

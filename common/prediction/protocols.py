@@ -102,7 +102,7 @@ class Slide(EvaluationProtocol):
     with the mean colour and the padding is cut off again.
 
     ``scales`` and ``flip`` add up logits of resized and mirrored images, ``larger_pad`` is the padding of an image that is
-    larger than the window in one direction only (``specs/cpcl.md`` section 8); they need ``accumulate: sum_logits``.
+    larger than the window in one direction only (CPS and CPCL); they need ``accumulate: sum_logits``.
     """
 
     decisive: ClassVar[tuple[str, ...]] = ("size", "stride", "window_rule", "accumulate")

@@ -21,9 +21,9 @@ WindowRule = Literal["shift_back", "cut_off"]
 def windows(height: int, width: int, size: int, stride: int, rule: WindowRule) -> list[Box]:
     """Return the windows of an image, rows from top to bottom, each row from left to right; they cover every pixel.
 
-    ``shift_back`` (``specs/u2pl.md`` section 14): starts 0, stride, ..., ceil((L - size) / stride) + 1 of them, the
+    ``shift_back`` (U2PL's ``eval.py``): starts 0, stride, ..., ceil((L - size) / stride) + 1 of them, the
     last one ends at the border; all windows are ``size`` x ``size``, so a smaller image must be padded before
-    (ValueError). ``cut_off`` (``specs/uccl.md`` section 8): starts 0, stride, ... while they lie inside the image;
+    (ValueError). ``cut_off`` (UniMatch's and UCCL's ``supervised.py``): starts 0, stride, ... while they lie inside the image;
     windows at the border may be smaller, down to one pixel. Raises :class:`UserError` for a stride that leaves gaps.
     """
     if stride < 1 or size < 1:

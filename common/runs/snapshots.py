@@ -1,6 +1,6 @@
 """Networks kept epoch by epoch, and their evaluation: one of them, a range of epochs, all from an epoch on.
 
-Epochs count from 0 (``specs/cpcl.md`` section 8.1): ``snapshots/epoch-12.pth`` of a run folder is what the 13th epoch left.
+Epochs count from 0 (CPS and CPCL): ``snapshots/epoch-12.pth`` of a run folder is what the 13th epoch left.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def seeded(ids: Iterable[str], count: int, seed: int) -> tuple[str, ...]:
 
 
 def every(ids: Sequence[str], ratio: int) -> tuple[str, ...]:
-    """Return the ids 0, r, 2r... in their order (``specs/splits_cps.md`` section 3)."""
+    """Return the ids 0, r, 2r... in their order, as CPS does."""
     return tuple(ids[::ratio])
 
 

@@ -39,10 +39,10 @@ class KnownSplit:
     """One entry of the registry.
 
     ``way`` says how the labelled list comes about: ``import`` (only from a copy of the authors' list), ``every`` (every
-    ``ratio``-th id of the training list, ``order`` says whether of the sorted ids or in the order of the list's file,
-    ``specs/splits_cps.md`` section 3), ``seeded`` (drawn here with ``seed``), ``all`` (the whole training list).
-    The unlabelled list is the rest of the training list, whose facts may be unknown. ``fine`` of the labelled images
-    have pixel-accurate annotations (None: not known); ``papers`` are those whose published results are on this list.
+    ``ratio``-th id of the training list, ``order`` says whether of the sorted ids or in the order of the list's file),
+    ``seeded`` (drawn here with ``seed``), ``all`` (the whole training list). The unlabelled list is the rest of the
+    training list, whose facts may be unknown. ``fine`` of the labelled images have pixel-accurate annotations
+    (None: not known); ``papers`` are those whose published results are on this list.
     """
 
     origin: str
@@ -115,7 +115,7 @@ def canonical(ids: Iterable[str]) -> tuple[str, ...]:
 
 
 def digest(ids: Iterable[str]) -> str:
-    """SHA-256 of the canonical form: sorted distinct ids, one a line, each ended by ``\\n``, UTF-8 (``specs/splits_u2pl.md`` 2)."""
+    """SHA-256 of the canonical form: sorted distinct ids, one a line, each ended by ``\\n``, UTF-8."""
     return hashlib.sha256("".join(f"{name}\n" for name in canonical(ids)).encode("utf-8")).hexdigest()
 
 

@@ -7,9 +7,9 @@ from common.methods.interface import Clock
 
 
 def poly(base: float, iteration: int, total: int, power: float, warmup: int = 0) -> float:
-    """Return base * (1 - iteration/total)^power: the rate of the step with index ``iteration`` (``specs/u2pl.md`` section 4).
+    """Return base * (1 - iteration/total)^power: the rate of the step with index ``iteration`` (U2PL's ``u2pl/utils/lr_helper.py``).
 
-    During the first ``warmup`` iterations it is base * iteration/warmup instead (``specs/cpcl.md`` section 7).
+    During the first ``warmup`` iterations it is base * iteration/warmup instead (CPS and CPCL).
     """
     if iteration < warmup:
         return base * iteration / warmup
@@ -17,7 +17,7 @@ def poly(base: float, iteration: int, total: int, power: float, warmup: int = 0)
 
 
 def poly_authors(base: float, clock: Clock, counted: int, power: float) -> float:
-    """Return the rate of USRN's scheduler, which takes every epoch for ``counted`` steps (``specs/usrn.md`` section 8.2).
+    """Return the rate of USRN's scheduler, which takes every epoch for ``counted`` steps (its ``utils/lr_scheduler.py``).
 
     Its counter starts anew after ``counted`` steps, not with the epoch, so that with shorter epochs the rate saw-tooths.
     """

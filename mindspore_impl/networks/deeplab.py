@@ -1,6 +1,6 @@
 """DeepLabv3+ with the decoder variants of all five papers as options; the PyTorch file of the same name mirrors this one.
 
-Sources: ``specs/u2pl.md`` section 3, ``cpcl.md`` 5, ``pcr.md`` 2, ``usrn.md`` 3, ``uccl.md`` 6.
+Sources: the authors' networks (U2PL ``u2pl/models/``, PCR ``core/models/``, USRN and UCCL ``models/``, ``model/``; CPS and CPCL).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ConcatASPP(nn.Cell):
 
 
 class SumASPP(nn.Cell):
-    """CPCL's pyramid: one BatchNorm over the concatenated maps, the pooled branch is added (``specs/cpcl.md`` 5.2)."""
+    """CPCL's pyramid: one BatchNorm over the concatenated maps, the pooled branch is added."""
 
     slope = 0.01
 
@@ -131,7 +131,7 @@ class PredictionHead(nn.Cell):
 
 
 class AuxiliaryHead(nn.Cell):
-    """Auxiliary logits from layer3: 3x3 convolution with bias, BatchNorm, ReLU, dropout 0.1, 1x1 (``specs/u2pl.md`` 3.3)."""
+    """Auxiliary logits from layer3: 3x3 convolution with bias, BatchNorm, ReLU, dropout 0.1, 1x1."""
 
     def __init__(self, inputs: int, outputs: int, width: int) -> None:
         super().__init__()
@@ -227,7 +227,7 @@ class DeepLab(nn.Cell):
         """Return the outputs of 2B images: those of :meth:`construct`, then those of features multiplied by ``feature_masks``.
 
         The two ``feature_masks`` ``[B,C,1,1]`` are for the encoder's first and last stage. Decoder and heads see all 2B
-        images at once, so their BatchNorm statistics are common; ``masks`` are for 2B images (``specs/uccl.md`` section 3, 3).
+        images at once, so their BatchNorm statistics are common; ``masks`` are for 2B images.
         """
         stages = list(self.encoder(x))
         low, high = stages[0], stages[-1]

@@ -252,7 +252,7 @@ def test_a_loaded_file_is_checked_as_strictly(tmp_path):
     ],
 )
 def test_network_presets_have_the_authors_number_of_parameters(preset, change, classes, parameters):
-    """Numbers of specs/u2pl.md section 3.4 and specs/cpcl.md section 5.2."""
+    """Numbers counted in the authors' networks."""
     torch = pytest.importorskip("torch")
     from torch_impl.networks.deeplab import DeepLab
 

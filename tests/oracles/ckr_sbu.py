@@ -1,4 +1,4 @@
-"""UCCL's two losses as the paper's program writes them: loops over images and classes (``specs/uccl.md`` sections 4.4, 4.5).
+"""UCCL's two losses as the authors' program writes them: loops over images and classes.
 
 Slow, and easy to compare with the text; the tests and the benchmark hold ``torch_impl/methods/uccl/ckr_sbu.py`` against it.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def plain_region(feature: Tensor, weak_logits: Tensor, ignored: Tensor) -> Tensor:
-    """Return the map X^ ``[B,C,h,w]`` of section 4.4: every pixel has the weighted mean feature of its class."""
+    """Return the map X^ ``[B,C,h,w]``: every pixel has the weighted mean feature of its class."""
     images = []
     for x, z, ignore in zip(feature, weak_logits, ignored):
         channels, label = x.shape[0], z.argmax(0)

@@ -1,4 +1,4 @@
-"""CPCL's pseudo-labels, targets and step written down plainly from ``specs/cpcl.md`` sections 3 and 4, with no thought of cost."""
+"""CPCL's pseudo-labels, targets and step written down plainly, with no thought of cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""U2PL's contrastive loss written down step by step from ``specs/u2pl.md`` section 8.1, with no thought of cost."""
+"""U2PL's contrastive loss written down step by step, with no thought of cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PCR's prototype branch of a step, written down step by step from ``specs/pcr.md`` sections 3.2-3.6, with no thought of cost."""
+"""PCR's prototype branch of a step, written down step by step, with no thought of cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""USRN's step written down as ``specs/usrn.md`` section 6 has it, with no thought of memory."""
+"""USRN's step written down plainly, with no thought of memory."""
 
 from __future__ import annotations
 

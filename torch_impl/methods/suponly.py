@@ -2,7 +2,7 @@
 
     L = criterion(up(logits), labels) [+ aux_weight * criterion(up(aux), labels)]
 
-Source: ``specs/u2pl.md`` section 11.
+Source: U2PL's ``train_sup.py``.
 """
 
 from __future__ import annotations

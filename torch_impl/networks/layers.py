@@ -114,7 +114,7 @@ def _unmoved_statistics(network: nn.Module) -> Iterator[None]:
 class StemPool(nn.Module):
     """3x3 max-pool of stride 2: ``floor`` and ``ceil`` pad 1 and round the output size so, ``same`` pads only at the end.
 
-    For an even length 2k ``floor`` and ``same`` give k values, ``ceil`` gives k + 1 (``specs/pcr.md`` section 2.5).
+    For an even length 2k ``floor`` and ``same`` give k values, ``ceil`` gives k + 1.
     """
 
     def __init__(self, mode: str) -> None:

@@ -74,7 +74,7 @@ def make_stage(
 class ResNet(nn.Module):
     """Encoder with features ``layer1`` (stride 4) to ``layer4``, or to ``layer3`` with ``stages`` 3.
 
-    With ``subclasses`` a second copy of layer2..4 (``*_subclass``) is fed from layer1 (``specs/usrn.md`` section 3.5).
+    With ``subclasses`` a second copy of layer2..4 (``*_subclass``) is fed from layer1, as in USRN.
     """
 
     def __init__(self, config: NetworkConfig) -> None:

@@ -1,4 +1,4 @@
-"""The weak augmentation of CPS and CPCL: flip, one of a few scales, crop (``specs/cpcl.md`` section 6.2)."""
+"""The weak augmentation of CPS and CPCL: flip, one of a few scales, crop."""
 
 from __future__ import annotations
 

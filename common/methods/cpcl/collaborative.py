@@ -1,4 +1,4 @@
-"""What CPCL and CPS share on the host: streams and CutMix draws of two networks trained side by side (``specs/cpcl.md``)."""
+"""What CPCL and CPS share on the host: streams and CutMix draws of two networks trained side by side."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TwoBranchSettings(MethodSettings):
         return True
 
     def streams(self, augment: AugmentConfig) -> tuple[Stream, ...]:
-        """Labelled images and one draw of unlabelled ones, or, to mix, two independent draws, all augmented alike (section 6.2)."""
+        """Labelled images and one draw of unlabelled ones, or, to mix, two independent draws, all augmented alike."""
         unlabelled = ["unlabelled", "unlabelled_other"] if self.mixes() else ["unlabelled"]
         return (
             Stream(name="labelled", source="labelled", pipeline=augment, labels=OWN_LABEL),
@@ -87,7 +87,7 @@ def draw_toggled_masks(
     boxes: int = 3,
     invert: bool = True,
 ) -> np.ndarray:
-    """Draw CutMix masks bool ``[count,H,W]`` of several boxes each (CPS and CPCL, ``specs/cpcl.md`` section 6.3).
+    """Draw CutMix masks bool ``[count,H,W]`` of several boxes each (CPS and CPCL).
 
     Each box has an area in ``area_range`` over the number of boxes, any aspect and place. Drawn in this order: the areas
     of all boxes, the exponents of their heights, their places. True is where the other image shows.

@@ -1,4 +1,4 @@
-"""CPCL: settings, and the class-wise disagreement that both frameworks compute on the host (``specs/cpcl.md``)."""
+"""CPCL: settings, and the class-wise disagreement that both frameworks compute on the host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CPCLSettings(TwoBranchSettings):
     """Settings of CPCL; defaults are the authors' for VOC.
 
     ``variant``: what the program computes since March 2023 (``head``: every pixel weighted by its confidence), or in its
-    first version (``legacy_2022``, section 4.5: one confidence per branch). ``legacy_divisor`` belongs to the latter: losses
+    first version (``legacy_2022``: one confidence per branch). ``legacy_divisor`` belongs to the latter: losses
     are means over the pixels with a target (``kept``, VOC) or over all (``all``, Cityscapes).
     """
 
@@ -33,7 +33,7 @@ class CPCLSettings(TwoBranchSettings):
 
 @dataclass(frozen=True)
 class Disagreement:
-    """How much the branches disagree on each class in the whole batch (section 4.2).
+    """How much the branches disagree on each class in the whole batch.
 
     ``scores`` float64 ``[K]``; ``first_wins`` bool ``[K,K]``: whether at a pixel that branch 1 calls a and branch 2 calls b
     the label of branch 1 is taken, which has the higher score (a tie is branch 2's); ``overlap``: share of agreeing pixels.

@@ -1,4 +1,4 @@
-"""CPS with and without CutMix: settings (``specs/cpcl.md`` appendix A), shared by both frameworks."""
+"""CPS with and without CutMix: settings (TorchSemiSeg), shared by both frameworks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from common.methods.cpcl.collaborative import TwoBranchSettings
 class CPSSettings(TwoBranchSettings):
     """Settings of CPS; ``cutmix`` tells its two published forms apart.
 
-    ``legacy_grad_scale`` n divides every gradient by n as the released program does on n GPUs (appendix A.4): learning rate
+    ``legacy_grad_scale`` n divides every gradient by n as the released program does on n GPUs: learning rate
     n*lr and weight decay d with it equal lr and n*d without.
 
     ``memory`` (without CutMix): one pass of each branch is kept for its gradient at a time (``fast``), or one in all, for which

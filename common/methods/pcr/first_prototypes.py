@@ -1,4 +1,4 @@
-"""The first prototypes of PCR: k-means centres of labelled features, or those of a file (``specs/pcr.md`` section 3.6)."""
+"""The first prototypes of PCR: k-means centres of labelled features, or those of a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""k-means for the first prototypes, in NumPy with float64 (``specs/pcr.md`` section 3.6); every random number is an argument."""
+"""k-means for the first prototypes, in NumPy with float64; every random number is an argument."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""PCR: settings, schedules and host-side draws (``specs/pcr.md``), shared by both frameworks.
+"""PCR: settings, schedules and host-side draws, shared by both frameworks.
 
-The authors never released their training program: every choice that is this project's own is a switch here (section 10 of
-the specification; ``docs/methods/pcr.md`` says which is whose). Its other switches are ``augment.pad_label``,
+The authors never released their training program: every choice that is this project's own is a switch here
+(``docs/methods/pcr.md`` says which is whose). Its other switches are ``augment.pad_label``,
 ``network.stem_pool`` and ``evaluation.head``.
 """
 
@@ -24,7 +24,7 @@ from common.rng import generator
 
 @dataclass(frozen=True, kw_only=True)
 class PCRSettings(TeacherSettings):
-    """Settings of PCR; defaults are the authors' for VOC (section 6) and the project's choices (section 10).
+    """Settings of PCR; defaults are the authors' for VOC and the project's choices.
 
     Losses: ``proto_weight`` is omega, ``unsup_weight`` lambda; ``confidence_threshold`` is tau. The prototypes are born
     (``proto_init``) and their losses begin with epoch ``proto_warmup_epochs``; null: with the semi-supervised epochs.
@@ -95,11 +95,11 @@ class PCRSettings(TeacherSettings):
         return clock.epoch >= self.proto_epoch
 
     def percent_kept(self, clock: Clock) -> float:
-        """Share of pixels that keep their pseudo-label with ``entropy_drop``, in percent (``specs/u2pl.md`` section 4)."""
+        """Share of pixels that keep their pseudo-label with ``entropy_drop``, in percent, as in U2PL."""
         return percent_kept(self.drop_percent, clock)
 
     def copies_student(self, clock: Clock) -> bool:
-        """Whether the teacher becomes the student before this step (section 4.2)."""
+        """Whether the teacher becomes the student before this step."""
         whole_epoch = self.teacher_copy == "whole_epoch" and clock.epoch == self.sup_only_epochs
         return whole_epoch or super().copies_student(clock)
 
@@ -116,7 +116,7 @@ def check_crop(config: ExperimentConfig) -> None:
 def select_pixels(
     size: Size, row_draws: np.ndarray, column_draws: np.ndarray, keep: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return one pixel of every cell of a G x G grid, as ascending flat positions int64 ``[G*G]`` (section 3.3).
+    """Return one pixel of every cell of a G x G grid, as ascending flat positions int64 ``[G*G]``.
 
     ``size`` = (S, S). The cells' side is S // G; rows and columns from G * side on are never chosen. Entry ``[g,i]`` of the
     draws ``[G,G]`` places the pixel of row band i and column band g, from 0 to side - 1. Pixels where ``keep`` ``[S,S]`` is not 1
@@ -142,7 +142,7 @@ class Draws(Protocol):
 
 
 class StepDraws:
-    """Draws of sections 3.3 and 3.5 from generators keyed by (seed, epoch, step, group)."""
+    """Draws of a step (CutMix boxes, chosen pixels) from generators keyed by (seed, epoch, step, group)."""
 
     def __init__(self, settings: PCRSettings, seed: int, clock: Clock, group: int = 0) -> None:
         self.settings = settings

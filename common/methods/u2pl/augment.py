@@ -10,7 +10,7 @@ from common.methods.weak_crop import WeakCrop, check_around_one
 
 @dataclass(frozen=True, kw_only=True)
 class WeakCropAndPaste(WeakCrop):
-    """``paste_resize_range`` takes the place of ``resize_range`` for images to paste from (``specs/u2pl.md`` section 12)."""
+    """``paste_resize_range`` takes the place of ``resize_range`` for images to paste from (``with_AEL``)."""
 
     paste_resize_range: tuple[float, float] = ranged((0.1, 2.0), low=0.01)
 

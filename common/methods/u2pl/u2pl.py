@@ -1,6 +1,6 @@
-"""U2PL: settings, presets, schedules and host-side draws (``specs/u2pl.md``), shared by both frameworks.
+"""U2PL: settings, presets, schedules and host-side draws (``train_semi.py``), shared by both frameworks.
 
-``preset: authors`` is what the released program computes, ``fixed`` what the paper describes (section 18); each of the
+``preset: authors`` is what the released program computes, ``fixed`` what the paper describes; each of the
 switches below can be set alone, ``auto`` takes the preset's value.
 """
 
@@ -22,10 +22,10 @@ from common.rng import generator
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveSettings:
-    """Contrastive term, section 8. Switches 18.1-18.6 follow the preset.
+    """Contrastive term (``u2pl/utils/loss_helper.py``). What is ``auto`` follows the preset.
 
-    ``weight`` is the effective one (section 8.4: 0.25 on VOC, 0.125 on Cityscapes), whatever the number of groups.
-    ``conf_weight`` (section 8.3): class means weighted by every pixel's largest probability.
+    ``weight`` is the effective one (the authors' 1 over their 4 GPUs on VOC, 8 on Cityscapes), whatever the number of groups.
+    ``conf_weight``: class means weighted by every pixel's largest probability.
     """
 
     weight: float = ranged(0.25, low=0.0)
@@ -49,7 +49,7 @@ class ContrastiveSettings:
     conf_weight: bool = False
 
     def queue_sizes(self, classes: int) -> list[int]:
-        """Length of every class's queue of negatives (section 4)."""
+        """Length of every class's queue of negatives."""
         return [self.queue_first] + [self.queue_other] * (classes - 1)
 
 
@@ -85,7 +85,7 @@ class TeacherBankSettings(TeacherSettings):
             raise ValueError(f"method {self.name} needs {needed}")
 
     def warnings(self, classes: int) -> list[str]:
-        """What is probably not meant, one line each (section 16, last paragraph)."""
+        """What is probably not meant, one line each."""
         low_rank = self.contrastive.low_rank
         if low_rank < max(classes - 1, 2):
             return []
@@ -95,25 +95,25 @@ class TeacherBankSettings(TeacherSettings):
         ]
 
     def percent_kept(self, clock: Clock) -> float:
-        """Share of unlabelled pixels that keep their pseudo-label, in percent (section 4)."""
+        """Share of unlabelled pixels that keep their pseudo-label, in percent."""
         return percent_kept(self.drop_percent, clock)
 
     def entropy_percent(self, clock: Clock) -> float:
-        """Percentage alpha of the contrastive masks (section 4)."""
+        """Percentage alpha of the contrastive masks."""
         return self.contrastive.low_entropy_threshold * (1 - clock.epoch / clock.epochs)
 
     def prototype_decay(self, clock: Clock) -> float:
-        """Decay of the moving prototypes of ``anchor_ema`` (section 8.3)."""
+        """Decay of the moving prototypes of ``anchor_ema``."""
         return min(1 - 1 / steps_from(self.contrastive_epoch(), clock), 0.999)
 
     def queue_sizes(self, classes: int) -> list[int]:
-        """Length of every class's queue of negatives (section 4)."""
+        """Length of every class's queue of negatives."""
         return self.contrastive.queue_sizes(classes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class U2PLSettings(TeacherBankSettings):
-    """Settings of U2PL; defaults are the authors' for VOC (section 16).
+    """Settings of U2PL; defaults are the authors' for VOC.
 
     ``ema_first_statistics``: BatchNorm's running statistics when the teacher becomes the student's copy, those it gathered
     with its own random values (``own``), which label at random until they have recovered, or the student's.
@@ -172,7 +172,7 @@ class Draws(ContrastiveDraws, Protocol):
 
 
 class ContrastiveStepDraws:
-    """Draws of section 8 from a generator keyed by (seed, epoch, step, group)."""
+    """Draws of the contrastive term from a generator keyed by (seed, epoch, step, group)."""
 
     def __init__(self, settings: TeacherBankSettings, seed: int, clock: Clock, group: int = 0) -> None:
         self.settings = settings
@@ -189,7 +189,7 @@ class ContrastiveStepDraws:
 
 
 class StepDraws(ContrastiveStepDraws):
-    """Draws of section 6 and 8 from generators keyed by (seed, epoch, step, group)."""
+    """Draws of mixing and of the contrastive term from generators keyed by (seed, epoch, step, group)."""
 
     def __init__(self, settings: U2PLSettings, seed: int, clock: Clock, group: int = 0) -> None:
         super().__init__(settings, seed, clock, group)

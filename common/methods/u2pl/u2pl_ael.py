@@ -1,4 +1,4 @@
-"""U2PL with AEL: settings, host-side draws and per-class banks (``specs/u2pl.md`` section 12), shared by both frameworks.
+"""U2PL with AEL: settings, host-side draws and per-class banks (``train.py`` of ``with_AEL``), shared by both frameworks.
 
 AEL (adaptive equalisation learning) lets classes that the student does badly be pasted, mixed in and trained more often.
 What it has in common with U2PL is in ``common/methods/u2pl/u2pl.py``. ``preset: authors`` is what the released program (branch
@@ -28,7 +28,7 @@ KEPT_OF = 2
 
 @dataclass(frozen=True, kw_only=True)
 class U2PLAELSettings(TeacherBankSettings):
-    """Settings of U2PL with AEL; defaults are the authors' for Cityscapes (sections 12 and 16).
+    """Settings of U2PL with AEL; defaults are the authors' for Cityscapes.
 
     ``loss_scale`` multiplies every term: the authors divide the losses by the number of processes W and average the
     gradients once more, which comes to 1/W. ``contrastive.weight`` is relative to the other terms (0.1/W).
@@ -184,7 +184,7 @@ class Draws(ContrastiveDraws, Protocol):
 
 
 class StepDraws(ContrastiveStepDraws):
-    """Draws of section 12 and 8 from generators keyed by (seed, epoch, step, group)."""
+    """Draws of AEL and of the contrastive term from generators keyed by (seed, epoch, step, group)."""
 
     def __init__(self, settings: U2PLAELSettings, seed: int, clock: Clock, group: int = 0) -> None:
         super().__init__(settings, seed, clock, group)
@@ -226,7 +226,7 @@ class StepDraws(ContrastiveStepDraws):
 def proportioned_box(size: tuple[int, int], u: float, v_top: float, v_left: float) -> Box:
     """The box of half the area with height share 0.5**u and width share 0.5**(1-u); ``v_*`` of [0, 1] place it.
 
-    Lengths and positions are rounded half to even (``specs/u2pl.md`` section 12).
+    Lengths and positions are rounded half to even.
     """
     height, width = (round(0.5**power * side) for power, side in zip((u, 1 - u), size))
     top, left = (round(v * (side - length)) for v, side, length in zip((v_top, v_left), size, (height, width)))

@@ -1,4 +1,4 @@
-"""Weak base, strong views and CutMix boxes of FixMatch, UniMatch and UCCL (``specs/uccl.md`` section 7).
+"""Weak base, strong views and CutMix boxes of FixMatch, UniMatch and UCCL (``dataset/semi.py``, ``dataset/transform.py``).
 
 Geometry and colours are computed on 8-bit pictures with Pillow's filters, as the authors do; pictures are normalised last.
 """
@@ -132,7 +132,7 @@ class Views(EightBit):
 
     ``weak``, ``strong1`` .. ``strong{count}`` images; ``ignore`` uint8 ``[S,S]``, 255 in the padding, else 0; ``box1``
     .. bool ``[S,S]``, true where the partner is pasted. The authors' partner is the same image with an augmentation of its
-    own (``specs/uccl.md`` section 7, "Loaders"), so it is made from the same decoded file: ``mix_weak``, ``mix_strong1`` ..,
+    own (two loaders with one seed), so it is made from the same decoded file: ``mix_weak``, ``mix_strong1`` ..,
     ``mix_ignore``.
     """
 
@@ -176,7 +176,7 @@ def inside(size: int, box: Box | None) -> np.ndarray:
 
 
 def draw_area_box(size: int, rng: np.random.Generator, probability: float = 0.5) -> Box | None:
-    """Draw UniMatch's CutMix box in ``size`` x ``size``, or None with 1 - ``probability`` (``specs/uccl.md`` section 7).
+    """Draw UniMatch's CutMix box in ``size`` x ``size``, or None with 1 - ``probability``.
 
     An area of 2 to 40 % of the image; then height / width from 0.3 to 1 / 0.3 and the corner, until the box lies inside.
     """

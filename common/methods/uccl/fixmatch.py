@@ -1,4 +1,4 @@
-"""FixMatch: settings, shared by both frameworks (``specs/uccl.md`` appendix A)."""
+"""FixMatch: settings, shared by both frameworks (UniMatch's ``fixmatch.py``)."""
 
 from __future__ import annotations
 

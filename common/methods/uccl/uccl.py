@@ -1,4 +1,4 @@
-"""UCCL: settings, presets and switches (``specs/uccl.md`` sections 4 and 11), shared by both frameworks."""
+"""UCCL: settings, presets and switches (the authors' ``UCCL.py``), shared by both frameworks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from common.methods.uccl.weak_to_strong import AUTHORS_CUTMIX, FIXED_CUTMIX, Wea
 
 @dataclass(frozen=True, kw_only=True)
 class SBUSettings:
-    """Semantic backpropagation update, section 4.5.
+    """Semantic backpropagation update (the authors' ``cal_loss_divergence``).
 
     ``support``: ``all`` spreads the weights over all pixels as released, ``uncertain`` over the uncertain ones of a class only.
     ``conf_thresh``: pixels up to this confidence are uncertain; null follows the preset: the method's ``conf_thresh``
@@ -24,7 +24,7 @@ class SBUSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CKRSettings:
-    """Class-aware knowledge regulation, section 4.4.
+    """Class-aware knowledge regulation (the authors' ``calculate_region``).
 
     ``ignored``: padding takes part with the released program's scrambled rows (``rows``) or not at all (``exclude``).
     ``detach_weights``: no gradient to the weak logits that weight the positions.

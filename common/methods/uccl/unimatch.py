@@ -1,4 +1,4 @@
-"""UniMatch v1: settings, shared by both frameworks (``specs/uccl.md`` appendix B)."""
+"""UniMatch v1: settings, shared by both frameworks (its ``unimatch.py``)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""What FixMatch, UniMatch and UCCL share: settings, streams, dropout of features (``specs/uccl.md`` sections 3, 7 and 11).
+"""What FixMatch, UniMatch and UCCL share: settings, streams, dropout of features.
 
-``preset: authors`` is what the authors' programs compute, ``fixed`` what section 11 recommends; each switch can be set alone.
+``preset: authors`` is what the authors' programs compute, ``fixed`` what ``docs/methods/uccl.md`` recommends; each
+switch can be set alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""USRN's augmentation (``specs/usrn.md`` sections 7.2 and 7.3): labelled crops, and two views of unlabelled ones."""
+"""USRN's augmentation (``base/base_dataset.py``): labelled crops, and two views of unlabelled ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""USRN's subclasses: how many each class has, their ids, and label images of them on disk (``specs/usrn.md`` section 5).
+"""USRN's subclasses: how many each class has, their ids, and label images of them on disk.
 
 Ids are laid out class by class: class c has ids o_c .. o_c + K_c - 1 with o_c = K_0 + ... + K_{c-1}; 255 is ignored. Beside
 the label images lies ``subclasses.json``, which says for which split and from which numbers K_c they were made.
@@ -47,7 +47,7 @@ def check_counts(counts: Sequence[int]) -> None:
 def counts_by_share(pixels: Sequence[int], share: float) -> tuple[int, ...]:
     """Return K_c = ceil(N_c / u), at least 1, with u = ``share`` of all labelled pixels; N_c are those of class c.
 
-    The rule for splits without published numbers (section 5.1). Raises :class:`UserError` where the ids do not fit.
+    The rule for splits without published numbers. Raises :class:`UserError` where the ids do not fit.
     """
     unit = share * sum(pixels)
     # A count of exactly n units must not become n + 1 by rounding.

@@ -1,6 +1,6 @@
 """USRN: settings of the baseline (stage A) and of subclass regularisation (stages B2 and C), shared by both frameworks.
 
-Source: ``specs/usrn.md``; switches follow section 13.
+Source: the authors' ``main.sh``, ``main.py`` and ``configs/``; ``docs/methods/usrn.md`` lists the switches.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SUBCLASS_LABELS = "subclass_labels"
 
 @dataclass(frozen=True, kw_only=True)
 class _EpochSettings(MethodSettings):
-    """Length of an epoch (section 8.1).
+    """Length of an epoch.
 
     ``global``: floor(labelled images / batch) steps. ``per_process``: what the authors' program does on several GPUs, each with
     a group of the batch (``trainer.groups``), where an epoch is that many times longer.
@@ -49,7 +49,7 @@ class _EpochSettings(MethodSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class USRNBaselineSettings(_EpochSettings):
-    """Stage A: supervised training on the labelled list (section 4)."""
+    """Stage A: supervised training on the labelled list."""
 
     augment: ClassVar = LabelledCrop
     loader: ClassVar = LoaderConfig
@@ -67,7 +67,7 @@ class USRNBaselineSettings(_EpochSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class ClusteringSettings:
-    """Stage B2 (sections 5.3 and 5.4). ``sample``: find a class's centres on so many of its points only (null: on all),
+    """Stage B2. ``sample``: find a class's centres on so many of its points only (null: on all),
     then assign all of them; ``max_rounds`` null: until no assignment changes."""
 
     quantise: Literal["int16", "none"] = "int16"
@@ -77,9 +77,9 @@ class ClusteringSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class USRNSettings(_EpochSettings):
-    """Stages B2 and C; defaults are the authors' (section 11).
+    """Stages B2 and C; defaults are the authors'.
 
-    ``subclass_counts`` are the numbers K_c, the table of section 5.1 where it has the split; empty: the rule of
+    ``subclass_counts`` are the numbers K_c, the authors' table where it has the split; empty: the rule of
     :func:`common.methods.usrn.subclasses.counts_by_share` with ``subclass_share``. ``subclass_labels`` is the folder of the label images,
     ``subclass_digest`` their digest; :meth:`complete` fills in what is empty.
     """

@@ -6,7 +6,7 @@ sup: cross entropy or OHEM with class weights. mix: CutMix of two unlabelled bat
 without gradient, give the labels: branch 1 (conservative) learns where the two agree, branch 2 (progressive) everywhere; see
 ``mindspore_impl/methods/cpcl/collaborative.py`` for L_inter and L_union. Passes of each branch in this order: x, u0, u1, mix.
 
-Source: ``specs/cpcl.md`` sections 3, 4 and 7; switches: section 11 and ``common/methods/cpcl/cpcl.py``.
+Source: leofansq/CPCL; switches: ``common/methods/cpcl/cpcl.py``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ p_k: class ids of network k on the mixed image, from its passes over the two unl
 network k on x and u, one after the other. CE: mean over all pixels. Passes of each branch in the order u0, u1, mix, x with
 CutMix, x, u without; there branch 2 runs twice, at first to give its labels, so that one pass is in memory (``memory``: always).
 
-Source: ``specs/cpcl.md`` appendix A; switches: ``common/methods/cpcl/cps.py``.
+Source: charlesCXK/TorchSemiSeg; switches: ``common/methods/cpcl/cps.py``.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ images against the eval-mode teacher's labels of confidence >= tau. L_pro^l, L_p
 predictor (``mindspore_impl/methods/pcr/prototypes.py``) at one pixel of every cell of a grid. The prototypes follow the features of their
 pixels by a moving average, the teacher follows the student.
 
-Source: ``specs/pcr.md``; order of a step: section 4.3. The authors released no training program: section 10 lists what is
-this project's choice, each a switch of ``common/methods/pcr/pcr.py``.
+The authors released no training program: ``docs/methods/pcr.md`` says what is theirs, what is U2PL's and what is this
+project's choice, each a switch of ``common/methods/pcr/pcr.py``.
 
 Networks and losses are compiled one by one; the teacher runs outside of what is differentiated.
 """
@@ -68,7 +68,7 @@ class PCR(TeacherMethod):
             self.set_prototypes(read_prototypes(self.settings, self.shape))
 
     def before_epoch(self, clock: Clock, labelled: LabelledImages) -> list[str]:
-        """Make the first prototypes when their epoch begins, from the eval-mode student's features (section 3.6)."""
+        """Make the first prototypes when their epoch begins, from the eval-mode student's features."""
         if self.settings.proto_init == "file" or clock.epoch != self.settings.proto_epoch:
             return []
         prototypes, notes = np.zeros(tuple(self.student.prototypes.shape), np.float32), []
@@ -86,7 +86,7 @@ class PCR(TeacherMethod):
             ops.assign(network.prototypes, self.session.tensor(prototypes))
 
     def step(self, batch: Batch, clock: Clock, draws: Draws | PerGroup | None = None) -> dict[str, float]:
-        """Run one optimiser step and return the loss terms as they enter the sum (section 4.3) and ``kept``, the share of pseudo-labels."""
+        """Run one optimiser step and return the loss terms as they enter the sum and ``kept``, the share of pseudo-labels."""
         settings, seed = self.settings, self.config.trainer.seed
         images, labels = self.labelled(batch)
         draws = self.groups.draws(draws, lambda group: StepDraws(settings, seed, clock, group))
@@ -175,7 +175,7 @@ class PCR(TeacherMethod):
         return [self.whole(parts) for parts in zip(*groups)]
 
     def _move_prototypes(self, sums: Tensor | None = None, counts: Tensor | None = None) -> None:
-        """Upkeep after the step, which itself has seen the old prototypes (section 3.6)."""
+        """Upkeep after the step, which itself has seen the old prototypes."""
         if sums is None or not self.settings.proto_update:
             return
         moved = updated_prototypes(self.student.prototype_grid(), sums, counts, self.settings.proto_momentum)
@@ -183,7 +183,7 @@ class PCR(TeacherMethod):
         self.pixels_won.value += counts
 
     def update_teacher(self, decay: float) -> None:
-        """Move parameters and prototypes; the running statistics, if the teacher has no train-mode pass (section 4.2)."""
+        """Move parameters and prototypes; the running statistics, if the teacher has no train-mode pass."""
         super().update_teacher(decay)
         update_buffers(self.teacher, self.student, decay, ("prototypes",))
         if self.settings.teacher_bn != "forward":

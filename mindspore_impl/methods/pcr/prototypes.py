@@ -4,7 +4,7 @@
 
 Features are resized to the image before they are normalised. In training that is done at the selected pixels only; for
 whole maps <f,P> is resized instead of f, which is the same sum in another order, and |f| comes from the inner products of
-neighbouring positions: no resized map of all channels is ever made. Source: ``specs/pcr.md`` sections 3.2-3.6 and 8.
+neighbouring positions: no resized map of all channels is ever made. Source: ``docs/methods/pcr.md``.
 """
 
 from __future__ import annotations

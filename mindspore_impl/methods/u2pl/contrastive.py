@@ -1,6 +1,6 @@
 """U2PL's pixel contrastive loss with a memory bank; the PyTorch file of the same name mirrors this one.
 
-Source: ``specs/u2pl.md`` section 8 with the switches of section 18; the cheap order of work follows ``specs/cost.md``: indices are
+Source: ``u2pl/utils/loss_helper.py`` of the authors; switches: ``docs/methods/u2pl.md``. To be cheap, indices are
 drawn before any feature is gathered, ranks come from comparisons, and the gradient with respect to the anchors is computed in
 closed form beside the loss, so that no drawn negative is kept for the backward pass.
 
@@ -46,7 +46,7 @@ class ContrastiveResult:
 def label_maps(labels: Tensor, classes: int, encoding: str) -> Tensor:
     """Return bool ``[B,K,h,w]`` class maps of labels ``[B,h,w]``; nothing is set where the label is 255.
 
-    ``union_first`` repeats the released program (section 18.1): the first image receives the union of the labels of all
+    ``union_first`` repeats the released program: the first image receives the union of the labels of all
     images, in which an ignored pixel of another image counts as class 0; the other images receive nothing.
     """
     if encoding == "onehot":
@@ -176,7 +176,7 @@ def negative_keys(
     labelled: int,
     settings: ContrastiveSettings,
 ) -> Iterator[Tensor]:
-    """Yield every class's negative keys ``[n,D]``, in row-major pixel order (sections 8.1, 18.3, 18.4)."""
+    """Yield every class's negative keys ``[n,D]``, in row-major pixel order."""
     ranks, counts = _wanted_keys(
         probabilities, maps, high_mask, labelled, settings.negative_threshold, settings.negatives, settings.low_rank,
         settings.high_rank,

@@ -11,7 +11,7 @@ from mindspore.common.initializer import Zero
 
 
 class MemoryBank:
-    """Queues of feature rows, oldest first, each with its own capacity (``specs/u2pl.md`` section 8.1).
+    """Queues of feature rows, oldest first, each with its own capacity (the authors' ``u2pl/utils/utils.py``).
 
     Appending writes only the new rows; the queue's logical row r (oldest = 0) lies at ``(head - count + r) mod capacity`` of the
     queue's part of ``rows``.

@@ -7,7 +7,7 @@ c is the student's confidence in each class, k its class at pixel p, U uniform. 
 images (copy-paste), decide which image is mixed into an unlabelled one (CutMix) and are left out of L_cons less often (sampling).
 Targets of L_cons are the teacher's classes. L_sup, L_contra and the EMA teacher are U2PL's.
 
-Source: ``specs/u2pl.md`` section 12; switches, draws and banks: ``common/methods/u2pl/u2pl_ael.py``.
+Source: ``train.py`` of the authors' branch ``with_AEL``; switches, draws and banks: ``common/methods/u2pl/u2pl_ael.py``.
 
 Networks and losses are compiled as in ``u2pl.py``. The host sees the teacher's classes and the class confidences, by which it draws.
 """

@@ -5,8 +5,9 @@
 
 F and G are the decoder features of the weak (detached) and the strong view, A the weak arg-max, w a softmax of its logit over
 the positions of a class, e_p = exp(-cos(F_p, G_p)), U_k the uncertain pixels of class k, T the sum of the cross entropies
-ce_p of the strong logits against A over all valid pixels. These are the closed forms of ``specs/uccl.md`` sections 4.4 and
-4.5: matrix products over one-hot masks, no loop over images and classes, nothing that depends on a value on the host.
+ce_p of the strong logits against A over all valid pixels. These are closed forms of the authors'
+``calculate_region`` and ``cal_loss_divergence`` (``UCCL.py``): matrix products over one-hot masks, no loop over
+images and classes, nothing that depends on a value on the host.
 """
 
 from __future__ import annotations

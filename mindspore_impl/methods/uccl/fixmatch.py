@@ -5,7 +5,7 @@
 L_x: cross entropy or OHEM of the labelled images. L_s: cross entropy of one CutMixed strong view against the labels of the weak
 view (train mode) and, inside the box, of its partner (eval mode), where they are certain.
 
-Source: ``specs/uccl.md`` appendix A (LiheYoung/UniMatch ``fixmatch.py``).
+Source: ``fixmatch.py`` of LiheYoung/UniMatch.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ The bracket is UniMatch. For each strong view, SBU and CKR compare it with the w
 resolution: SBU is a cross entropy against the weak arg-max, weighted by the views' feature similarity; CKR pulls the class-wise
 mean features together.
 
-Source: ``specs/uccl.md`` sections 3 and 4; presets and switches: section 11 and ``common/methods/uccl/uccl.py``.
+Source: the authors' ``UCCL.py``; presets and switches: ``common/methods/uccl/uccl.py``.
 """
 
 from __future__ import annotations

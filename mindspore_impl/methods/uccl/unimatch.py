@@ -6,7 +6,7 @@ L_x: cross entropy or OHEM of the labelled images. L_s1, L_s2: cross entropy of 
 the weak view (train mode) and, inside the box, of its partner (eval mode), where they are certain. L_fp: the same labels for
 the weak view with dropped features.
 
-Source: ``specs/uccl.md`` section 4.3 and appendix B (LiheYoung/UniMatch ``unimatch.py``).
+Source: ``unimatch.py`` of LiheYoung/UniMatch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """USRN's pseudo-labels: subclass self-training, entropy gate, regularised classes; the PyTorch file mirrors this one.
 
-Source: ``specs/usrn.md`` sections 6.3 and 6.4. p and q are the probabilities of classes and subclasses of the weak view:
+Source: the authors' ``models/model.py``. p and q are the probabilities of classes and subclasses of the weak view:
 
     s* = argmax q                             kept where max q > threshold
     gate open  <=>  H(q) > H(p)               entropies over log2 of the number of channels; a tie closes the gate

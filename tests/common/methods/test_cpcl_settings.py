@@ -14,7 +14,7 @@ from common.runs.snapshots import due
 from common.splits.split import Split
 
 EPOCHS = {
-    # split: (samples, iterations per epoch, epochs, all iterations), specs/cpcl.md section 6.4
+    # split: (samples, iterations per epoch, epochs, all iterations)
     "cityscapes/186/cpcl": (2790, 174, 128, 22_272),
     "cityscapes/372/cpcl": (2604, 162, 137, 22_194),
     "cityscapes/744/cpcl": (2232, 139, 160, 22_240),

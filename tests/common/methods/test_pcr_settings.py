@@ -37,7 +37,7 @@ def clock(epoch: int, step: int = 0, epochs: int = 80, each: int = 100) -> Clock
 
 @pytest.mark.parametrize(("dataset", "split"), [(name, split) for name, splits in SPLITS.items() for split in splits])
 def test_every_published_setting_resolves(dataset, split):
-    """The keys of section 6 that have an effect, and as many steps as 8 processes with 2 + 2 images make."""
+    """The authors' keys that have an effect, and as many steps as 8 processes with 2 + 2 images make."""
     config = compose(f"{dataset}/{split}/pcr")
     voc = dataset == "voc"
     assert config.reference.published_miou == PUBLISHED[dataset].get(split)

@@ -19,7 +19,7 @@ ITERATIONS = {
     ("cityscapes", "u2pl"): dict(zip(CITYSCAPES, (174, 163, 139, 93))),
     ("cityscapes", "u2pl_ael"): dict(zip((*CITYSCAPES, "372_old"), (174, 163, 139, 93, 163))),
 }
-"""Iterations per epoch: ``specs/u2pl.md`` section 11 and ``splits_u2pl.md`` section 5."""
+"""Iterations per epoch of the authors' programs on their 4 (VOC) or 8 (Cityscapes) GPUs."""
 
 ROWS = [
     (f"{data}/{split}/{method}", number)

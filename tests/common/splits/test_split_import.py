@@ -37,7 +37,7 @@ LINES = {
         "leftImg8bit/train/{city}/{id}_leftImg8bit.png gtFine/train/{city}/{id}_gtFine_labelTrainIds.png",
     ),
 }
-"""The line formats of the five repositories (``specs/splits_*.md``); CPCL's lists are CPS's."""
+"""The line formats of the five repositories; CPCL's lists are CPS's."""
 
 
 def facts(ids) -> ListFacts:

@@ -46,7 +46,7 @@ def recorded_sides(golden: Golden) -> tuple[np.ndarray, np.ndarray]:
     """Return the boxes' sides as shares of the image ``[n,boxes,2]`` and their places.
 
     We draw boxes by area with any aspect only. In the generator's other modes both sides of a square are one array, which
-    it shrinks twice (section 6.3).
+    it shrinks twice.
     """
     draws = [golden[f"draw_{index}"] for index in range(3) if f"draw_{index}" in golden]
     share = np.sqrt(1 / golden.number("n_boxes"))

@@ -1,4 +1,4 @@
-"""The kinds of CPCL's and CPS's golden files (``specs/cpcl.md`` appendix B)."""
+"""The kinds of CPCL's and CPS's golden files."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from common.methods.cpcl.cps import CPSSettings
 from tests.goldens.golden import Golden
 
 THRESHOLD = 0.7
-"""OHEM's threshold where a file does not name it (``specs/cpcl.md`` section 4.1)."""
+"""OHEM's threshold where a file does not name it."""
 
 
 def numbered(config: ExperimentConfig, classes: int) -> ExperimentConfig:

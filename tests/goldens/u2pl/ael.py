@@ -1,4 +1,4 @@
-"""Golden kinds of U2PL with AEL (``specs/u2pl.md`` section 12): ``ael_*``, recorded from the branch ``with_AEL``."""
+"""Golden kinds of U2PL with AEL: ``ael_*``, recorded from the branch ``with_AEL``."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from tests.goldens.golden import Check, Golden, close, exact
 
 IGNORE = 255
 PAD_LABEL = 0
-"""What the authors' padding counts as (``specs/u2pl.md`` 18.7)."""
+"""What the authors' padding counts as."""
 
 
 class RecordedNumbers:

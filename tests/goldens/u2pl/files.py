@@ -111,7 +111,7 @@ def edge_cases(golden: Golden, framework: Framework) -> list[Check]:
 
 
 def all_ignored(case: dict, framework: Framework) -> list[Check]:
-    """No pixel has a pseudo-label: the loss and its gradient are 0 (``specs/u2pl.md`` 18.12)."""
+    """No pixel has a pseudo-label: the loss and its gradient are 0."""
     pseudo, size = framework.module("pseudo_labels"), (2, 6, 7)
     target = framework.constant(np.full(size, 255, np.uint8))
     kept, threshold = pseudo.drop_unreliable(framework.constant(np.ones(size, np.float32)), target, 80.0)

@@ -1,4 +1,4 @@
-"""The kinds of U2PL's golden files (``specs/u2pl.md`` section 21)."""
+"""The kinds of U2PL's golden files."""
 
 from __future__ import annotations
 

@@ -97,5 +97,5 @@ def onehot_rce(golden: Golden, framework: Framework) -> list[Check]:
 
 
 def zero_for_nan(golden: np.ndarray) -> np.ndarray:
-    """What we return where the authors' program gives NaN: 0 for a loss over no pixel (``specs/u2pl.md`` 18.12)."""
+    """What we return where the authors' program gives NaN: 0 for a loss over no pixel."""
     return np.where(np.isnan(golden), np.zeros_like(golden), golden)

@@ -61,7 +61,7 @@ def method(document: dict) -> U2PLSettings:
 
 
 def contrastive(document: dict) -> ContrastiveSettings:
-    """The contrastive term; with several processes the authors' weight is divided by their number (section 8.4)."""
+    """The contrastive term; with several processes the authors' weight is divided by their number."""
     numbers = document["config"]["trainer"]["contrastive"]
     first, *others = document["queue_size"]
     return ContrastiveSettings(

@@ -1,4 +1,4 @@
-"""The kinds of UCCL's, FixMatch's and UniMatch's golden files (``specs/uccl.md``)."""
+"""The kinds of UCCL's, FixMatch's and UniMatch's golden files."""
 
 from __future__ import annotations
 

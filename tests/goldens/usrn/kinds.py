@@ -1,4 +1,4 @@
-"""The kinds of USRN's golden files (``specs/usrn.md``)."""
+"""The kinds of USRN's golden files."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@
     else:           intersection 255, union p1 with weight q1 if class p1 has the higher disagreement score, else p2 with q2
     L_inter = mean of weight * CE(z1, intersection),  L_union = mean of weight * CE(z2, union)  over all pixels
 
-Source: ``specs/cpcl.md`` sections 3 and 4; the cheap order of work follows ``specs/cost.md``: teacher logits are resized, mixed
+Source: the programs of CPCL (leofansq/CPCL) and CPS (charlesCXK/TorchSemiSeg). To be cheap, teacher logits are resized, mixed
 and reduced image by image, labels are 8-bit, classes are compared by tables over pairs of labels.
 """
 
@@ -113,7 +113,7 @@ def targets(
     variant: Variant = "head",
     counts: np.ndarray | None = None,
 ) -> Targets:
-    """Return what the networks learn from both predictions (sections 4.2 and 4.3).
+    """Return what the networks learn from both predictions.
 
     ``counts``: the :func:`joint_counts` of all groups of the batch; by default those of these predictions.
     """
@@ -139,7 +139,7 @@ def _by_image(*predictions: Prediction) -> list[Tensor]:
 
 
 def intersection_loss(logits: Tensor, mixed_targets: Targets, settings: CPCLSettings) -> Tensor:
-    """Return L_inter without its weight in the sum; ``logits`` ``[B,K,H,W]`` of branch 1 (sections 4.4 and 4.5)."""
+    """Return L_inter without its weight in the sum; ``logits`` ``[B,K,H,W]`` of branch 1."""
     divisor = mixed_targets.intersection.numel()
     if _means_over_kept(settings):
         divisor = max(int((mixed_targets.intersection != IGNORE).sum()), 1)
@@ -147,7 +147,7 @@ def intersection_loss(logits: Tensor, mixed_targets: Targets, settings: CPCLSett
 
 
 def union_loss(logits: Tensor, mixed_targets: Targets, settings: CPCLSettings) -> Tensor:
-    """Return L_union without its weight in the sum; ``logits`` ``[B,K,H,W]`` of branch 2 (sections 4.4 and 4.5)."""
+    """Return L_union without its weight in the sum; ``logits`` ``[B,K,H,W]`` of branch 2."""
     weights = mixed_targets.union_weight.mean() if _means_over_kept(settings) else mixed_targets.union_weight
     return weighted_cross_entropy(logits, mixed_targets.union, weights, mixed_targets.union.numel())
 

@@ -76,7 +76,7 @@ class TwoBranches(Method):
         return self.learn(branch, terms, add)
 
     def evaluated(self, clock: Clock) -> str:
-        """Branch 1 throughout, unless the evaluation asks for branch 2 (``specs/cpcl.md`` section 8)."""
+        """Branch 1 throughout, unless the evaluation asks for branch 2."""
         return f"branch{self.config.evaluation.branch}"
 
 

@@ -2,7 +2,7 @@
 
 Which pixels the contrastive term looks at, what it gives to the bank and how its loss and prototypes run over the groups of a batch.
 
-Source: ``specs/u2pl.md`` sections 5, 8 and 18.
+Source: the authors' ``train_semi.py`` and, of ``with_AEL``, ``train.py``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def reliability_masks(
     size: Size,
     among: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the low and high entropy masks, bool ``[Bl+Bu,h,w]`` at ``size`` (section 5, item 9; 18.5).
+    """Return the low and high entropy masks, bool ``[Bl+Bu,h,w]`` at ``size``.
 
     ``uncertainty`` ``[Bu,H,W]`` at full size gives the percentiles, over the pixels ``among`` (bool ``[Bu,H,W]``; without it,
     those with a pseudo-label); only the pixels of the small map are compared.

@@ -6,7 +6,7 @@ L_sup: cross entropy or OHEM of the labelled images. L_unsup: cross entropy of t
 teacher's labels, without the pixels of highest entropy, times (all pixels / kept pixels). L_contra: anchors pulled to their class
 mean, pushed from a memory bank of unreliable pixels. The teacher is an EMA of the student.
 
-Source: ``specs/u2pl.md`` sections 4-9; presets and switches: section 18 and ``common/methods/u2pl/u2pl.py``.
+Source: the authors' ``train_semi.py``; presets and switches: ``common/methods/u2pl/u2pl.py``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class U2PL(TeacherAndBank):
     """U2PL's step."""
 
     def step(self, batch: Batch, clock: Clock, draws: Draws | PerGroup | None = None) -> dict[str, float]:
-        """Run one optimiser step and return the loss terms as they enter the sum (section 5) and ``kept``, the share of pseudo-labels."""
+        """Run one optimiser step and return the loss terms as they enter the sum and ``kept``, the share of pseudo-labels."""
         images, labels = self.labelled(batch)
         if self.settings.semi_supervised(clock):
             self.copy_student(clock)
@@ -92,7 +92,7 @@ class U2PL(TeacherAndBank):
         return self.optimizer.differentiate(terms, shown=lambda: {"kept": self.groups.mean(kept_share, reliable)})
 
     def _mixed(self, images: Tensor, logits: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Return unlabelled images and the eval-mode teacher's labels, mixed if this step mixes (sections 5.3, 5.4, 6)."""
+        """Return unlabelled images and the eval-mode teacher's labels, mixed if this step mixes."""
         pseudo_label = arg_max(logits, 1).to(torch.uint8)
         masks = draws.mix_masks(pseudo_label.cpu().numpy())
         if masks is None:

@@ -3,7 +3,7 @@
 One network learns from labels and, on unlabelled images, from its own hard labels of the weak view, where it is certain, for
 strong views of the same image. The strong views are CutMixed with a partner, whose labels come from an eval-mode pass.
 
-Source: ``specs/uccl.md`` section 3 and appendices A and B.
+Source: ``fixmatch.py`` and ``unimatch.py`` of LiheYoung/UniMatch, ``UCCL.py`` of YUKEKEJAN/UCCL.
 """
 
 from __future__ import annotations

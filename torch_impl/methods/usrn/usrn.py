@@ -7,7 +7,7 @@ against the weak view's confident ones. L_u_reg: the strong view's classes again
 veto unless its entropy says that it is the less certain one (``torch_impl/methods/usrn/subclasses.py``). One network with two branches, no
 teacher; three passes in train mode: labelled, strong, weak, the last without gradient.
 
-Source: ``specs/usrn.md`` section 6.
+Source: the authors' ``models/model.py`` and ``trainer.py``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def labelled_terms(
     settings: USRNSettings,
     criterion: CriterionConfig,
 ) -> dict[str, Tensor]:
-    """Return ``sup`` and ``sup_sub`` as they enter the sum (section 6.1); logits ``[B,n,h,w]``, labels uint8 ``[B,H,W]``."""
+    """Return ``sup`` and ``sup_sub`` as they enter the sum; logits ``[B,n,h,w]``, labels uint8 ``[B,H,W]``."""
     supervised = supervised_loss(criterion, resize(logits, labels.shape[1:]), labels)
     subclasses = resized_cross_entropy(subclass_logits, subclass_labels)
     return {
@@ -48,7 +48,7 @@ def labelled_terms(
 
 
 def unlabelled_terms(strong: tuple[Tensor, Tensor], weak: PseudoLabels, settings: USRNSettings) -> dict[str, Tensor]:
-    """Return ``unsup_sub`` and ``unsup_reg`` as they enter the sum (sections 6.3 and 6.4).
+    """Return ``unsup_sub`` and ``unsup_reg`` as they enter the sum.
 
     ``strong`` are class logits ``[B,C,h,w]`` and subclass logits ``[B,K,h,w]``, ``weak`` is what the weak view decides.
     """
@@ -71,7 +71,7 @@ class USRN(Method):
         self.parents = session.tensor(parent_table(self.settings.subclass_counts))
 
     def step(self, batch: Batch, clock: Clock) -> dict[str, float]:
-        """Run one optimiser step and return the loss terms as they enter the sum (section 6.5) and ``kept``, the share of pseudo-labels."""
+        """Run one optimiser step and return the loss terms as they enter the sum and ``kept``, the share of pseudo-labels."""
         parts, kept = [lambda: self._labelled(batch["labelled"], clock)], []
         if clock.epoch >= self.settings.start_epoch:
             parts.append(lambda: self._unlabelled(batch["unlabelled"], clock, kept))
