@@ -60,7 +60,7 @@ def quantize(
 
     from onnx_impl import graphs
     from onnx_impl.eval import open_model
-    from onnx_impl.recipes import Recipe, convolutions, finite, prepare, quantise, saturates
+    from onnx_impl.recipes import Recipe, convolutions, prepare, saturates
 
     provider = ProviderOptions(threads=config.trainer.threads, exact_sums=options.exact_sums)
     reference = open_model(source, config, provider)
@@ -84,22 +84,10 @@ def quantize(
         for attempt in attempts(prepared, made, recipe, metadata.input, inputs, options.exact_sums):
             readable = [names[node] for node in attempt.kept]
             recipe = dataclasses.replace(recipe, reduce_range=attempt.reduce_range)
-            try:
-                quantise(prepared, made, metadata.input, inputs, recipe, attempt.kept)
-            except ValueError as error:  # the library's histogram of a tensor with NaN
-                if finite(prepared, metadata.input, inputs):
-                    raise
-                raise UserError(
-                    f"{source} computes values that are not finite on the calibration images; is the file damaged? Export its "
-                    "checkpoint again"
-                ) from error
+            calibrate(prepared, made, source, metadata.input, inputs, recipe, attempt.kept)
             overflow = not options.exact_sums and saturates(made, metadata.input, inputs)
-            described = {
-                "source_sha256": sha256(source),
-                "quantization": describe(recipe, ids, readable),
-                "gates": None,
-            }
-            changed = dataclasses.replace(metadata, precision="int8", **described)
+            origin = {"source_sha256": sha256(source), "quantization": describe(recipe, ids, readable), "gates": None}
+            changed = dataclasses.replace(metadata, precision="int8", **origin)
             graphs.save(onnx.load(made), changed, made)
             before, score = compare([reference, open_model(made, config, provider)], dataset, judged, config)
             beyond = score.beyond(limits)
@@ -108,15 +96,40 @@ def quantize(
                 gates = measured(config, before, score, limits, overflow)
                 with atomic_path(out) as temporary:
                     graphs.save(onnx.load(made), dataclasses.replace(changed, gates=gates), temporary)
-                print(
-                    f"{out}: int8 {recipe.scheme}, {out.stat().st_size / 1e6:.1f} MB of {source.stat().st_size / 1e6:.1f}"
-                )
+                sizes = f"{out.stat().st_size / 1e6:.1f} MB of {source.stat().st_size / 1e6:.1f}"
+                print(f"{out}: int8 {recipe.scheme}, {sizes}")
                 return score, readable
     hint = " (this processor's 8-bit sums overflow: --exact-sums judges for one with VNNI)" if overflow else ""
     raise CheckFailed(
         f"{out} was not written: with {len(readable)} convolutions in float still {'; '.join(beyond)}{hint}; try "
         "--calibration minmax or more --images, or allow more with --max-drop, --max-class-drop, --max-flips"
     )
+
+
+def calibrate(
+    prepared: Path,
+    made: Path,
+    source: Path,
+    name: str,
+    inputs: CalibrationImages,
+    recipe: Any,
+    kept: tuple[str, ...],
+) -> None:
+    """Write the int8 form of ``prepared``, whose input is called ``name``, to ``made``; the nodes ``kept`` stay float.
+
+    Raises :class:`UserError` when ``source``, which it was prepared from, computes NaN or infinity.
+    """
+    from onnx_impl.recipes import finite, quantise
+
+    try:
+        quantise(prepared, made, name, inputs, recipe, kept)
+    except ValueError as error:  # the library's histogram of a tensor with NaN
+        if finite(prepared, name, inputs):
+            raise
+        raise UserError(
+            f"{source} computes values that are not finite on the calibration images; is the file damaged? Export its "
+            "checkpoint again"
+        ) from error
 
 
 def measured(config: ExperimentConfig, before: Score, score: Score, limits: Limits, overflow: bool) -> dict[str, Any]:

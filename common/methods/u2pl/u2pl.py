@@ -145,7 +145,7 @@ class U2PLSettings(TeacherBankSettings):
         return self.sup_only_epochs
 
     def copies_student(self, clock: Clock) -> bool:
-        """Whether the teacher becomes the student before this step; ``tied``: in the whole first epoch (18.9)."""
+        """Whether the teacher becomes the student before this step; ``tied``: in the whole first epoch."""
         tied = self.ema_first_epoch == "tied" and clock.epoch == self.sup_only_epochs
         return tied or super().copies_student(clock)
 

@@ -34,7 +34,7 @@ class U2PLAELSettings(TeacherBankSettings):
     gradients once more, which comes to 1/W. ``contrastive.weight`` is relative to the other terms (0.1/W).
 
     ``drop``: the released program drops the pixels of *lowest* entropy from the unlabelled images' loss, the paper those of
-    highest (18.8). ``contrastive_pixels``: the released contrastive term sees only the pixels that were not dropped, U2PL's
+    highest. ``contrastive_pixels``: the released contrastive term sees only the pixels that were not dropped, U2PL's
     own all of them. ``paste_excluded`` are the classes that are never pasted; ``*_power`` are the exponents of 1 - confidence in
     the probabilities of the classes; areas are shares of the crop.
     """

@@ -45,7 +45,7 @@ def class_confidence(logits: Tensor, labels: Tensor) -> np.ndarray:
 
 
 def drop_confident(uncertainty: Tensor, pseudo_label: Tensor, percent: float) -> tuple[Tensor, float]:
-    """Return ``pseudo_label`` with pixels below the ``percent`` percentile of entropy set to 255, and that threshold (18.8).
+    """Return ``pseudo_label`` with pixels below the ``percent`` percentile of entropy set to 255, and that threshold.
 
     ``uncertainty`` and ``pseudo_label`` ``[B,H,W]``; the percentile runs over all pixels.
     """
@@ -144,24 +144,18 @@ class U2PLAEL(TeacherAndBank):
     def _equalised_losses(
         self, images: Tensor, labels: Tensor, mixed: Tensor, scores: Tensor, clock: Clock, draws: PerGroup
     ) -> dict[str, float]:
-        settings, size = self.settings, labels.shape[1:]
-        wanted = ("logits", "representation")
+        size, wanted = labels.shape[1:], ("logits", "representation")
         teacher = self.forward("teacher", images, clock, wanted=wanted)
         teacher_mixed = self.forward("teacher", mixed, clock, "teacher mixed", wanted=wanted)
         teacher_scores = resize(teacher["logits"], size)
         of_labelled, of_mixed = targets(teacher_scores), targets(scores)
         reliable = self.groups.each(self._reliable, of_mixed, clock)
-        with_contrastive = clock.epoch >= settings.contrastive_start_epoch
+        with_contrastive = clock.epoch >= self.settings.contrastive_start_epoch
         if with_contrastive:
             features = self.together(teacher["representation"], teacher_mixed["representation"])
             small = (resize(part, features.shape[2:]).softmax(1) for part in (teacher_scores, scores))
-
-            def pixels(features, probabilities, labels, teacher: Targets, reliable: Tensor) -> Pixels:
-                seen = reliable if settings.contrastive_pixels == "kept" else teacher.pseudo_label
-                among = teacher.pseudo_label != IGNORE
-                return self.pixels(features, probabilities, labels, seen, teacher.uncertainty, clock, among)
-
-            chosen = self.groups.each(pixels, features, self.together(*small), labels, of_mixed, reliable)
+            probabilities = self.together(*small)
+            chosen = self.groups.each(self._seen, features, probabilities, labels, of_mixed, reliable, clock)
             self.append_keys(chosen)
 
         def terms() -> dict[str, Tensor]:
@@ -176,7 +170,7 @@ class U2PLAEL(TeacherAndBank):
                 contrastive = self.contrastive(representation, chosen, clock, draws)
             student_mixed = resize(outputs_mixed["logits"], size)
             return self.groups.mean(
-                group_terms,
+                self._group_terms,
                 outputs,
                 student_scores,
                 student_mixed,
@@ -188,20 +182,29 @@ class U2PLAEL(TeacherAndBank):
                 draws,
             )
 
-        def group_terms(
-            outputs: Outputs, scores: Tensor, scores_mixed: Tensor, labels: Tensor, of_labelled: Targets,
-            of_mixed: Targets, reliable: Tensor, contrastive: Tensor, draws: Draws,
-        ) -> dict[str, Tensor]:  # fmt: skip
-            of_mixed = of_mixed._replace(pseudo_label=reliable)
-            losses = {
-                "sup": self.supervised(outputs, labels),
-                "cons_labelled": self._consistency("labelled", scores, of_labelled, draws),
-                "cons_unlabelled": self._consistency("unlabelled", scores_mixed, of_mixed, draws),
-                "contra": settings.contrastive.weight * contrastive if with_contrastive else contrastive,
-            }
-            return {name: settings.loss_scale * term for name, term in losses.items()}
-
         return self.optimizer.differentiate(terms, shown=lambda: {"kept": self.groups.mean(kept_share, reliable)})
+
+    def _seen(
+        self, features: Tensor, probabilities: Tensor, labels: Tensor, teacher: Targets, reliable: Tensor, clock: Clock
+    ) -> Pixels:
+        """Return what the contrastive term looks at in one group; ``teacher`` is that of the mixed images."""
+        seen = reliable if self.settings.contrastive_pixels == "kept" else teacher.pseudo_label
+        among = teacher.pseudo_label != IGNORE
+        return self.pixels(features, probabilities, labels, seen, teacher.uncertainty, clock, among)
+
+    def _group_terms(
+        self, outputs: Outputs, scores: Tensor, scores_mixed: Tensor, labels: Tensor, of_labelled: Targets,
+        of_mixed: Targets, reliable: Tensor, contrastive: Tensor, draws: Draws,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Return one group's terms as they enter the sum."""
+        of_mixed = of_mixed._replace(pseudo_label=reliable)
+        losses = {
+            "sup": self.supervised(outputs, labels),
+            "cons_labelled": self._consistency("labelled", scores, of_labelled, draws),
+            "cons_unlabelled": self._consistency("unlabelled", scores_mixed, of_mixed, draws),
+            "contra": self.settings.contrastive.weight * contrastive,
+        }
+        return {name: self.settings.loss_scale * term for name, term in losses.items()}
 
     def _update_confidence(self, scores: Tensor, labels: Tensor) -> None:
         """Move the bank towards the mean over all groups of their classes' confidence."""
