@@ -109,7 +109,10 @@ def is_recipe_of(file: Path, run: Run) -> bool:
 
 
 def row_of(run: Run, folder: RunFolder, threads: int, seconds: float, cpu_seconds: float | None) -> dict[str, Any]:
-    """Return the row of a finished run: scores in percent, what was trained, where, when and from which state of the code."""
+    """Return the row of a finished run: scores in percent, what was trained, where, when and from which state of the code.
+
+    ``predicted``: of every class, how many times as many pixels as are labelled so the best network calls so.
+    """
     result = read_result(folder.result)
     evaluations = [entry for entry in folder.entries() if entry.get("kind") == "evaluation"]
     best = max(evaluations, key=lambda entry: entry["miou"])
@@ -127,6 +130,10 @@ def row_of(run: Run, folder: RunFolder, threads: int, seconds: float, cpu_second
         "best_iteration": best["iteration"],
         "last_miou": round(100 * evaluations[-1]["miou"], 3),
         "iou": {name: None if value is None else round(100 * value, 2) for name, value in result["iou"].items()},
+        "predicted": {
+            name: round(pixels["predicted"] / pixels["labelled"], 2) if pixels["labelled"] else None
+            for name, pixels in result["pixels"].items()
+        },
         "iterations": steps,
         "images_seen": steps * images,
         "seconds": round(seconds),

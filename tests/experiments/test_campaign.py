@@ -90,7 +90,9 @@ def put_row(rows: Rows, run, miou: float, last: float | None = None, steps: int 
     folder.log(kind="evaluation", iteration=steps, epoch=1, miou=(miou if last is None else last) / 100, role="student")
     result = {
         "format": 1, "experiment": run.experiment, "miou": miou / 100, "miou_percent": miou, "images": 8, "role": "student",
-        "iou": {"disc": miou / 100, "ring": None}, "runtime": {"name": "torch", "version": "1", "device": "cpu"},
+        "iou": {"disc": miou / 100, "ring": None}, "pixels": {
+            "disc": {"labelled": 40, "predicted": 50, "correct": 30}, "ring": {"labelled": 0, "predicted": 3, "correct": 0},
+        }, "runtime": {"name": "torch", "version": "1", "device": "cpu"},
         "split": {"dataset": "shapes", "id": "12", "digest": "d"}, "checkpoint": {"sha256": "c"}, "protocol": {},
     }  # fmt: skip
     folder.result.write_text(json.dumps(result))
@@ -109,6 +111,14 @@ def test_the_page_has_means_gains_and_intervals(tmp_path):
     # Welch: variances 2 and 1/2 over 2 values each: sqrt(1.25) = 1.118, 1.47 degrees of freedom -> t(1) = 12.706.
     assert "| fixmatch | PyTorch | 2 of 2 | 70.50 | 0.71 | 70.00 | 71.00 | 70.50 | +9.50 | -4.71 .. +23.71 |" in page
     assert "not shown to gain" in page and "4 of 4 runs are there" in page
+
+
+def test_a_row_says_which_classes_the_network_calls_too_often(tmp_path):
+    rows = Rows(tmp_path / "trial")
+    run = runs_of(read_campaign(campaign_file(tmp_path, TWO_METHODS)))[0]
+    put_row(rows, run, 60.0)
+    row = rows.all()[run.name]
+    assert row["predicted"] == {"disc": 1.25, "ring": None} and row["iou"] == {"disc": 60.0, "ring": None}
 
 
 @pytest.mark.parametrize("line", ["{", "3", "{}", '{"run": "a"}', "[" * 5000])
