@@ -230,7 +230,7 @@ class CriterionConfig:
     """Supervised loss: cross entropy, or OHEM with threshold and number of kept pixels per process batch.
 
     ``min_kept_per_image`` times the batch takes the place of ``min_kept`` unless 0. ``class_weights`` (empty: none) makes
-    the loss a weighted mean over the kept pixels (CPS and CPCL on Cityscapes).
+    the loss a weighted mean over the kept pixels (CPCL on Cityscapes).
     """
 
     type: Literal["ce", "ohem"] = "ce"

@@ -62,7 +62,7 @@ def center_crop(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the authors' validation input: the normalised centre window, padded where the image is smaller.
 
-    float32 ``[3,size,size]`` (padding 0) and uint8 ``[size,size]`` (padding ``pad_label``); as U2PL's
+    float32 ``[3,size,size]`` (padding 0) and uint8 ``[size,size]`` (padding ``pad_label``), as in U2PL's
     ``u2pl/dataset/augmentation.py``.
     """
     image = pad_to(normalise(image, normalisation), size, 0.0)

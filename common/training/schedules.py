@@ -9,7 +9,7 @@ from common.methods.interface import Clock
 def poly(base: float, iteration: int, total: int, power: float, warmup: int = 0) -> float:
     """Return base * (1 - iteration/total)^power: the rate of the step with index ``iteration`` (U2PL's ``u2pl/utils/lr_helper.py``).
 
-    During the first ``warmup`` iterations it is base * iteration/warmup instead (CPS and CPCL).
+    During the first ``warmup`` iterations it is base * iteration/warmup instead, as in CPCL's program.
     """
     if iteration < warmup:
         return base * iteration / warmup

@@ -155,7 +155,9 @@ class U2PLAEL(TeacherAndBank):
             features = self.together(teacher["representation"], teacher_mixed["representation"])
             small = (resize(part, features.shape[2:]).softmax(1) for part in (teacher_scores, scores))
             probabilities = self.together(*small)
-            chosen = self.groups.each(self._seen, features, probabilities, labels, of_mixed, reliable, clock)
+            chosen = self.groups.each(
+                self._contrastive_pixels, features, probabilities, labels, of_mixed, reliable, clock
+            )
             self.append_keys(chosen)
 
         def terms() -> dict[str, Tensor]:
@@ -184,7 +186,7 @@ class U2PLAEL(TeacherAndBank):
 
         return self.optimizer.differentiate(terms, shown=lambda: {"kept": self.groups.mean(kept_share, reliable)})
 
-    def _seen(
+    def _contrastive_pixels(
         self, features: Tensor, probabilities: Tensor, labels: Tensor, teacher: Targets, reliable: Tensor, clock: Clock
     ) -> Pixels:
         """Return what the contrastive term looks at in one group; ``teacher`` is that of the mixed images."""
