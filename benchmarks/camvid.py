@@ -6,7 +6,6 @@ All 101 validation images at full size unless ``--limit`` says otherwise. Needs 
 from __future__ import annotations
 
 import argparse
-import sys
 
 from common.command_line import run_command, user_path
 from common.errors import CheckFailed
@@ -27,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="compare the first N validation images (default: all)")
     parser.add_argument("--out", type=user_path, default=PROJECT / "runs" / "camvid", help="folder for everything")
     parsed = parser.parse_intermixed_args(arguments)
-    from benchmarks.machine import save
+    from benchmarks.machine import command_of, save
     from common.command_line import run_module
     from converters.parity import format_report, run_parity
 
@@ -42,8 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     training = [entry for entry in folder.entries() if entry["kind"] == "train"]
     figures = {key: outcome[key] for key in ("gates", "scores", "pairs", "failures")}
     figures["training_iterations"] = training[-1]["iteration"]
-    words = sys.argv[1:] if arguments is None else arguments
-    save(f"camvid-{name}", " ".join(["python -m benchmarks.camvid", *words]), figures)
+    save(f"camvid-{name}", command_of("camvid", arguments), figures)
     if outcome["failures"]:
         raise CheckFailed("; ".join(outcome["failures"]))
 

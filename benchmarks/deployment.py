@@ -51,14 +51,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if (options.what == "resnet50") == (options.checkpoint is not None):
         raise UserError("camvid takes a checkpoint, controls a folder, resnet50 none")
-    from benchmarks.machine import save
+    from benchmarks.machine import command_of, save
 
     with contextlib.ExitStack() as stack:
         folder = options.keep or stack.enter_context(tempfile.TemporaryDirectory())
         Path(folder).mkdir(parents=True, exist_ok=True)
         figures = {"resnet50": resnet50, "camvid": camvid, "controls": controls}[options.what](Path(folder), options)
-    words = sys.argv[1:] if arguments is None else arguments
-    save(f"deployment-{options.what}", " ".join(["python -m benchmarks.deployment", *words]), figures)
+    save(f"deployment-{options.what}", command_of("deployment", arguments), figures)
 
 
 def resnet50(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -6,14 +6,13 @@ what is left is reading, normalising, resizing, joining of windows, arg-max and 
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.drawn_trees import draw_cityscapes, draw_voc
 from benchmarks.harness import WORKER, Form, measure, options, summary, worktree
-from benchmarks.machine import save
+from benchmarks.machine import command_of, save
 from common.command_line import positive, run_command
 from common.paths import PROJECT
 
@@ -34,14 +33,13 @@ IMAGES = {"voc": 20, "cityscapes": 3}
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
     parser = options("evaluation", "Time evaluation outside the network.", turns=4)
     parser.add_argument("--against", metavar="COMMIT", help="also the code of this commit, in a git worktree")
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="protocols whose name has this in it; nothing is saved"
     )
     parser.add_argument("--images", type=positive, help="images of a turn (default: 20 of VOC, 3 of Cityscapes)")
-    parsed = parser.parse_args(words)
+    parsed = parser.parse_args(arguments)
     chosen, figures = [name for name in PROTOCOLS if parsed.only in name], {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -60,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{name}: {summary(figures[name])}", flush=True)
             if not parsed.only:
                 about = {"against": parsed.against, "protocols": figures}
-                save("evaluation", f"python -m benchmarks.evaluation {' '.join(words)}", about)
+                save("evaluation", command_of("evaluation", arguments), about)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,13 @@ The samples are ready in the workers. The receiving process with all its threads
 
 from __future__ import annotations
 
-import sys
-
 from benchmarks.harness import WORKER, Form, measure, options, summary, worktree
-from benchmarks.machine import save
+from benchmarks.machine import command_of, save
 from common.command_line import positive, run_command
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
     parser = options("hand_over", __doc__.splitlines()[0].partition(": ")[2].capitalize(), turns=4)
     parser.add_argument("--against", default="HEAD", metavar="COMMIT", help="the other side (default: HEAD)")
     parser.add_argument("--crop", type=positive, default=513, help="side of the images (default: 513)")
@@ -23,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--workers", type=positive, default=2, help="default: 2")
     parser.add_argument("--batches", type=positive, default=20, help="batches of a turn (default: 20)")
-    parsed = parser.parse_args(words)
+    parsed = parser.parse_args(arguments)
     command = [
         *WORKER, "batches", str(parsed.batches),
         f"augment.crop={parsed.crop}", f"loader.batch_labelled={parsed.images}",
@@ -33,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
         forms = {"this": Form(command), parsed.against: Form(command, other)}
         figures = measure(forms, parsed.turns, parsed.threads)
     print(f"{parsed.images} + {parsed.images} images of {parsed.crop} px: {summary(figures)}")
-    save("hand_over", " ".join(["python -m benchmarks.hand_over", *words]), figures)
+    save("hand_over", command_of("hand_over", arguments), figures)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import save
+from benchmarks.machine import command_of, save
 from benchmarks.worker import serve
 from common.command_line import positive
 from common.errors import CheckFailed
@@ -73,7 +73,7 @@ def run_cases(
         command = [sys.executable, "-m", f"benchmarks.{module}", *words, "--form", case]
         figures[case] = measure({form: Form([*command, form]) for form in forms}, parsed.turns, parsed.threads)
         print(f"{case}: {summary(figures[case])}", flush=True)
-    save(module, f"python -m benchmarks.{module} {' '.join(words)}".strip(), figures)
+    save(module, command_of(module, arguments), figures)
     return figures
 
 

@@ -49,14 +49,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--window", type=positive, default=513, metavar="N", help="default: 513")
     parser.add_argument("--overlay", action="store_true", help="write overlays, too")
     options = parser.parse_args(arguments)
-    from benchmarks.machine import save
+    from benchmarks.machine import command_of, save
 
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder), options)
     for name, value in figures.items():
         print(f"{name:32} {value}")
-    words = sys.argv[1:] if arguments is None else arguments
-    save("large_picture", " ".join(["python -m benchmarks.large_picture", *words]), figures)
+    save("large_picture", command_of("large_picture", arguments), figures)
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

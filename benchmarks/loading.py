@@ -5,7 +5,6 @@ Images as large as VOC's and Cityscapes' are drawn; each form makes samples with
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.drawn_trees import draw_cityscapes, draw_voc
 from benchmarks.harness import WORKER, Form, measure, options, summary, worktree
-from benchmarks.machine import save
+from benchmarks.machine import command_of, save
 from common.command_line import positive, run_command
 from common.errors import CheckFailed
 
@@ -44,14 +43,13 @@ DRAWS = {"voc": draw_voc, "cityscapes": draw_cityscapes}
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
     parser = options("loading", __doc__.splitlines()[0].partition(": ")[2].capitalize(), turns=4)
     parser.add_argument("--against", default="HEAD", metavar="COMMIT", help="the other side (default: HEAD)")
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="recipes whose name has this in it; nothing is saved"
     )
     parser.add_argument("--samples", type=positive, help="samples of a turn (default: 60 of VOC, 12 of Cityscapes)")
-    parsed = parser.parse_args(words)
+    parsed = parser.parse_args(arguments)
     chosen = {name: recipe for name, recipe in RECIPES.items() if parsed.only in name}
     if not chosen:
         raise CheckFailed(f"--only {parsed.only} is in no recipe's name: {', '.join(RECIPES)}")
@@ -64,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
             figures[name] = measure(forms, parsed.turns, parsed.threads)
             print(f"{name}: {summary(figures[name])}", flush=True)
     if not parsed.only:
-        save("loading", " ".join(["python -m benchmarks.loading", *words]), figures)
+        save("loading", command_of("loading", arguments), figures)
 
 
 def _command(experiment: str, stream: str, crop: int, roots: dict[str, Path], count: int | None) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ def save(name: str, command: str, figures: Mapping[str, Any]) -> Path:
     write_json_atomic(path, statement | {"figures": figures})
     print(f"written {path.relative_to(PROJECT)}")
     return path
+
+
+def command_of(module: str, arguments: Sequence[str] | None = None) -> str:
+    """Return the line that runs ``benchmarks.MODULE`` with ``arguments`` (default: those of this process)."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return shlex.join(["python", "-m", f"benchmarks.{module}", *words])
 
 
 def stated(command: str) -> dict[str, Any]:

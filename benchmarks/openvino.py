@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -29,7 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     import onnxruntime
 
-    from benchmarks.machine import save
+    from benchmarks.machine import command_of, save
 
     if PROVIDER not in onnxruntime.get_available_providers():
         raise SystemExit(
@@ -70,7 +69,7 @@ def main() -> None:
         "runs": options.runs,
         "threads": 1,
     }
-    save("openvino", " ".join(["python -m benchmarks.openvino", *sys.argv[1:]]), figures | {"rows": rows})
+    save("openvino", command_of("openvino"), figures | {"rows": rows})
 
 
 def _session(onnxruntime, path: Path, provider: str):

@@ -7,7 +7,6 @@ midst of a training, U2PL's memory bank is full. u2pl_ael draws its partners' im
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import WORKER, Form, measure, options, summary, worktree
-from benchmarks.machine import save
+from benchmarks.machine import command_of, save
 from common.command_line import positive, run_command
 from common.experiment import compose
 from common.runtimes import FRAMEWORKS
@@ -38,8 +37,7 @@ EXPERIMENTS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = _parser().parse_intermixed_args(words)
+    parsed = _parser().parse_intermixed_args(arguments)
     name = "-".join(["steps", *parsed.frameworks, *([parsed.name] if parsed.name else [])])
     about = {key: getattr(parsed, key) for key in ("against", "size", "batch", "overrides")}
     figures = {}
@@ -50,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
                 figures[method] = measure(forms, parsed.turns, parsed.threads)
             print(f"{method}: {summary(figures[method])}", flush=True)
             # After every method, so that what is stopped early has said something.
-            save(name, f"python -m benchmarks.steps {' '.join(words)}", about | {"methods": figures})
+            save(name, command_of("steps", arguments), about | {"methods": figures})
 
 
 def _forms(method: str, batch: Path, parsed: argparse.Namespace, other: Path | None) -> Iterator[tuple[str, Form]]:

@@ -195,13 +195,16 @@ def run_module(module: str, *arguments: str, show: bool = False) -> str:
 def pass_on_the_end(process: subprocess.Popen) -> int:
     """Let a process that this one has started end as it was asked to itself, so that a training saves; return its exit code.
 
-    Ctrl-C in a terminal has reached it, too; if it still runs a moment later it gets SIGTERM.
+    Ctrl-C in a terminal has reached it, too; if it still runs a moment later it gets SIGTERM. Who is asked again still waits.
     """
-    try:
-        process.communicate(timeout=GRACE)
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        process.communicate()
+    asked = False
+    while process.poll() is None:
+        with contextlib.suppress(KeyboardInterrupt):
+            try:
+                process.communicate(timeout=None if asked else GRACE)
+            except subprocess.TimeoutExpired:
+                asked = True
+                process.terminate()
     return process.returncode
 
 

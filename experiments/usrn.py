@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from common.command_line import experiment_arguments, run_command, user_path
+from common.command_line import experiment_arguments, run_command, run_module, user_path
 from common.errors import UserError
 from common.experiment import compose
 from common.make_subclasses.features import FOLDER
@@ -50,8 +50,6 @@ def _train(options: argparse.Namespace, experiment: list[str], folder: RunFolder
 
 
 def _run(module: str, *arguments: str) -> None:
-    from common.command_line import run_module
-
     run_module(module, *arguments, show=True)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import pytest
 
 from benchmarks.harness import Form, measure, options, run_cases, summary
+from benchmarks.machine import command_of
 from benchmarks.steps import EXPERIMENTS, made_up_batch
 from common.errors import CheckFailed
 
@@ -65,3 +67,11 @@ def test_forms_that_tell_their_results_must_agree(value, equal):
     else:
         with pytest.raises(CheckFailed, match="results of the forms this, other differ"):
             measure(forms, 1)
+
+
+def test_the_command_that_a_file_states_can_be_typed_again(monkeypatch):
+    words = ["--only", "two words", "optimizer.lr=0.1"]
+    assert shlex.split(command_of("steps", words))[:3] == ["python", "-m", "benchmarks.steps"]
+    assert shlex.split(command_of("steps", words))[3:] == words
+    monkeypatch.setattr(sys, "argv", ["steps.py", *words])
+    assert command_of("steps") == command_of("steps", words)

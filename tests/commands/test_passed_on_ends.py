@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from common import command_line  # noqa: E402
 from common.checkpoints.checkpoint import read  # noqa: E402
 from tests.commands.launches import wait_for_steps  # noqa: E402
 from tests.places import PROJECT  # noqa: E402
@@ -50,3 +51,29 @@ def test_a_chain_saves_its_training(tmp_path):
     assert code == 130, error
     assert "--resume continues" in error
     assert read(run / "last.pth").meta.iteration >= 2
+
+
+SLOW_TO_SAVE = """
+import os, signal, sys, time
+
+def save(*_):
+    time.sleep(0.5)
+    os.kill(os.getppid(), signal.SIGINT)  # a second Ctrl-C, as the campaign that has started a chain sends it
+    time.sleep(1)
+    print("saved")
+    sys.exit(7)
+
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_who_is_asked_again_still_waits_for_what_it_has_started(monkeypatch):
+    monkeypatch.setattr(command_line, "GRACE", 0.2)
+    with subprocess.Popen([sys.executable, "-c", SLOW_TO_SAVE], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        try:
+            assert command_line.pass_on_the_end(process) == 7
+        except KeyboardInterrupt:
+            pytest.fail("it left before the process had ended")
