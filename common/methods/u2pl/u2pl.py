@@ -6,8 +6,9 @@ switches below can be set alone, ``auto`` takes the preset's value.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -162,6 +163,33 @@ class ContrastiveDraws(Protocol):
 
     def negatives(self, rows: int) -> np.ndarray:
         """Return ``num_queries * num_negatives`` indices below ``rows``, with replacement; row i belongs to anchor i."""
+
+
+class DrawnTerm(NamedTuple):
+    """One class's part of the contrastive loss: its ``position`` among the valid classes, its class in the bank and that of its
+    anchors, and what is drawn, indices of ``anchors`` ``[n]`` and of ``negatives`` ``[n*m]``.
+    """
+
+    position: int
+    bank_class: int
+    anchor_class: int
+    anchors: np.ndarray
+    negatives: np.ndarray
+
+
+def drawn_terms(
+    valid_classes: Sequence[int],
+    anchor_candidates: Sequence[int],
+    stored: Sequence[int],
+    settings: ContrastiveSettings,
+    draws: ContrastiveDraws,
+) -> Iterator[DrawnTerm]:
+    """Yield the terms that have an anchor and a negative, of classes ``valid_classes``; ``stored``: keys of every class in the bank."""
+    for position, bank_class in enumerate(valid_classes):
+        anchor_class = position if settings.class_pairing == "position" else bank_class
+        candidates, keys = anchor_candidates[anchor_class], stored[bank_class]
+        if candidates and keys:
+            yield DrawnTerm(position, bank_class, anchor_class, draws.anchors(candidates), draws.negatives(keys))
 
 
 class Draws(ContrastiveDraws, Protocol):

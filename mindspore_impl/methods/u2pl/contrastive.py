@@ -17,7 +17,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from common.methods.u2pl.u2pl import ContrastiveDraws, ContrastiveSettings
+from common.methods.u2pl.u2pl import ContrastiveDraws, ContrastiveSettings, drawn_terms
 from mindspore_impl.known_gradient import known
 from mindspore_impl.losses import IGNORE, one_hot
 from mindspore_impl.methods.u2pl.memory_bank import MemoryBank
@@ -87,28 +87,38 @@ def contrastive_loss(
         new_keys = append_keys(teacher_representation, probabilities, maps, high_mask, labelled, bank, settings)
     valid = [index for index in range(classes) if counts[index]]
     result = ContrastiveResult(ops.zeros((), ms.float32), valid, candidates, new_keys, means, [], [], [])
-    if len(valid) <= 1:
-        return result
+    if len(valid) > 1:
+        _add_terms(result, representation, ranks, bank, settings, draws, prototype, prototype_decay)
+    return result
+
+
+def _add_terms(
+    result: ContrastiveResult,
+    representation: Tensor,
+    ranks: Tensor,
+    bank: MemoryBank,
+    settings: ContrastiveSettings,
+    draws: ContrastiveDraws,
+    prototype: Tensor | None,
+    prototype_decay: float,
+) -> None:
+    """Set loss, terms and prototype of ``result``; ``ranks`` ``[K*B*h*w]`` are those of the pixels that may be anchors."""
     if prototype is not None:
         result.prototype = ops.zeros_like(prototype)
         if not prototype.any():
             prototype_decay = 0.0
-    before, drawn = np.cumsum([0, *candidates]), []
-    for position, class_id in enumerate(valid):
-        anchor_class = position if settings.class_pairing == "position" else class_id
-        if not candidates[anchor_class] or not bank.counts[class_id]:
-            continue
-        anchors = before[anchor_class] + draws.anchors(candidates[anchor_class])
-        drawn.append((class_id, anchor_class, anchors, draws.negatives(bank.counts[class_id])))
-        result.evaluated_position.append(position)
-        result.evaluated_bank_class.append(class_id)
+    before, classes = np.cumsum([0, *result.anchor_candidates]), len(result.valid_classes)
+    drawn = list(drawn_terms(result.valid_classes, result.anchor_candidates, bank.counts, settings, draws))
+    result.evaluated_position = [term.position for term in drawn]
+    result.evaluated_bank_class = [term.bank_class for term in drawn]
     rows, pixels, gradients, terms = _rows(ops.stop_gradient(representation)), [], [], []
     for first in range(0, len(drawn), TOGETHER):
         group = drawn[first : first + TOGETHER]
         filler = TOGETHER - len(group)  # the last class again, without weight: all calls have one shape
-        class_id, anchor_class, anchors, negatives = (np.stack(part) for part in zip(*group, *group[-1:] * filler))
-        pixel = _nth(ranks, anchors, len(rows))
-        positive = ops.gather(means, _indices(anchor_class), 0).expand_dims(1).tile((1, anchors.shape[1], 1))
+        _, class_id, anchor_class, anchors, negatives = (np.stack(part) for part in zip(*group, *group[-1:] * filler))
+        pixel = _nth(ranks, before[anchor_class][:, None] + anchors, len(rows))
+        positive = ops.gather(result.class_means, _indices(anchor_class), 0).expand_dims(1)
+        positive = positive.tile((1, anchors.shape[1], 1))
         if prototype is not None:
             earlier = ops.gather(prototype, _indices(class_id), 0)
             positive = (1 - prototype_decay) * positive + prototype_decay * earlier
@@ -116,16 +126,15 @@ def contrastive_loss(
                 result.prototype[index] = positive[place]
         negative = bank.gather(class_id.repeat(negatives.shape[1]), negatives.ravel())
         term, gradient = anchor_term(ops.gather(rows, pixel, 0), positive, negative, settings.temperature)
-        share = ms.Tensor([1 / len(valid)] * len(group) + [0.0] * filler, ms.float32)
+        share = ms.Tensor([1 / classes] * len(group) + [0.0] * filler, ms.float32)
         pixels.append(pixel)
         gradients.append(gradient * share.reshape(-1, 1, 1))
         terms.append(term * share)
     if drawn:
         spread = ops.unsorted_segment_sum(ops.cat(gradients), ops.cat(pixels), len(rows))
         total = ops.cat(terms)
-        result.class_terms = (total.asnumpy()[: len(drawn)] * len(valid)).tolist()
+        result.class_terms = (total.asnumpy()[: len(drawn)] * classes).tolist()
         result.loss = known(representation, total.sum(), _maps(spread, representation.shape))
-    return result
 
 
 @ms.jit

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.methods.u2pl.u2pl import ContrastiveDraws, ContrastiveSettings
+from common.methods.u2pl.u2pl import ContrastiveDraws, ContrastiveSettings, drawn_terms
 from torch_impl.known_gradient import KnownGradient
 from torch_impl.losses import IGNORE
 from torch_impl.methods.u2pl.memory_bank import MemoryBank
@@ -87,19 +87,31 @@ def contrastive_loss(
         new_keys = append_keys(teacher_representation, probabilities, maps, high_mask, labelled, bank, settings)
     valid = [index for index in range(classes) if counts[index]]
     result = ContrastiveResult(representation.sum() * 0, valid, candidates, new_keys, means, [], [], [])
-    if len(valid) <= 1:
-        return result
+    if len(valid) > 1:
+        _add_terms(result, representation, confident, bank, settings, draws, prototype, prototype_decay)
+    return result
+
+
+def _add_terms(
+    result: ContrastiveResult,
+    representation: Tensor,
+    confident: Tensor,
+    bank: MemoryBank,
+    settings: ContrastiveSettings,
+    draws: ContrastiveDraws,
+    prototype: Tensor | None,
+    prototype_decay: float,
+) -> None:
+    """Set loss, terms and prototype of ``result``; ``confident`` bool ``[K,B*h*w]`` are the pixels that may be anchors."""
     if prototype is not None:
         result.prototype = torch.zeros_like(prototype)
-    pixels, gradients, total = [], [], 0.0
-    for position, class_id in enumerate(valid):
-        anchor_class = position if settings.class_pairing == "position" else class_id
-        if not candidates[anchor_class] or not bank.counts[class_id]:
-            continue
-        drawn = draws.anchors(candidates[anchor_class])
+    pixels, gradients, total, classes = [], [], 0.0, len(result.valid_classes)
+    terms = drawn_terms(result.valid_classes, result.anchor_candidates, bank.counts, settings, draws)
+    for position, class_id, anchor_class, drawn, rows in terms:
+        result.evaluated_position.append(position)
+        result.evaluated_bank_class.append(class_id)
         pixel = confident[anchor_class].nonzero().squeeze(1)[torch.from_numpy(drawn).to(confident.device)]
-        rows = draws.negatives(bank.counts[class_id])
-        positive = means[anchor_class].expand(len(drawn), -1)
+        positive = result.class_means[anchor_class].expand(len(drawn), -1)
         if prototype is not None:
             if prototype.any():
                 positive = (1 - prototype_decay) * positive + prototype_decay * prototype[class_id]
@@ -107,14 +119,11 @@ def contrastive_loss(
         anchors = gather_pixels(representation, pixel)
         term, gradient = _term_in_parts(anchors, positive, bank, class_id, rows, settings.temperature)
         pixels.append(pixel)
-        gradients.append(gradient / len(valid))
-        total += term / len(valid)
-        result.evaluated_position.append(position)
-        result.evaluated_bank_class.append(class_id)
+        gradients.append(gradient / classes)
+        total += term / classes
         result.class_terms.append(term)
     if pixels:
         result.loss = KnownGradient.apply(representation, torch.cat(pixels), torch.cat(gradients), total)
-    return result
 
 
 def class_means(features: Tensor, members: Tensor, weights: Tensor | None = None) -> Tensor:
