@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from common.command_line import run_command, user_path
+from common.command_line import positive, run_command, user_path
 from common.errors import CheckFailed
 from common.paths import PROJECT
 from common.runs.run_folder import RunFolder
@@ -23,7 +23,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("method", help="e.g. u2pl")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings for the training")
     parser.add_argument("--framework", choices=FRAMEWORKS, default="torch", help="which one trains (default: torch)")
-    parser.add_argument("--limit", type=int, metavar="N", help="compare the first N validation images (default: all)")
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="compare the first N validation images (default: all)"
+    )
     parser.add_argument("--out", type=user_path, default=PROJECT / "runs" / "camvid", help="folder for everything")
     parsed = parser.parse_intermixed_args(arguments)
     from benchmarks.machine import command_of, save

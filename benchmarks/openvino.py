@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.command_line import user_path
+from common.command_line import positive, user_path
 
 PROVIDER = "OpenVINOExecutionProvider"
 
@@ -23,8 +23,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.openvino")
     parser.add_argument("float32", type=user_path)
     parser.add_argument("int8", type=user_path)
-    parser.add_argument("--size", type=int, nargs=2, default=(513, 513), metavar=("H", "W"))
-    parser.add_argument("--runs", type=int, default=8, metavar="N", help="rounds that count (default: 8)")
+    parser.add_argument("--size", type=positive, nargs=2, default=(513, 513), metavar=("H", "W"))
+    parser.add_argument("--runs", type=positive, default=8, metavar="N", help="rounds that count (default: 8)")
     options = parser.parse_args()
     import onnxruntime
 

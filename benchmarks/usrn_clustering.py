@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.harness import options, run_cases
-from common.command_line import positive, run_command
+from common.command_line import number, positive, run_command
 from common.errors import CheckFailed
 
 SIZES = (2_000, 6_000, 20_000, 60_000, 200_000)
@@ -25,7 +25,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = options("usrn_clustering", "Time and memory of balanced k-means by number of points.", turns=1)
     parser.add_argument("--clusters", type=positive, default=132, help="default: 132, the background of VOC 662")
     parser.add_argument("--rounds", type=positive, default=5, help="rounds of every size (default: 5)")
-    parser.add_argument("--full", type=int, default=0, metavar="ROUNDS", help="also 1.4 million points, so many rounds")
+    parser.add_argument(
+        "--full", type=number(0, kind=int), default=0, metavar="ROUNDS", help="also 1.4 million points, so many rounds"
+    )
     sizes = (*SIZES, FULL) if parser.parse_args(arguments).full else SIZES
     forms = {f"{size} points": lambda parsed, size=size: clustering(size, parsed) for size in sizes}
     figures = run_cases("usrn_clustering", {"k-means": forms}, parser, arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import math
 import os
 import signal
 import subprocess
@@ -247,9 +248,18 @@ def user_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def positive(text: str) -> int:
-    """Return a whole number of at least 1; for ``type=`` of argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+def number(low: float, high: float = math.inf, kind: type = float) -> Callable[[str], Any]:
+    """Return a reader of numbers in ``low..high``, of whole ones with ``kind`` int; for ``type=`` of argparse."""
+
+    def read(text: str) -> Any:
+        value = kind(text)
+        if not low <= value <= high:
+            wrong = f"is not at least {low:g}" if high == math.inf else f"does not lie in {low:g}..{high:g}"
+            raise argparse.ArgumentTypeError(f"{text} {wrong}")
+        return value
+
+    read.__name__ = "whole number" if kind is int else "number"  # argparse: invalid NAME value
+    return read
+
+
+positive = number(1, kind=int)

@@ -327,7 +327,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--head", choices=("linear", "prototype"), default="linear",
         help="whose logits: the classifier's or those of PCR's prototypes (default: linear)",
     )  # fmt: skip
-    parser.add_argument("--opset", type=int, default=OPSET, help=f"version of the ONNX operators (default: {OPSET})")
+    parser.add_argument(
+        "--opset", type=positive, default=OPSET, help=f"version of the ONNX operators (default: {OPSET})"
+    )
     parser.add_argument("--role", help="which network of a file of several, e.g. teacher (default: the one to deploy)")
     parser.add_argument(
         "--experiment",

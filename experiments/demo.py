@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.command_line import run_command, user_path
+from common.command_line import number, run_command, user_path
 from common.errors import CheckFailed
 from common.evaluation.results import read_result
 from common.machine import peak_memory
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "overrides", nargs="*", metavar="a.b=c", help="settings for all trainings, e.g. trainer.epochs=2"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="default: 1 2 3")
+    parser.add_argument("--seeds", type=number(0, kind=int), nargs="+", default=list(SEEDS), help="default: 1 2 3")
     parser.add_argument(
         "--out", type=user_path, default=PROJECT / "runs" / "demo", help="folder for everything (default: runs/demo)"
     )

@@ -20,7 +20,7 @@ import threading
 import time
 from pathlib import Path
 
-from common.command_line import positive, project_environment, run_command
+from common.command_line import number, positive, project_environment, run_command
 from common.errors import UserError
 from common.paths import PROJECT
 from common.runtimes import FRAMEWORKS
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("framework", choices=sorted(FRAMEWORKS))
     arguments.add_argument("--processes", type=positive, required=True, help="processes on this machine, one per GPU")
     arguments.add_argument("--nodes", type=positive, default=1, help="machines")
-    arguments.add_argument("--node-rank", type=int, default=0, help="number of this machine, from 0")
+    arguments.add_argument("--node-rank", type=number(0, kind=int), default=0, help="number of this machine, from 0")
     arguments.add_argument("--rendezvous", default="", help="HOST:PORT of machine 0, the same on all machines")
     arguments.add_argument(
         "--patience", type=positive, default=DEFAULT_PATIENCE, help="seconds after which a process that waits gives up"
@@ -143,8 +143,8 @@ def _passed_on(folder: Path, launcher: subprocess.Popen) -> list[int]:
         if not started:
             launcher.terminate()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
+    for sent in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sent, pass_on)
     return came
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from common.command_line import positive, run_command, run_module, user_path
+from common.command_line import number, positive, run_command, run_module, user_path
 from common.datasets.file_dataset import open_dataset
 from common.errors import UserError
 from common.experiment import load
@@ -92,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=user_path, default=PROJECT / "docs" / "pictures" / "shapes.png", metavar="FILE.png"
     )
-    parser.add_argument("--seed", type=int, default=SEEDS[0], help="of the demo's first seed (default: 1)")
+    parser.add_argument(
+        "--seed", type=number(0, kind=int), default=SEEDS[0], help="of the demo's first seed (default: 1)"
+    )
     parser.add_argument("--images", type=positive, default=3, metavar="N", help="rows (default: 3)")
     parser.add_argument("--times", type=positive, default=2, metavar="N", help="pixels per pixel (default: 2)")
     return parser

@@ -11,14 +11,14 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from common.command_line import positive, run_command, user_path
+from common.command_line import run_command, user_path
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import open_dataset
 from common.errors import CheckFailed, UserError
 from common.files import atomic_path, sha256
 from common.models.model_folder import experiment_of, model_file
 from onnx_impl.providers import ProviderOptions
-from onnx_impl.scores import Limits, Score, compare
+from onnx_impl.scores import Limits, Score, add_limits, compare
 
 LIMITS = Limits(drop=0.05, class_drop=0.3, flips=1e-3)
 """About three times what float16 loses on CamVid."""
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.out.suffix != ".onnx":
         raise UserError(f"{options.out}: the file to write must be called .onnx")
     config = experiment_of(options.experiment, options.overrides)
-    limits = Limits(drop=options.max_drop, class_drop=options.max_class_drop, flips=options.max_flips)
+    limits = Limits.of(options)
     source = model_file(options.model, "onnx")
     score = halve(source, options.out, config, limits, options.limit)
     print(
@@ -85,14 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", type=user_path, help="the .onnx file to write")
     parser.add_argument("experiment", help="DATASET/SPLIT/METHOD whose data set judges, or a packaged model's folder")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings, e.g. evaluation.protocol=whole")
-    limits = {
-        "--max-drop": (LIMITS.drop, "points of mIoU"),
-        "--max-class-drop": (LIMITS.class_drop, "points in any class"),
-        "--max-flips": (LIMITS.flips, "share of pixels that change class"),
-    }
-    for name, (default, what) in limits.items():
-        parser.add_argument(name, type=float, default=default, metavar="X", help=f"{what} (default: {default:g})")
-    parser.add_argument("--limit", type=positive, metavar="N", help="judge on the first N validation images only")
+    add_limits(parser, LIMITS)
     return parser
 
 

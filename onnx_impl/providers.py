@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from common.command_line import positive, user_path
+from common.command_line import number, positive, user_path
 from common.errors import UserError
 from common.models.exported_graph import GraphMetadata
 
@@ -197,7 +197,7 @@ def add_provider_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--exact-sums", action="store_true", help="int8 on CPUs without VNNI: no saturation, slower")
     group.add_argument("--fast", action="store_true", help="CUDA, TensorRT: allow TF32, which changes pixels")
-    group.add_argument("--device-id", type=int, default=0, metavar="N", help="which GPU (default: 0)")
+    group.add_argument("--device-id", type=number(0, kind=int), default=0, metavar="N", help="which GPU (default: 0)")
     group.add_argument("--memory-limit", type=mebibytes, metavar="MIB", help="most GPU memory to use")
     group.add_argument("--cuda-graph", action="store_true", help="replay recorded kernels; for graphs of fixed shape")
     group.add_argument(

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.command_line import positive, run_command, user_path
+from common.command_line import number, positive, run_command, user_path
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import open_dataset
 from common.errors import CheckFailed, UserError
@@ -24,7 +24,7 @@ from common.models.model_folder import experiment_of, model_file
 from common.splits.registry import digest
 from onnx_impl.calibration import CalibrationImages, calibration_ids
 from onnx_impl.providers import ProviderOptions
-from onnx_impl.scores import Limits, Score, compare
+from onnx_impl.scores import Limits, Score, add_limits, compare
 
 KEPT_FLOAT = (1, 2, 4, 8)
 """How many convolutions stay float in the attempts that are made after the first, one after the other."""
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.out.suffix != ".onnx":
         raise UserError(f"{options.out}: the file to write must be called .onnx")
     config = experiment_of(options.experiment, options.overrides)
-    limits = Limits(drop=options.max_drop, class_drop=options.max_class_drop, flips=options.max_flips)
+    limits = Limits.of(options)
     quantize(model_file(options.model, "onnx"), options.out, config, limits, options)
 
 
@@ -183,7 +183,6 @@ def in_words(kept: list[str], reduce_range: bool) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    defaults = Limits()
     parser = argparse.ArgumentParser(
         prog="python -m onnx_impl.quantize",
         description="Quantise an exported float32 model to int8, and gate what it loses.",
@@ -205,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--images", type=positive, default=16, metavar="N", help="training images to calibrate on (default: 16)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="which training images (default: 0)")
+    parser.add_argument("--seed", type=number(0, kind=int), default=0, help="which training images (default: 0)")
     parser.add_argument(
         "--calibration-list", type=user_path, metavar="FILE", help="calibrate on the training images that FILE names"
     )
@@ -223,28 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reduce-range", action="store_true", help="weights in 7 bits: for x86 CPUs without VNNI, where 8 can saturate"
     )
-    parser.add_argument(
-        "--max-drop",
-        type=float,
-        default=defaults.drop,
-        metavar="P",
-        help=f"points of mIoU (default: {defaults.drop:g})",
-    )
-    parser.add_argument(
-        "--max-class-drop",
-        type=float,
-        default=defaults.class_drop,
-        metavar="P",
-        help=f"points in any class (default: {defaults.class_drop:g})",
-    )
-    parser.add_argument(
-        "--max-flips",
-        type=float,
-        default=defaults.flips,
-        metavar="SHARE",
-        help=f"pixels that change class (default: {defaults.flips:g})",
-    )
-    parser.add_argument("--limit", type=positive, metavar="N", help="judge on the first N validation images only")
+    add_limits(parser, Limits())
     return parser  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from common.command_line import number, positive
 from common.config.schema import ExperimentConfig
 from common.datasets.file_dataset import Dataset
 from common.evaluation.evaluate import Evaluation, evaluate_together
@@ -22,6 +24,23 @@ class Limits:
     drop: float = 0.3
     class_drop: float = 1.0
     flips: float = 0.015
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Limits:
+        """Return the limits that :func:`add_limits` has read."""
+        return cls(drop=options.max_drop, class_drop=options.max_class_drop, flips=options.max_flips)
+
+
+def add_limits(parser: argparse.ArgumentParser, defaults: Limits) -> None:
+    """Add the options of :class:`Limits` to a command, and ``--limit``, the number of images that judge."""
+    for name, default, most, what in (
+        ("--max-drop", defaults.drop, 100, "points of mIoU"),
+        ("--max-class-drop", defaults.class_drop, 100, "points in any class"),
+        ("--max-flips", defaults.flips, 1, "share of pixels that change class"),
+    ):
+        shown = f"{what} (default: {default:g})"
+        parser.add_argument(name, type=number(-most, most), default=default, metavar="X", help=shown)
+    parser.add_argument("--limit", type=positive, metavar="N", help="judge on the first N validation images only")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.command_line import positive, run_command, user_path
+from common.command_line import number, positive, run_command, user_path
 from common.errors import UserError
 from common.experiment import load
 from common.files import read_json
@@ -125,7 +125,9 @@ def parser() -> argparse.ArgumentParser:
         "model", type=user_path, metavar="FOLDER", help="a packaged model's folder, or a .onnx file (of one)"
     )
     made.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
-    made.add_argument("--port", type=_port, default=8000, help="0 takes a free one (default: %(default)s)")
+    made.add_argument(
+        "--port", type=number(0, 65535, int), default=8000, help="0 takes a free one (default: %(default)s)"
+    )
     made.add_argument("--name", help="the model's name in addresses (default: the folder's)")
     made.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
     made.add_argument(
@@ -141,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
         help="requests that may wait; the next one is answered with 503 (default: %(default)s)",
     )  # fmt: skip
     made.add_argument(
-        "--timeout", type=_seconds, default=defaults.seconds, metavar="S",
+        "--timeout", type=number(0.001, 86400), default=defaults.seconds, metavar="S",
         help="seconds for a body, and then for its answer (default: %(default)g)",
     )  # fmt: skip
     made.add_argument(
@@ -153,20 +155,6 @@ def parser() -> argparse.ArgumentParser:
     )
     add_provider_options(made)
     return made
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not in 0..65535")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 86400:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
-    return value
 
 
 if __name__ == "__main__":

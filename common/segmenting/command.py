@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from common.command_line import as_user_error, positive, user_path
+from common.command_line import as_user_error, number, positive, user_path
 from common.errors import UserError
 from common.files import atomic_path
 from common.images.picture import PixelLimit
@@ -282,7 +282,7 @@ def _parser(runtime: str, add_options: AddOptions) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--frames", type=positive, metavar="N", help="end videos, cameras and streams after N frames")
     parser.add_argument(
-        "--overlay", type=_share, default=0.5, metavar="ALPHA",
+        "--overlay", type=number(0, 1), default=0.5, metavar="ALPHA",
         help="weight of the colours in 0..1; 0 writes none (default: 0.5)",
     )  # fmt: skip
     parser.add_argument(
@@ -291,10 +291,3 @@ def _parser(runtime: str, add_options: AddOptions) -> argparse.ArgumentParser:
     )  # fmt: skip
     add_options(parser)
     return parser
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} does not lie in 0..1")
-    return value

@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from common.command_line import positive, run_command, user_path
+from common.command_line import number, positive, run_command, user_path
 from common.config.layers import dataset_config
 from common.config.schema import SplitConfig
 from common.datasets.file_dataset import Dataset, FileDataset, open_dataset
@@ -181,7 +181,9 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--count", type=positive, metavar="N", help="a split of your own with N labelled images")
     make.add_argument("--ratio", type=positive, metavar="R", help="the same with every R-th part of the training list")
     make.add_argument("--every", type=positive, metavar="R", help="every R-th of the sorted ids, CPS's rule; no seed")
-    make.add_argument("--seed", type=int, default=0, help="seed of a split of your own (default 0); one seed nests")
+    make.add_argument(
+        "--seed", type=number(0, kind=int), default=0, help="seed of a split of your own (default 0); one seed nests"
+    )
     make.add_argument("--plain", action="store_true", help="do not see to it that every class is shown")
     bring = add(
         "import", _import, "Take lists from a file, folder, zip or tar: all that are registered, or the one you name."

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from common.command_line import positive, run_command, user_path
+from common.command_line import number, positive, run_command, user_path
 from common.errors import CheckFailed, UserError
 from common.paths import PROJECT
 from common.runtimes import FRAMEWORKS
 from experiments.campaign.page import write_page
 from experiments.campaign.parts import check_pages, write_parts
-from experiments.campaign.plan import Run, read_campaign, runs_of
+from experiments.campaign.plan import Campaign, Run, read_campaign, runs_of
 from experiments.campaign.rows import Rows
 from experiments.campaign.runner import Runner, say
 
@@ -21,11 +22,11 @@ def main(arguments: list[str] | None = None) -> None:
     file = options.campaign
     campaign = read_campaign(file)
     rows = Rows.of(file, campaign)
-    runs = runs_of(campaign)
+    runs = _runs(file, campaign)
     check_pages(campaign, runs)
     chosen = [run for run in runs if _is_chosen(run, options)]
     if not chosen:
-        raise UserError(f"{file}: no run of this campaign fits --only {' '.join(options.only)} and --frameworks")
+        raise UserError(f"{file}: none of its {len(runs)} runs fits --only and --frameworks; --list names them")
     finished = rows.current(chosen)
     missing = [run for run in chosen if run.name not in finished]
     say(f"{campaign.title}: {len(chosen) - len(missing)} of {len(chosen)} runs are there, {len(missing)} to do")
@@ -46,6 +47,16 @@ def main(arguments: list[str] | None = None) -> None:
     say(f"page: {file.with_suffix('.md')}")
     if failed:
         raise CheckFailed(f"{len(failed)} of {len(missing)} runs failed: {', '.join(failed)}")
+
+
+def _runs(file: Path, campaign: Campaign) -> list[Run]:
+    try:
+        runs = runs_of(campaign)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    if not runs:
+        raise UserError(f"{file}: names no run; give a group experiments, and seeds as torch: [1] or mindspore: [1]")
+    return runs
 
 
 def _is_chosen(run: Run, options: argparse.Namespace) -> bool:
@@ -74,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=positive, default=1, metavar="N", help="threads of each training (default: 1)"
     )
     parser.add_argument(
-        "--hours", type=float, help="after so long trainings are saved and stop; the next call continues"
+        "--hours", type=number(0), help="after so long trainings are saved and stop; the next call continues"
     )
     parser.add_argument("--work", type=user_path, metavar="DIR", help="run folders (default: runs/campaigns/NAME)")
     parser.add_argument("--list", action="store_true", help="only name the runs that are missing")

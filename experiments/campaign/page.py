@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import write_text_atomic
+from common.paths import PROJECT
 from common.reports.charts import available
 from common.runtimes import FRAMEWORKS
 from experiments.campaign import charts
@@ -45,7 +46,7 @@ def write_page(file: Path, campaign: Campaign, runs: Sequence[Run], rows: Rows, 
     """
     current = rows.current(list(runs))
     cells = cells_of(runs, current)
-    command = command or f"python -m experiments.campaign results/{file.name}"
+    command = command or f"python -m experiments.campaign {shown(file)}"
     parts = [
         f"# {campaign.title}",
         f"Made by `{command}` from the rows and logs in `{file.stem}/`; do not edit. {campaign.text}".strip(),
@@ -57,6 +58,12 @@ def write_page(file: Path, campaign: Campaign, runs: Sequence[Run], rows: Rows, 
         parts += chart_part(file, cells, rows)
     parts += published_part(cells, campaign)
     write_text_atomic(file.with_suffix(".md"), "\n\n".join(filter(None, parts)) + "\n")
+
+
+def shown(file: Path) -> str:
+    """Return how a campaign's file is called from the project's folder."""
+    whole = file.resolve()
+    return (whole.relative_to(PROJECT) if whole.is_relative_to(PROJECT) else file).as_posix()
 
 
 def cells_of(runs: Sequence[Run], current: Mapping[str, Mapping[str, Any]]) -> list[Cell]:

@@ -112,7 +112,7 @@ def runs_of(campaign: Campaign) -> list[Run]:
                         settings=settings, config=compose(experiment, settings),
                     )  # fmt: skip
                     if run.name in runs:
-                        raise UserError(f"{campaign.title}: the run {run.name} is named twice; give one group a label")
+                        raise UserError(f"the run {run.name} is named twice; give one group a label")
                     runs[run.name] = run
     return list(runs.values())
 

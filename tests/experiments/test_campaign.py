@@ -41,7 +41,11 @@ TWO_METHODS = "  - {experiments: [shapes/12/suponly, shapes/12/fixmatch], torch:
     ("groups", "message"),
     [
         ("  - {experiments: [shapes/12/suponli], torch: [1]}\n", "did you mean 'suponly'"),
-        ("  - {experiments: [shapes/12/suponly], torch: [1, 1]}\n", "named twice"),
+        (
+            "  - {experiments: [shapes/12/suponly], torch: [1, 1]}\n",
+            "trial.yaml: the run torch-shapes-12-suponly-seed1 is named twice",
+        ),
+        ("  - {experiments: [shapes/12/suponly]}\n", "names no run; give a group experiments, and seeds"),
         ("  - {experiments: [shapes/12/suponly], pytorch: [1]}\n", "did you mean 'torch'"),
         ("  - {experiments: [shapes/12/suponly], torch: [1], page: docs/none.md}\n", "docs/none.md"),
         ("  - {experiments: [shapes/12/suponly], torch: [1], page: docs/parity.md}\n", "has no part"),
@@ -111,6 +115,7 @@ def test_the_page_has_means_gains_and_intervals(tmp_path):
     # Welch: variances 2 and 1/2 over 2 values each: sqrt(1.25) = 1.118, 1.47 degrees of freedom -> t(1) = 12.706.
     assert "| fixmatch | PyTorch | 2 of 2 | 70.50 | 0.71 | 70.00 | 71.00 | 70.50 | +9.50 | -4.71 .. +23.71 |" in page
     assert "not shown to gain" in page and "4 of 4 runs are there" in page
+    assert f"`python -m experiments.campaign {file}`" in page
 
 
 def test_a_row_says_which_classes_the_network_calls_too_often(tmp_path):
@@ -269,7 +274,7 @@ def test_pages_in_the_repository_are_made_of_their_rows(file, tmp_path):
         copy = Rows(tmp_path / file.stem, rows.others)
         if rows.folder.is_dir():
             shutil.copytree(rows.folder, copy.folder)
-        write_page(tmp_path / file.name, campaign, runs, copy)
+        write_page(tmp_path / file.name, campaign, runs, copy, f"python -m experiments.campaign results/{file.name}")
         assert (tmp_path / page.name).read_text() == page.read_text(), again
     for name, table in short_tables(campaign, runs, rows).items():
         assert part(PROJECT / name, "campaign") == table, again
