@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if not options.page:
             work = options.work or PROJECT / "runs" / "campaigns" / file.stem
-            seconds = options.hours * 3600 if options.hours else None
+            seconds = None if options.hours is None else options.hours * 3600
             runner = Runner(rows, work, options.devices or ["cpu"] * options.jobs, options.threads, seconds, failed)
             runner.run(missing)
     finally:

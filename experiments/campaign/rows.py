@@ -72,6 +72,10 @@ class Rows:
         """Whether the log of ``run`` here is of the recipe that it asks for today."""
         return is_recipe_of(self.logs / f"{run.name}.yaml", run)
 
+    def make_folder(self) -> None:
+        """Make the folder of rows and logs."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+
     def add(
         self, run: Run, folder: RunFolder, threads: int, seconds: float, cpu_seconds: float | None
     ) -> dict[str, Any]:
@@ -80,7 +84,7 @@ class Rows:
         ``cpu_seconds`` is None where other runs went beside it.
         """
         row = row_of(run, folder, threads, seconds, cpu_seconds)
-        self.logs.mkdir(parents=True, exist_ok=True)
+        self.make_folder()
         write_text_atomic(self.logs / f"{run.name}.yaml", dump(run.config))
         write_text_atomic(self.logs / f"{run.name}.jsonl", "".join(map(_line, folder.entries())))
         with open(self.file, "a", encoding="utf-8") as file:  # appended, so that two campaigns at once lose nothing

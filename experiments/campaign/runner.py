@@ -48,6 +48,7 @@ class Runner:
         self._end = None if self.seconds is None else time.monotonic() + self.seconds
         self._free: queue.Queue[str] = queue.Queue()
         self._lock = threading.Lock()
+        self.rows.make_folder()  # a place that cannot be written to is said before hours of training, not after
         for device in self.devices:
             self._free.put(device)
         with ThreadPoolExecutor(len(self.devices)) as pool:

@@ -264,6 +264,19 @@ def test_no_run_begins_after_the_time_is_up(tmp_path):
     assert not list((tmp_path / "work").glob("*")) and runner.failed == []
 
 
+def test_no_time_at_all_begins_no_run(tmp_path, capsys):
+    file = campaign_file(tmp_path, TWO_METHODS)
+    assert run_command(main, [str(file), "--hours", "0", "--work", str(tmp_path / "work")]) == 0
+    assert "0 of 4 runs are there, 4 to do" in capsys.readouterr().out and not (tmp_path / "work").exists()
+
+
+def test_where_nothing_can_be_kept_no_training_begins(tmp_path, capsys):
+    file = campaign_file(tmp_path, TWO_METHODS)
+    file.with_suffix("").write_text("a file where the rows' folder would be")
+    assert run_command(main, [str(file), "--work", str(tmp_path / "work")]) == 2
+    assert str(file.with_suffix("")) in capsys.readouterr().err and not (tmp_path / "work").exists()
+
+
 @pytest.mark.parametrize("file", sorted((PROJECT / "results").glob("*.yaml")), ids=lambda file: file.stem)
 def test_pages_in_the_repository_are_made_of_their_rows(file, tmp_path):
     campaign = read_campaign(file)
