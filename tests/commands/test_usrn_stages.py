@@ -282,6 +282,16 @@ def test_the_driver_stops_at_the_first_failure(monkeypatch, tmp_path):
     assert run_command(driver.main, ["torch", "shapes/12/usrn"]) == 2 and not ran
 
 
+def test_the_baseline_gets_the_settings_that_it_has(monkeypatch, tmp_path):
+    trained = {}
+    monkeypatch.setattr(driver, "_run", lambda module, name, *rest: trained.setdefault(name.rpartition("/")[2], rest))
+    settings = ["optimizer.lr=0.1", "augment.crop=32", "method.unsup_weight=0", "method.iters_rule=per_process"]
+    assert run_command(driver.main, ["torch", "shapes/12", *settings, "--out", str(tmp_path)]) == 0
+    assert [word for word in trained["usrn_baseline"] if "=" in word] == [*settings[:2], settings[3]]
+    assert set(settings) <= set(trained["usrn"])
+    assert run_command(driver.main, ["torch", "shapes/12", "method.unsup_wieght=0", "--out", str(tmp_path)]) == 2
+
+
 def test_numbers_of_subclasses_must_agree_within_the_configuration():
     with pytest.raises(UserError, match="network.subclasses = 5"):
         compose("shapes/12/usrn", [COUNTS, "network.subclasses=5"])

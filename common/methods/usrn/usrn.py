@@ -112,7 +112,7 @@ class USRNSettings(_EpochSettings):
         )  # fmt: skip
 
     def steps_per_epoch(self, labelled: int, batch: int, groups: int = 1) -> int:
-        """Section 8.1: ``per_process`` leaves the sampler's rounding out, unlike the baseline."""
+        """Return the steps of one pass; ``per_process`` leaves the sampler's rounding out, unlike the baseline."""
         if self.iters_rule == "global":
             return labelled // batch
         return labelled // (batch // groups)

@@ -62,7 +62,6 @@ def test_every_published_setting_resolves(dataset, split):
 
 
 def test_defaults_of_the_projects_choices():
-    """Section 10."""
     settings = PCRSettings()
     assert (settings.unsup_filter, settings.unsup_denominator, settings.proto_sup) == ("confidence", "valid", True)
     assert (settings.unsup_weight, settings.proto_weight, settings.cutmix_prob) == (1, 1, 0.5)
