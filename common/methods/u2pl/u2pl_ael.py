@@ -46,6 +46,7 @@ class U2PLAELSettings(TeacherBankSettings):
     contrastive_pixels: Literal["auto", "kept", "all"] = "auto"
     contrastive_start_epoch: int = ranged(20, low=0)
     loss_scale: float = ranged(1.0, low=0.0)
+    consistency_start_epoch: int = ranged(0, low=0)
     consistency_weight: float = ranged(1.0, low=0.0)
     confidence_gamma: float = ranged(2.0, low=0.0)
     sampling: bool = True
@@ -88,6 +89,10 @@ class U2PLAELSettings(TeacherBankSettings):
     def copies_student(self, clock: Clock) -> bool:
         """Never: the teacher follows from the first step on, in which it still has values of its own."""
         return False
+
+    def consistency(self, clock: Clock) -> float:
+        """Weight of the consistency terms in this step."""
+        return self.consistency_weight if clock.epoch >= self.consistency_start_epoch else 0.0
 
     def contrastive_epoch(self) -> int:
         """First epoch with the contrastive term."""

@@ -37,13 +37,19 @@ def draws(settings: U2PLAELSettings = AUTHORS, step: int = 0) -> StepDraws:
     return StepDraws(resolved(settings), 1, clock(0, step))
 
 
-def test_schedules_of_section_12():
+def test_schedules():
     settings = U2PLAELSettings()
     assert 100 - settings.percent_kept(clock(0)) == 20 and 100 - settings.percent_kept(clock(100)) == 10
     assert settings.entropy_percent(clock(0)) == settings.entropy_percent(clock(199)) == 20
     assert settings.teacher_decay(clock(0, 0)) == 0 and settings.teacher_decay(clock(0, 1)) == 0.5
     assert settings.teacher_decay(clock(1)) == 0.99
     assert settings.prototype_decay(clock(20)) == 0 and settings.prototype_decay(clock(20, 3)) == 0.75
+
+
+def test_the_consistency_terms_begin_with_their_epoch():
+    assert U2PLAELSettings().consistency(clock(0)) == 1, "the released program's begin at once"
+    settings = U2PLAELSettings(consistency_start_epoch=6, consistency_weight=0.5)
+    assert [settings.consistency(clock(epoch)) for epoch in (0, 5, 6, 20)] == [0, 0, 0.5, 0.5]
 
 
 @pytest.mark.parametrize("preset", ["authors", "fixed"])

@@ -16,7 +16,7 @@ def clock(epoch: int, step: int = 0, epochs: int = 80, each: int = 100) -> Clock
     return Clock(epoch=epoch, step=step, iteration=epoch * each + step, epochs=epochs, iterations_per_epoch=each)
 
 
-def test_schedules_of_section_4():
+def test_schedules():
     settings = U2PLSettings()
     assert settings.percent_kept(clock(0)) == 80 and settings.percent_kept(clock(40)) == 90
     assert settings.percent_kept(clock(79)) == pytest.approx(100 - 20 / 80)

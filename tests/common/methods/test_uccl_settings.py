@@ -28,7 +28,7 @@ FURTHER = ["voc/92", "cityscapes/100"] + [
 PUBLISHED = (74.09, 77.08, 78.18, 79.43, 75.76, 77.21, 78.22, 79.54)
 
 
-def test_presets_are_the_table_of_section_11():
+def test_presets_set_what_is_auto():
     authors, fixed = resolved(UCCLSettings()), resolved(UCCLSettings(preset="fixed"))
     assert (authors.cutmix.partner, fixed.cutmix.partner) == ("same", "batch_shift")
     assert (authors.sbu, fixed.sbu) == (

@@ -78,6 +78,7 @@ FIRST_STEPS = {
     "scaled, OHEM": dataclasses.replace(
         changed(loss_scale=0.5), criterion=CriterionConfig(type="ohem", thresh=0.1, min_kept=700)
     ),
+    "consistency terms from the second epoch on": changed(consistency_start_epoch=1),
     "contrastive term over all pixels": changed(contrastive_pixels="all", contrastive={"negatives": "paper"}),
 }
 
@@ -106,6 +107,9 @@ class TestU2PLAEL(StepParity):
     CONFIG = CONFIG
     FIRST_STEPS = FIRST_STEPS
     BROKEN = (frozen_confidence, other_threshold, no_paste, slower_teacher)
+
+    def idle_terms(self, config: ExperimentConfig) -> set[str]:
+        return {"cons_labelled", "cons_unlabelled"} if config.method.consistency_start_epoch else set()
 
     def batches(self, count: int) -> list[dict]:
         return batches(count)

@@ -182,6 +182,7 @@ class U2PLAEL(TeacherAndBank):
                 reliable,
                 contrastive,
                 draws,
+                clock,
             )
 
         return self.optimizer.differentiate(terms, shown=lambda: {"kept": self.groups.mean(kept_share, reliable)})
@@ -196,14 +197,15 @@ class U2PLAEL(TeacherAndBank):
 
     def _group_terms(
         self, outputs: Outputs, scores: Tensor, scores_mixed: Tensor, labels: Tensor, of_labelled: Targets,
-        of_mixed: Targets, reliable: Tensor, contrastive: Tensor, draws: Draws,
+        of_mixed: Targets, reliable: Tensor, contrastive: Tensor, draws: Draws, clock: Clock,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Return one group's terms as they enter the sum."""
         of_mixed = of_mixed._replace(pseudo_label=reliable)
+        weight = self.settings.consistency(clock)
         losses = {
             "sup": self.supervised(outputs, labels),
-            "cons_labelled": self._consistency("labelled", scores, of_labelled, draws),
-            "cons_unlabelled": self._consistency("unlabelled", scores_mixed, of_mixed, draws),
+            "cons_labelled": weight * self._consistency("labelled", scores, of_labelled, draws),
+            "cons_unlabelled": weight * self._consistency("unlabelled", scores_mixed, of_mixed, draws),
             "contra": self.settings.contrastive.weight * contrastive,
         }
         return {name: self.settings.loss_scale * term for name, term in losses.items()}
@@ -225,7 +227,7 @@ class U2PLAEL(TeacherAndBank):
     def _consistency(self, term: str, scores: Tensor, teacher: Targets, draws: Draws) -> Tensor:
         settings = self.settings
         uniform = self.session.tensor(draws.uniform(term, scores.shape[1:])) if settings.sampling else None
-        return settings.consistency_weight * consistency_loss(
+        return consistency_loss(
             scores, teacher.confidence, teacher.pseudo_label, self.banks.confidence, uniform,
             settings.confidence_gamma, settings.sampling_gamma,
         )  # fmt: skip
