@@ -143,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
         help="requests that may wait; the next one is answered with 503 (default: %(default)s)",
     )  # fmt: skip
     made.add_argument(
-        "--timeout", type=number(0.001, 86400), default=defaults.seconds, metavar="S",
+        "--timeout", type=number(0.001, 86399), default=defaults.seconds, metavar="S",
         help="seconds for a body, and then for its answer (default: %(default)g)",
     )  # fmt: skip
     made.add_argument(

@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> None:
     check_pages(campaign, runs)
     chosen = [run for run in runs if _is_chosen(run, options)]
     if not chosen:
-        raise UserError(f"{file}: none of its {len(runs)} runs fits --only and --frameworks; --list names them")
+        raise UserError(
+            f"{file}: none of its {len(runs)} runs fits --only and --frameworks; --list alone names what is missing"
+        )
     finished = rows.current(chosen)
     missing = [run for run in chosen if run.name not in finished]
     say(f"{campaign.title}: {len(chosen) - len(missing)} of {len(chosen)} runs are there, {len(missing)} to do")
