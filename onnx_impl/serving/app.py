@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib.metadata
+import itertools
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -31,7 +32,7 @@ from common.images.picture import PictureBytes, PixelLimit, TooManyPixels, read_
 from common.reports.palettes import label_png
 from onnx_impl.serving import kserve
 from onnx_impl.serving.metrics import CONTENT_TYPE, Metrics
-from onnx_impl.serving.refusal import Limits, Refused
+from onnx_impl.serving.refusal import HEAD, Limits, Refused
 from onnx_impl.serving.threads import Threads
 
 LEFT = 499
@@ -266,7 +267,7 @@ class Observed:
             await send(message)
 
         try:
-            await self.app(scope, receiving, sending)
+            await (TOO_LONG if _head(scope) > HEAD else self.app)(scope, receiving, sending)
         finally:
             self.metrics.count(scope, status, time.perf_counter() - started)
 
@@ -280,6 +281,15 @@ class Observed:
 def _error(status: int, message: str) -> Response:
     headers = {"retry-after": "1"} if status == 503 else None
     return JSONResponse({"error": message}, status, headers)
+
+
+TOO_LONG = _error(431, f"address and headers are longer than {HEAD} bytes")
+"""To a head that came in one piece: the protocol counts only those that it has to wait for."""
+
+
+def _head(scope: Scope) -> int:
+    """Return the bytes of a request's address and headers."""
+    return len(scope["raw_path"]) + len(scope["query_string"]) + sum(map(len, itertools.chain(*scope["headers"])))
 
 
 async def _refused(_: Request, error: Refused) -> Response:

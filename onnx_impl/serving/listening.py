@@ -14,10 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common.command_line import ending_signals
 from common.errors import UserError
-from onnx_impl.serving.refusal import Limits
-
-HEAD = 16 << 10
-"""Most bytes of a request's head."""
+from onnx_impl.serving.refusal import HEAD, Limits
 
 
 def server_of(app: Any, limits: Limits) -> uvicorn.Server:

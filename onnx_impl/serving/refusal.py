@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+HEAD = 16 << 10
+"""Most bytes of a request's head: its address and its headers."""
+
 
 class Refused(Exception):
     """The answer to a request is ``status``, 400 or above, and one line that says what to do."""

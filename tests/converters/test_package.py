@@ -70,11 +70,12 @@ def packaged(tmp_path_factory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def reduced(packaged, tmp_path_factory) -> Path:
     """The same run with every precision; its network, which learnt nothing, may lose more than a trained one."""
-    from onnx_impl.scores import Limits
+    from onnx_impl.scores import Limits, add_limits
 
     out = tmp_path_factory.mktemp("reduced") / "model"
+    free = Limits(drop=100, class_drop=100, flips=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("onnx_impl.quantize.Limits", lambda **_: Limits(drop=100, class_drop=100, flips=1))
+        patch.setattr("onnx_impl.quantize.add_limits", lambda parser, _: add_limits(parser, free))
         assert run_command(main, [str(packaged[0]), str(out), "--precision", "int8", "fp16", "--limit", "2"]) == 0
     return out
 

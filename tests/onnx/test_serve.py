@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.client
 import io
 import json
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -190,6 +193,53 @@ def test_what_is_no_http_is_answered_and_hung_up(served, sent):
         answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
     assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 431")) or answer == b""
     assert served.ask("/v2/health/live")[0] == 200
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("head", ["GET /{} HTTP/1.1\r\n", "GET /?{} HTTP/1.1\r\n", "GET / HTTP/1.1\r\nx: {}\r\n"])
+def test_a_head_has_a_limit_however_it_arrives(served, head, pieces):
+    def answer(length: int) -> bytes:
+        sent = (head.format("a" * length) + "host: a\r\nconnection: close\r\n\r\n").encode()
+        with served.open() as connection, contextlib.suppress(ConnectionError):
+            for part in (sent,) if pieces == 1 else (sent[:-20], sent[-20:]):
+                connection.sendall(part)
+                time.sleep(0.1)
+            return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+        return b""
+
+    assert answer(10_000).split()[1] in (b"200", b"404")
+    refused = answer(20_000)
+    assert refused == b"" or refused.split()[1] in (b"400", b"431")
+
+
+def test_a_long_head_in_one_piece_is_too_long(tmp_path):
+    from onnx_impl.serving.app import Service
+    from onnx_impl.serving.refusal import HEAD, Limits
+
+    app = Service(None, "a", colours("voc", 6), Limits(), (None, None), {}, tmp_path).app()
+
+    def status(length: int) -> int:
+        sent = []
+
+        async def receive() -> dict:
+            return {"type": "http.request"}
+
+        async def send(message: dict) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/v2",
+            "raw_path": b"/v2",
+            "query_string": b"",
+            "root_path": "",
+        }
+        asyncio.run(app(scope | {"headers": [(b"x", b"a" * length)]}, receive, send))
+        return sent[0]["status"]
+
+    assert status(HEAD - 4) == 200
+    assert status(HEAD - 3) == 431
 
 
 def test_metrics_tell_what_happened(served, predictor):
