@@ -20,6 +20,7 @@ from common.machine import describe
 from common.paths import PROJECT
 from common.runs.run_folder import RunFolder
 from experiments.campaign.plan import Campaign, Run, digest, recipe
+from experiments.campaign.seconds import Seconds
 
 SHOWN = {
     "run": (str,), "miou": (int, float), "last_miou": (int, float), "iterations": (int,), "threads": (int,), "device": (str,),
@@ -76,14 +77,9 @@ class Rows:
         """Make the folder of rows and logs."""
         self.logs.mkdir(parents=True, exist_ok=True)
 
-    def add(
-        self, run: Run, folder: RunFolder, threads: int, seconds: float, cpu_seconds: float | None
-    ) -> dict[str, Any]:
-        """Keep a finished run: its log, its recipe and its row, the row last.
-
-        ``cpu_seconds`` is None where other runs went beside it.
-        """
-        row = row_of(run, folder, threads, seconds, cpu_seconds)
+    def add(self, run: Run, folder: RunFolder, threads: int, taken: Seconds) -> dict[str, Any]:
+        """Keep a finished run: its log, its recipe and its row, the row last."""
+        row = row_of(run, folder, threads, taken)
         self.make_folder()
         write_text_atomic(self.logs / f"{run.name}.yaml", dump(run.config))
         write_text_atomic(self.logs / f"{run.name}.jsonl", "".join(map(_line, folder.entries())))
@@ -112,7 +108,7 @@ def is_recipe_of(file: Path, run: Run) -> bool:
         return False
 
 
-def row_of(run: Run, folder: RunFolder, threads: int, seconds: float, cpu_seconds: float | None) -> dict[str, Any]:
+def row_of(run: Run, folder: RunFolder, threads: int, taken: Seconds) -> dict[str, Any]:
     """Return the row of a finished run: scores in percent, what was trained, where, when and from which state of the code.
 
     ``predicted``: of every class, how many times as many pixels as are labelled so the best network calls so.
@@ -140,8 +136,8 @@ def row_of(run: Run, folder: RunFolder, threads: int, seconds: float, cpu_second
         },
         "iterations": steps,
         "images_seen": steps * images,
-        "seconds": round(seconds),
-        "cpu_seconds": None if cpu_seconds is None else round(cpu_seconds),
+        "seconds": None if taken.wall is None else round(taken.wall),
+        "cpu_seconds": None if taken.cpu is None else round(taken.cpu),
         "threads": threads,
         "device": result["runtime"]["device"],
         "split_digest": result["split"]["digest"],

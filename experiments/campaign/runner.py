@@ -19,6 +19,7 @@ from common.paths import PROJECT
 from common.runs.run_folder import RunFolder
 from experiments.campaign.plan import Run
 from experiments.campaign.rows import Rows, is_recipe_of
+from experiments.campaign.seconds import Seconds
 
 LOOK_AGAIN = 1.0
 """Seconds after which it is looked again whether trainings are to stop."""
@@ -71,25 +72,30 @@ class Runner:
         return self._end is not None and time.monotonic() >= self._end
 
     def _train(self, run: Run, device: str) -> None:
-        folder = RunFolder(self.work / run.name / (STAGED if run.config.method.name == STAGED else ""))
-        self.work.joinpath(run.name).mkdir(parents=True, exist_ok=True)
+        place = self.work / run.name
+        folder = RunFolder(place / STAGED if run.config.method.name == STAGED else place)
+        arguments, output = command(run, folder, device, self.threads), place.with_name(f"{run.name}.txt")
+        taken = Seconds(place.with_name(f"{run.name}.seconds.json"), run)
+        fresh = not place.exists() or arguments[-1] == "--overwrite"
+        place.mkdir(parents=True, exist_ok=True)
+        taken.start(fresh)
         say(f"{run.name}: training on {device}")
         started, before = time.monotonic(), _children_seconds()
-        with open(self.work / f"{run.name}.txt", "a", encoding="utf-8") as output:
+        with open(output, "a", encoding="utf-8") as file:
             code = self._wait(subprocess.Popen(
-                [*command(run, folder, device, self.threads)], cwd=PROJECT, stdout=output, stderr=output,
-                stdin=subprocess.DEVNULL, env=os.environ | threads_of(self.threads),
+                arguments, cwd=PROJECT, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
+                env=os.environ | threads_of(self.threads),
             ))  # fmt: skip
         with self._lock:
+            taken.end(time.monotonic() - started, _children_seconds() - before if len(self.devices) == 1 else None)
             if code == 0:
-                seconds, cpu_seconds = time.monotonic() - started, _children_seconds() - before
-                row = self.rows.add(run, folder, self.threads, seconds, cpu_seconds if len(self.devices) == 1 else None)
-                say(f"{run.name}: mIoU {row['miou']:.2f}, at the end {row['last_miou']:.2f} ({row['seconds']} s)")
+                row = self.rows.add(run, folder, self.threads, taken)
+                say(f"{run.name}: mIoU {row['miou']:.2f}, at the end {row['last_miou']:.2f}")
             elif self._over():
                 say(f"{run.name}: saved, continues next time")
             else:
                 self.failed.append(run.name)
-                say(f"{run.name}: failed with exit code {code}: {last_line(self.work / f'{run.name}.txt')}")
+                say(f"{run.name}: failed with exit code {code}: {last_line(output)}")
 
     def _wait(self, process: subprocess.Popen) -> int:
         """Return the exit code of a training, which is asked to save and stop if it still runs when the time is over."""

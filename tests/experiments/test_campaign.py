@@ -21,6 +21,7 @@ from experiments.campaign.parts import short_tables, write_parts
 from experiments.campaign.plan import read_campaign, runs_of
 from experiments.campaign.rows import Rows
 from experiments.campaign.runner import Runner, command
+from experiments.campaign.seconds import Seconds
 from experiments.campaign.statistics import half_width
 from experiments.page_part import part
 from tests.places import PROJECT
@@ -100,7 +101,7 @@ def put_row(rows: Rows, run, miou: float, last: float | None = None, steps: int 
         "split": {"dataset": "shapes", "id": "12", "digest": "d"}, "checkpoint": {"sha256": "c"}, "protocol": {},
     }  # fmt: skip
     folder.result.write_text(json.dumps(result))
-    rows.add(run, folder, 1, 10.0, 9.0)
+    rows.add(run, folder, 1, Seconds(rows.folder / "seconds.json", run, 10.0, 9.0))
 
 
 def test_the_page_has_means_gains_and_intervals(tmp_path):
@@ -233,6 +234,7 @@ def test_runs_train_stop_and_continue(tmp_path, capsys):
     file = campaign_file(tmp_path, "  - {experiments: [shapes/12/suponly], torch: [1]}\n")
     assert run_command(main, [str(file), "--work", str(tmp_path / "work")]) == 0
     (row,) = map(json.loads, (tmp_path / "trial" / "rows.jsonl").read_text().splitlines())
+    assert row["seconds"] > 0 and row["cpu_seconds"] > 0
     assert row["iterations"] == 4 and row["images_seen"] == 4 * 8 and row["device"] == "cpu" and row["threads"] == 1
     assert len(row["recipe_digest"]) == 64 and row["miou"] >= row["last_miou"]
     capsys.readouterr()
@@ -244,6 +246,27 @@ def test_runs_train_stop_and_continue(tmp_path, capsys):
     assert command(run, RunFolder(tmp_path / "elsewhere"), "cpu", 1)[-1] == "--overwrite"
 
 
+def test_seconds_add_up_over_the_calls_that_work_on_a_run(tmp_path):
+    first, other = runs_of(read_campaign(campaign_file(tmp_path, TWO_METHODS)))[:2]
+
+    def call(run, fresh: bool, wall: float = 0.0, cpu: float | None = 0.0, killed: bool = False) -> tuple:
+        taken = Seconds(tmp_path / "seconds.json", run)
+        taken.start(fresh)
+        if not killed:
+            taken.end(wall, cpu)
+        return taken.wall, taken.cpu
+
+    assert call(first, True, 10.0, 9.0) == (10.0, 9.0)
+    assert call(first, False, 5.0, 4.0) == (15.0, 13.0)
+    assert call(first, False, 1.0, None) == (16.0, None)  # other trainings went beside it
+    assert call(other, False, 1.0, 1.0) == (None, None)  # what is kept is of another run
+    assert call(first, True, 2.0, 2.0) == (2.0, 2.0)
+    call(first, False, killed=True)
+    assert call(first, False, 3.0, 3.0) == (None, None)  # nobody knows what the killed call took
+    (tmp_path / "seconds.json").write_text("{")
+    assert call(first, False, 3.0, 3.0) == (None, None)
+
+
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, capsys, monkeypatch):
     file = campaign_file(tmp_path, TWO_METHODS)
 
@@ -251,7 +274,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, capsys, monkey
         return ["false"] if run.seed == 1 else ["true"]
 
     monkeypatch.setattr("experiments.campaign.runner.command", commands)
-    monkeypatch.setattr(rows_module.Rows, "add", lambda self, run, *_: {"miou": 1.0, "last_miou": 1.0, "seconds": 1})
+    monkeypatch.setattr(rows_module.Rows, "add", lambda self, run, *_: {"miou": 1.0, "last_miou": 1.0})
     assert run_command(main, [str(file), "--work", str(tmp_path / "work")]) == 1
     said = capsys.readouterr()
     assert said.out.count("failed with exit code 1") == 2 and said.out.count("mIoU 1.00") == 2
