@@ -40,7 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if not options.page:
             work = options.work or PROJECT / "runs" / "campaigns" / file.stem
-            seconds = None if options.hours is None else options.hours * 3600
+            hours = campaign.hours if options.hours is None else options.hours
+            seconds = None if hours is None else hours * 3600
             runner = Runner(rows, work, options.devices or ["cpu"] * options.jobs, options.threads, seconds, failed)
             runner.run(missing)
     finally:
@@ -87,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=positive, default=1, metavar="N", help="threads of each training (default: 1)"
     )
     parser.add_argument(
-        "--hours", type=number(0), help="after so long trainings are saved and stop; the next call continues"
+        "--hours",
+        type=number(0),
+        help="after so long trainings are saved and stop; the next call continues (default: the file's hours)",
     )
     parser.add_argument("--work", type=user_path, metavar="DIR", help="run folders (default: runs/campaigns/NAME)")
     parser.add_argument("--list", action="store_true", help="only name the runs that are missing")

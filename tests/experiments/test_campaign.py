@@ -50,6 +50,7 @@ TWO_METHODS = "  - {experiments: [shapes/12/suponly, shapes/12/fixmatch], torch:
         ("  - {experiments: [shapes/12/suponly], pytorch: [1]}\n", "did you mean 'torch'"),
         ("  - {experiments: [shapes/12/suponly], torch: [1], page: docs/none.md}\n", "docs/none.md"),
         ("  - {experiments: [shapes/12/suponly], torch: [1], page: docs/parity.md}\n", "has no part"),
+        ("  - {experiments: [shapes/12/suponly], torch: [1]}\nhours: -1\n", "hours = -1.0 is out of range"),
         ("  - {experiments: [shapes/12/suponly], torch: [1]}\nrows_of: [other]\n", "there is no other.yaml beside it"),
     ],
 )
@@ -287,9 +288,12 @@ def test_no_run_begins_after_the_time_is_up(tmp_path):
     assert not list((tmp_path / "work").glob("*")) and runner.failed == []
 
 
-def test_no_time_at_all_begins_no_run(tmp_path, capsys):
-    file = campaign_file(tmp_path, TWO_METHODS)
-    assert run_command(main, [str(file), "--hours", "0", "--work", str(tmp_path / "work")]) == 0
+@pytest.mark.parametrize(
+    ("line", "options"), [("", ["--hours", "0"]), ("hours: 0\n", []), ("hours: 9\n", ["--hours", "0"])]
+)
+def test_no_time_at_all_begins_no_run(line, options, tmp_path, capsys):
+    file = campaign_file(tmp_path, TWO_METHODS + line)
+    assert run_command(main, [str(file), *options, "--work", str(tmp_path / "work")]) == 0
     assert "0 of 4 runs are there, 4 to do" in capsys.readouterr().out and not (tmp_path / "work").exists()
 
 
