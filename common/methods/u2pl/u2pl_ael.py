@@ -35,8 +35,9 @@ class U2PLAELSettings(TeacherBankSettings):
 
     ``drop``: the released program drops the pixels of *lowest* entropy from the unlabelled images' loss, the paper those of
     highest. ``contrastive_pixels``: the released contrastive term sees only the pixels that were not dropped, U2PL's
-    own all of them. Before ``consistency_start_epoch`` the consistency terms count nothing. ``paste_excluded`` are the classes that are never pasted; ``*_power`` are the exponents of 1 - confidence in
-    the probabilities of the classes; areas are shares of the crop.
+    own all of them. Before ``consistency_start_epoch`` the consistency terms count nothing. ``paste_excluded`` are the
+    classes that are never pasted; ``*_power`` are the exponents of 1 - confidence in the probabilities of the classes; areas
+    are shares of the crop.
     """
 
     augment: ClassVar = WeakCropAndPaste
