@@ -32,6 +32,7 @@ from common.runs.run_folder import RunFolder
 from common.segmenting.video import VideoFile
 from experiments.campaign.plan import read_campaign, runs_of
 from experiments.campaign.rows import Rows
+from experiments.campaign.seconds import Seconds
 from tests.npm import npm_package
 from tests.torch_files import tar_of
 
@@ -151,7 +152,7 @@ def campaign(home: Path) -> None:
     group = {"experiments": [SUPONLY], "torch": [1]}
     file.write_text(json.dumps({"title": "A trial", "overrides": settings, "groups": [group]}, indent=1))
     (run,) = runs_of(read_campaign(file))
-    Rows(home / "trial").add(run, RunFolder(home / "run"), 1, 1.0, None)
+    Rows(home / "trial").add(run, RunFolder(home / "run"), 1, Seconds(home / "run.seconds.json", run))
     succeed(campaign_command.main, str(file), "--page")
 
 
