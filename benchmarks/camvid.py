@@ -1,6 +1,7 @@
 """``python -m benchmarks.camvid METHOD``: train on ``camvid/1_8`` in one framework, then compare the checkpoint in three runtimes.
 
-All 101 validation images at full size unless ``--limit`` says otherwise. Needs CamVid under ``DATA_ROOT`` and the ResNet-18 trunk under ``WEIGHTS_ROOT``.
+All 101 validation images at full size unless ``--limit`` says otherwise. Needs CamVid under ``DATA_ROOT`` and the ResNet-18 trunk
+under ``WEIGHTS_ROOT``.
 """
 
 from __future__ import annotations

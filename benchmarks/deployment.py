@@ -2,9 +2,9 @@
 
 ``resnet50``: U2PL's DeepLabv3+ on ResNet-50, 21 classes, random weights, in PyTorch, in ONNX Runtime as float32, U8S8 and
 S8S8, and in OpenVINO where its plug-in runs; all in turns in one process of one thread. ``camvid``: a checkpoint trained on CamVid, all
-forms scored on all validation images by ``onnx_impl.bench``, with the picture graph, S8S8, and the int8 file with its activations' scales
-times 4. ``controls``: from the files that ``camvid --keep FOLDER`` has left, int8 beside the same with coarser activations and with every scale
-times 4. The processor's time counts: another program does not stretch it.
+forms scored on all validation images by ``onnx_impl.bench``, with the picture graph, S8S8, and the int8 file with its activations'
+scales times 4. ``controls``: from the files that ``camvid --keep FOLDER`` has left, int8 beside the same with coarser activations and
+with every scale times 4. The processor's time counts: another program does not stretch it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 In every turn each form runs once, and the first form once more in another process, as a control: what that differs by is noise. So
 other load on the machine hits all alike. A figure is the median of the turns' ratios to the mean of the first form's two processes, with
-the smallest and largest; processor time counts, wall time stands beside it. Memory is the most that a form needed beyond what its process held before. Every file that
-is written states command, commit, date, machine and load.
+the smallest and largest; processor time counts, wall time stands beside it. Memory is the most that a form needed beyond what its
+process held before. Every file that is written states command, commit, date, machine and load.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def evaluation(experiment: str, *overrides: str) -> Callable[[], Any]:
 
 
 def samples(experiment: str, stream: str, count: str, ids: str, *overrides: str) -> Callable[[], Any]:
-    """Return a function that makes the next ``count`` training samples of a stream from the images ``ids`` (with commas), without workers."""
+    """Return a function that makes a stream's next ``count`` training samples from the images ``ids`` (with commas), without workers."""
     import cv2
 
     cv2.setNumThreads(0)

@@ -12,9 +12,9 @@ A method file with ``base: OTHER`` is another setting of the method OTHER: its s
 its ``splits`` and ``split_lists`` take their place.
 
 Mappings are merged key by key, everything else is replaced. An option that nothing reads is an error, unless a later layer has
-chosen what makes it unread: another protocol, say (``common/config/unread.py``). ``split_lists: {DATASET: {SPLIT: ID}}`` of a method file lists
-the splits its paper reports (or that make sense here) and the id in ``configs/splits.yaml`` each stands for, because papers
-use different lists of the same size; any other id of the registry, ``all``, and lists in the user's ``splits/`` work too.
+chosen what makes it unread: another protocol, say (``common/config/unread.py``). ``split_lists: {DATASET: {SPLIT: ID}}`` of a
+method file lists the splits its paper reports (or that make sense here) and the id in ``configs/splits.yaml`` each stands for, because
+papers use different lists of the same size; any other id of the registry, ``all``, and lists in the user's ``splits/`` work too.
 """
 
 from __future__ import annotations

@@ -63,9 +63,17 @@ class Score:
         """Return what exceeds the limits, in words; a NaN does."""
         checks = (
             (self.drop, limits.drop, f"mIoU falls by {self.drop:.3f} points of at most {limits.drop:g}"),
-            (self.class_drop, limits.class_drop, f"{self.worst_class} falls by {self.class_drop:.2f} points of at most {limits.class_drop:g}"),
-            (self.flips, limits.flips, f"{100 * self.flips:.2f} % of pixels change class of at most {100 * limits.flips:g} %"),
-        )  # fmt: skip
+            (
+                self.class_drop,
+                limits.class_drop,
+                f"{self.worst_class} falls by {self.class_drop:.2f} points of at most {limits.class_drop:g}",
+            ),
+            (
+                self.flips,
+                limits.flips,
+                f"{100 * self.flips:.2f} % of pixels change class of at most {100 * limits.flips:g} %",
+            ),
+        )
         return [text for value, limit, text in checks if not value <= limit]
 
     def plain(self) -> dict[str, Any]:

@@ -89,7 +89,10 @@ class Optimizer:
         return dict(zip(values, torch.stack([value.detach().float() for value in values.values()]).tolist()))
 
     def step(self, clock: Clock) -> bool:
-        """Set the rates of this step and apply the gradients of all processes that :meth:`differentiate` left; return whether enough have come."""
+        """Set this step's rates and apply the gradients of all processes that :meth:`differentiate` left.
+
+        Returns whether enough have come.
+        """
         self._added = (self._added + 1) % self.accumulate
         if self._added:
             return False

@@ -191,8 +191,8 @@ def _parser(runtime: str, add_options: AddOptions) -> argparse.ArgumentParser:
     kinds = ".onnx, or a checkpoint that is exported first" if runtime == "onnx" else ".pth, .ckpt or .safetensors"
     parser.add_argument(
         "--checkpoint", type=user_path, metavar="FILE|last|N|A-B|A-",
-        help=f"{kinds}; a packaged model's folder; or of the run folder: last, or the snapshot of epoch N, of epochs A to B, of all from A on, "
-        "counted from 0 (default: best of the run folder)",
+        help=f"{kinds}; a packaged model's folder; or of the run folder: last, or the snapshot of epoch N, of epochs A to B, "
+        "of all from A on, counted from 0 (default: best of the run folder)",
     )  # fmt: skip
     parser.add_argument("--run-dir", type=user_path, metavar="DIR", help="run folder (default: the experiment's)")
     parser.add_argument(

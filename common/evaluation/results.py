@@ -52,8 +52,9 @@ def result(
 
     ``split_digest`` is the SHA-256 of the labelled list, None when it is not known; ``checkpoint`` the evaluated file,
     None for a network that has not been saved; ``role`` which of its networks was judged (``student``, ``teacher``).
-    Scores are fractions, ``miou_without_first`` leaves out the first class (the background of VOC), ``miou_percent`` is rounded to 3 decimals; the IoU of a class without any pixel is null,
-    and so is that of ``ignored_classes``, which no label can show and no mean counts.
+    Scores are fractions, ``miou_without_first`` leaves out the first class (the background of VOC), ``miou_percent`` is rounded to
+    3 decimals; the IoU of a class without any pixel is null, and so is that of ``ignored_classes``, which no label can show and no
+    mean counts.
     """
     confusion = evaluation.confusion
     per_class = zip(config.dataset.classes, confusion.truth(), confusion.predicted(), confusion.intersection())

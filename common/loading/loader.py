@@ -41,8 +41,8 @@ class Loader:
     ``config.loader`` holds the batch sizes over all ``processes``; this loader gives the part of ``process``. With ``eight_bit``
     pictures come as uint8 ``[B,S,S,3]`` where they are so before they are normalised. An epoch
     has ``trainer.iterations_per_epoch`` steps; if unset, as many as ``loader.samples`` images fill, and without that one
-    pass over the unlabelled list, or, where no stream reads that, over the labelled list. A list that is used up goes on in a new order. Raises :class:`UserError` when lists
-    and batch sizes do not fit.
+    pass over the unlabelled list, or, where no stream reads that, over the labelled list. A list that is used up goes on in a new
+    order. Raises :class:`UserError` when lists and batch sizes do not fit.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """A training command that a launcher has started in several processes: how each ends, and what it leaves for the launcher.
 
 ``experiments/launch.py`` makes a folder and names it in the environment. Every process writes its number there, and how it ended:
-the exit code and the one line that a single process would have printed, and what else it says. The command that the user has started prints one of
-the lines and ends as a single process does.
+the exit code and the one line that a single process would have printed, and what else it says. The command that the user has started
+prints one of the lines and ends as a single process does.
 """
 
 from __future__ import annotations
@@ -120,8 +120,9 @@ def outcome(folder: Path, code: int, gone: Sequence[int] = ()) -> tuple[int | No
     """Return which process decides how a launch ended, whose launcher ended with ``code``, the exit code and the one line.
 
     That is the first process that failed by itself; else one that is gone without a word, which was killed (the first of
-    ``gone``, which are in the order in which they ended: a launcher may kill the others then); else one that waited in vain. None: no process has begun. Where all say that they ended well the launcher's own code counts for nothing:
-    a framework's way out of the interpreter may fail after everything is written.
+    ``gone``, which are in the order in which they ended: a launcher may kill the others then); else one that waited in vain. None: no
+    process has begun. Where all say that they ended well the launcher's own code counts for nothing: a framework's way out of the
+    interpreter may fail after everything is written.
     """
     known, started = ends(folder), pids(folder)
     if started and started.keys() <= known.keys() and not any(end.code for end in known.values()):

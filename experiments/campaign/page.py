@@ -197,15 +197,15 @@ def published_part(cells: Sequence[Cell], campaign: Campaign) -> list[str]:
         status = "not run here"
         if cell.rows:
             mean = statistics.mean(cell.scores)
-            status = f"{mean:.2f}: {'within' if abs(mean - reference.published_miou) <= campaign.band else 'outside of'} {campaign.band:g}"
+            place = "within" if abs(mean - reference.published_miou) <= campaign.band else "outside of"
+            status = f"{mean:.2f}: {place} {campaign.band:g}"
         loader = cell.runs[0].config.loader
         sources = dict.fromkeys(stream.source for stream in cell.runs[0].config.streams())
         batch = reference.total_batch or " + ".join(
             f"{getattr(loader, f'batch_{source}')} {source}" for source in sources
         )
-        lines.append(
-            f"| `{cell.runs[0].experiment}` | {FRAMEWORKS[cell.framework].title} | {reference.published_miou:.2f} | {batch} | {reference.hardware} | {status} |"
-        )
+        columns = [f"`{cell.runs[0].experiment}`", FRAMEWORKS[cell.framework].title, f"{reference.published_miou:.2f}"]
+        lines.append(f"| {' | '.join([*columns, batch, reference.hardware, status])} |")
     if not lines:
         return []
     head = [

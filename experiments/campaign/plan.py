@@ -40,8 +40,9 @@ class Campaign:
     """``title`` and ``text`` head the page; gains are over the method ``baseline`` on the same split.
 
     ``band`` is how far, in points of mIoU, a row may lie from a score that its authors publish. After ``hours`` a call saves
-    its trainings and stops, as with ``--hours`` (None: when all is done). ``overrides`` hold for all groups. ``rows_of`` names campaigns beside this one whose rows count here where the recipe is the same. ``page`` is a page of
-    the project that shows the first split's methods, one line each, in its part "campaign".
+    its trainings and stops, as with ``--hours`` (None: when all is done). ``overrides`` hold for all groups. ``rows_of`` names
+    campaigns beside this one whose rows count here where the recipe is the same. ``page`` is a page of the project that shows the
+    first split's methods, one line each, in its part "campaign".
     """
 
     title: str

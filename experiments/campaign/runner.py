@@ -113,16 +113,8 @@ def command(run: Run, folder: RunFolder, device: str, threads: int) -> list[str]
     started = any(folder.path.glob("last.*")) and is_recipe_of(folder.config, run)
     python = [sys.executable, "-m"]
     if run.config.method.name == STAGED:
-        return [
-            *python,
-            "experiments.usrn",
-            run.framework,
-            run.split,
-            *settings,
-            "--out",
-            str(folder.path.parent),
-            "--resume",
-        ]
+        place = str(folder.path.parent)
+        return [*python, "experiments.usrn", run.framework, run.split, *settings, "--out", place, "--resume"]
     mode = "--resume" if started else "--overwrite"
     return [*python, f"{run.framework}_impl.train", run.experiment, *settings, "--run-dir", str(folder.path), mode]
 

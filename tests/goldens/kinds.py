@@ -1,7 +1,8 @@
 """Which check a golden file gets: one table of kinds per method, ``METHOD/kinds.py``.
 
 A method's module has ``KINDS``: file name prefix -> :class:`Kind`. A file belongs to the longest prefix that ends its
-name or is followed by ``_``; the name of a file in a subfolder begins with that folder's (``step/voc.npz``: ``step_voc``). A file of no kind fails, as does every file of a method without a table.
+name or is followed by ``_``; the name of a file in a subfolder begins with that folder's (``step/voc.npz``: ``step_voc``). A file of
+no kind fails, as does every file of a method without a table.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ def seeded_state(shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, np
     """Return an array per name, each from its own generator keyed by ``seed`` and the CRC-32 of the name.
 
     Running variances and one-dimensional weights are uniform in 0.5..1.5; running means and biases normal with standard
-    deviation 0.1, whether a BatchNorm has PyTorch's or MindSpore's names; kernels normal with 1/sqrt(fan-in); counters 0. Float32, except the counters (int64).
+    deviation 0.1, whether a BatchNorm has PyTorch's or MindSpore's names; kernels normal with 1/sqrt(fan-in); counters 0. Float32,
+    except the counters (int64).
     """
     return {name: _array(name, tuple(shape), seed) for name, shape in shapes.items()}
 

@@ -26,7 +26,10 @@ from mindspore_impl.resize import resize
 
 @dataclass
 class Prediction:
-    """What one network says of mixed images: classes uint8 ``[B,H,W]``, confidences ``[B,H,W]`` (``legacy_2022``: ``[1,1,1]``, of several groups ``[B,1,1]``)."""
+    """What one network says of mixed images: classes uint8 ``[B,H,W]`` and their confidences ``[B,H,W]``.
+
+    With ``legacy_2022`` one confidence serves all pixels: ``[1,1,1]``, of several groups ``[B,1,1]``.
+    """
 
     label: Tensor
     confidence: Tensor

@@ -4,8 +4,8 @@
 
 L_s, L_s_sub: cross entropy of the labelled images' classes and subclasses at full size. L_u_sub: the strong view's subclasses
 against the weak view's confident ones. L_u_reg: the strong view's classes against the weak view's, which the subclass branch may
-veto unless its entropy says that it is the less certain one (``torch_impl/methods/usrn/subclasses.py``). One network with two branches, no
-teacher; three passes in train mode: labelled, strong, weak, the last without gradient.
+veto unless its entropy says that it is the less certain one (``torch_impl/methods/usrn/subclasses.py``). One network with two
+branches, no teacher; three passes in train mode: labelled, strong, weak, the last without gradient.
 
 Source: the authors' ``models/model.py`` and ``trainer.py``.
 """
